@@ -1,47 +1,79 @@
 # Pleiades - the only build file. GNU make 3.81. `make help` lists the targets.
 #
-#   CUDA=0|1|auto   build the CUDA backend (auto: when nvcc is found)
-#   METAL=0|1|auto  build the Metal backend (auto: on macOS)
-#   SAN=asan|tsan   sanitizer build (own folder)        V=1  show the commands
+#   CUDA=0|1|auto   CUDA backend (auto: when nvcc is found; CUDA=0 builds into its own folder)
+#   METAL=0|1|auto  Metal backend (auto: on macOS)
+#   SAN=asan|tsan   sanitizer build (own folder)     CROSS=aarch64  for arm64 Linux (own folder)
+#   WERROR=0        warnings stay warnings           V=1            show the commands
 
 .DEFAULT_GOAL := all
+VERSION := 0.1.0
+PREFIX  ?= /usr/local
 UNAME_S := $(shell uname -s)
 UNAME_M ?= $(shell uname -m)
-CONFIG  := release$(if $(SAN),-$(SAN))$(if $(CROSS),-$(CROSS))
+CUDA    ?= auto
+METAL   ?= auto
+CONFIG  := release$(if $(SAN),-$(SAN))$(if $(CROSS),-$(CROSS))$(if $(filter 0,$(CUDA)),-nocuda)
 B       := build/$(CONFIG)
 Q       := $(if $(V),,@)
 
-CC      ?= cc
+CC         ?= cc
+PKG_CONFIG ?= pkg-config
+FUZZ_CC    ?= clang
+
+# ---- other machines ----
+# Libraries for the cross build come from a small folder of unpacked packages (`make deps-ci` fills it).
 ifneq ($(CROSS),)
 CC      := $(CROSS)-linux-gnu-gcc
 AR      := $(CROSS)-linux-gnu-ar
 UNAME_M := $(CROSS)
+CROSS_ROOT  := build/root-$(CROSS)
+CFLAGS_ALL  := -idirafter $(CROSS_ROOT)/usr/include
+LDFLAGS_ALL := -L$(CROSS_ROOT)/usr/lib/$(CROSS)-linux-gnu -Wl,-rpath-link,$(CROSS_ROOT)/usr/lib/$(CROSS)-linux-gnu
+PKG_CONFIG  := false
 endif
-PKG_CONFIG ?= pkg-config
+ifeq ($(UNAME_S),Darwin)
+BREW        := $(shell brew --prefix 2>/dev/null)
+CFLAGS_ALL  := $(if $(BREW),-I$(BREW)/include)
+LDFLAGS_ALL := $(if $(BREW),-L$(BREW)/lib)
+endif
 
+# ---- libraries: one line each, NAME_IN_PKG_CONFIG:WHAT_TO_LINK_WITHOUT_IT ----
+LIBRARIES := \
+    libxxhash:-lxxhash \
+    jansson:-ljansson
+
+LIBRARY_NAMES := $(foreach l,$(LIBRARIES),$(firstword $(subst :, ,$(l))))
+library_libs   = $(shell $(PKG_CONFIG) --libs $(firstword $(subst :, ,$(1))) 2>/dev/null || echo $(lastword $(subst :, ,$(1))))
+LIBRARY_CFLAGS := $(foreach l,$(LIBRARY_NAMES),$(shell $(PKG_CONFIG) --cflags $(l) 2>/dev/null))
+LIBRARY_LIBS   := $(foreach l,$(LIBRARIES),$(call library_libs,$(l)))
+
+# ---- compiler ----
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 WERROR  ?= 1
 # -ffp-contract=off: a result may not depend on which compiler fuses what; where we want fma we write it.
-CFLAGS_ALL := -std=c11 -O2 -g -fno-omit-frame-pointer -ffp-contract=off -fno-math-errno -pthread $(WARN) \
-              $(if $(filter 1,$(WERROR)),-Werror) -I. -I$(B) -D_GNU_SOURCE -DPLEIADES_BUILD='"$(CONFIG)"'
-LDLIBS_ALL := -lm -pthread
+CFLAGS_ALL += -std=c11 -O2 -g -fno-omit-frame-pointer -ffp-contract=off -fno-math-errno -pthread $(WARN) \
+              $(if $(filter 1,$(WERROR)),-Werror) -I. -I$(B) -D_GNU_SOURCE -DPLEIADES_BUILD='"$(CONFIG)"' $(LIBRARY_CFLAGS)
+LDLIBS_ALL := $(LIBRARY_LIBS) -lm -pthread
 ifeq ($(SAN),asan)
-CFLAGS_ALL += -fsanitize=address,undefined -fno-sanitize-recover=all
+CFLAGS_ALL  += -fsanitize=address,undefined -fno-sanitize-recover=all
 LDFLAGS_ALL += -fsanitize=address,undefined
 endif
 ifeq ($(SAN),tsan)
-CFLAGS_ALL += -fsanitize=thread
+CFLAGS_ALL  += -fsanitize=thread
 LDFLAGS_ALL += -fsanitize=thread
 endif
 
+# ---- sources ----
 SRC_BASE  := $(wildcard common/base/*.c)
 SRC_SYS   := $(wildcard common/sys/*.c)
 SRC_MODEL := $(wildcard common/model/*.c)
 SRC_KERN  := $(wildcard kernels/*.c) $(wildcard kernels/cpu/*.c)
 SRC_NODE  := $(wildcard node/*.c)
 SRC_CLI   := $(wildcard cli/*.c)
-SRC_LIB   := $(SRC_BASE) $(SRC_SYS) $(SRC_MODEL) $(SRC_KERN) $(SRC_NODE) $(filter-out cli/main.c,$(SRC_CLI))
+SRC_MAIN  := cli/main.c cli/cmd_version.c
+SRC_LIB   := $(SRC_BASE) $(SRC_SYS) $(SRC_MODEL) $(SRC_KERN) $(SRC_NODE) $(filter-out $(SRC_MAIN),$(SRC_CLI))
 OBJ_LIB   := $(SRC_LIB:%.c=$(B)/%.o)
+OBJ_MAIN  := $(SRC_MAIN:%.c=$(B)/%.o)
 
 # SIMD files: NAME_avx2.c is compiled for AVX2 and so on; which one runs is decided at run time.
 ifneq ($(filter x86_64 amd64,$(UNAME_M)),)
@@ -54,32 +86,170 @@ $(B)/kernels/cpu/%_neon.o:   CFLAGS_FILE := $(if $(filter Darwin,$(UNAME_S)),,-m
 $(B)/kernels/cpu/%_i8mm.o:   CFLAGS_FILE := -march=armv8.2-a+dotprod+fp16+i8mm -O3
 endif
 
+# ---- CUDA: kernels/cuda/*.cu, runtime linked in, machine code for each generation plus PTX for later ones ----
+NVCC := $(firstword $(wildcard $(shell command -v nvcc 2>/dev/null) /usr/local/cuda/bin/nvcc))
+SRC_CUDA :=
+ifneq ($(CUDA),0)
+ifeq ($(SAN)$(CROSS),)
+SRC_CUDA := $(if $(NVCC),$(wildcard kernels/cuda/*.cu))
+ifeq ($(CUDA)$(NVCC),1)
+$(error CUDA=1, but nvcc is neither in PATH nor in /usr/local/cuda/bin)
+endif
+endif
+endif
+ifneq ($(SRC_CUDA),)
+CUDA_HOME  := $(patsubst %/bin/nvcc,%,$(NVCC))
+CUDA_KNOWN := $(shell $(NVCC) --list-gpu-arch 2>/dev/null)
+CUDA_ARCHS ?= 80 90 100 120
+CUDA_USED  := $(foreach a,$(CUDA_ARCHS),$(if $(filter compute_$(a),$(CUDA_KNOWN)),$(a)))
+NVCCFLAGS_ALL := -std=c++17 -O3 -lineinfo -I. -I$(B) -DPLEIADES_CUDA=1 -Xcompiler -Wall,-Wextra,-pthread \
+                 $(if $(filter 1,$(WERROR)),-Werror all-warnings) \
+                 $(foreach a,$(CUDA_USED),-gencode arch=compute_$(a),code=sm_$(a)) \
+                 -gencode arch=compute_$(lastword $(CUDA_USED)),code=compute_$(lastword $(CUDA_USED))
+CFLAGS_ALL += -DPLEIADES_CUDA=1
+OBJ_LIB    += $(SRC_CUDA:%.cu=$(B)/%.cu.o)
+LDLIBS_ALL += -L$(CUDA_HOME)/lib64 -lcudart_static -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic -ldl -lrt
+endif
+
+# ---- Metal: kernels/metal/*.m ----
+SRC_METAL :=
+ifneq ($(filter 1 $(if $(filter Darwin,$(UNAME_S)),auto),$(METAL)),)
+SRC_METAL := $(wildcard kernels/metal/*.m)
+endif
+ifneq ($(SRC_METAL),)
+CFLAGS_ALL += -DPLEIADES_METAL=1
+OBJ_LIB    += $(SRC_METAL:%.m=$(B)/%.m.o)
+LDLIBS_ALL += -framework Foundation -framework Metal
+endif
+
+# ---- the program ----
 all: $(B)/pleiades
 
-$(B)/%.o: %.c
+# Holds the flags of this folder; a change of them rebuilds what they were for.
+$(B)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(subst ','"'"',$(CC) $(CFLAGS_ALL) $(CFLAGS) $(NVCCFLAGS_ALL))' > $@.tmp
+	@cmp -s $@.tmp $@ && rm -f $@.tmp || mv -f $@.tmp $@
+
+$(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	@echo "  CC    $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(CFLAGS_FILE) $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(B)/%.m.o: %.m $(B)/flags
+	@mkdir -p $(@D)
+	@echo "  OBJC  $<"
+	$(Q)$(CC) $(filter-out -std=c11 -Wstrict-prototypes,$(CFLAGS_ALL)) -fobjc-arc $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(B)/%.cu.o: %.cu $(B)/flags
+	@mkdir -p $(@D)
+	@echo "  NVCC  $<"
+	$(Q)$(NVCC) $(NVCCFLAGS_ALL) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 $(B)/libpleiades.a: $(OBJ_LIB)
 	@echo "  AR    $@"
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
-$(B)/pleiades: $(B)/cli/main.o $(B)/libpleiades.a
+$(B)/pleiades: $(OBJ_MAIN) $(B)/libpleiades.a
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LDLIBS_ALL) $(LDLIBS)
 
-# ---- tests: each tests/unit/test_NAME.c is one cmocka program ----
+# What `pleiades version` says. Only cmd_version.c includes it, so a new commit relinks one program and no test.
+$(B)/build_info.h: FORCE
+	@mkdir -p $(@D)
+	@{ echo '#define PLEIADES_VERSION "$(VERSION)"'; \
+	   echo "#define PLEIADES_COMMIT \"`git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown`\""; } > $@.tmp
+	@cmp -s $@.tmp $@ && rm -f $@.tmp || mv -f $@.tmp $@
+$(B)/cli/cmd_version.o: $(B)/build_info.h
+
+# ---- tests: each tests/unit/test_NAME.c is one cmocka program, each tests/fuzz/fuzz_NAME.c one fuzz target ----
 TESTS_UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZ_NAMES := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 60
+RUNNER     := $(B)/tests/harness/runner
+TIDY       := $(B)/tests/tidy/tidy
 
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/libpleiades.a
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS_ALL) $(LDLIBS)
 
-clean:
-	rm -rf build
+$(RUNNER): $(B)/tests/harness/runner.o
+	@echo "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^
+$(TIDY): $(B)/tests/tidy/tidy.o
+	@echo "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^
 
-.PHONY: all clean
+# The same target twice: replay.c runs stored inputs with any compiler; libFuzzer looks for new ones.
+$(B)/tests/fuzz/replay_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/replay.o $(B)/libpleiades.a
+	@echo "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LDLIBS_ALL) $(LDLIBS)
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(SRC_LIB) $(B)/flags
+	@mkdir -p $(@D)
+	@echo "  FUZZ  $@"
+	$(Q)$(MAKE) --no-print-directory CC=$(FUZZ_CC) B=build/fuzz CUDA=0 SAN=asan CFLAGS='-fsanitize=fuzzer-no-link' build/fuzz/libpleiades.a
+	$(Q)$(FUZZ_CC) $(CFLAGS_ALL) -fsanitize=fuzzer,address,undefined -o $@ $< build/fuzz/libpleiades.a $(LDLIBS_ALL)
+
+tests: $(TESTS_UNIT)
+fuzz-replay: $(FUZZ_NAMES:%=$(B)/tests/fuzz/replay_%)
+tools: $(RUNNER) $(TIDY)
+
+# ---- what people type ----
+help:
+	@echo 'make            build $(B)/pleiades'
+	@echo 'make deps       install what the build needs (apt or brew); deps-ci: also what only `make check` uses'
+	@echo 'make check      everything that must hold: tests, sanitizers, fuzz corpora, tidy, arm64, integration'
+	@echo 'make unit       the unit tests alone, in seconds'
+	@echo 'make asan tsan  the unit tests with address + undefined, with thread sanitizer'
+	@echo 'make fuzz       every fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (needs clang)'
+	@echo 'make tidy       include rules, names of dangerous functions, line lengths'
+	@echo 'make demo       from nothing to generated text on this machine, with timings'
+	@echo 'make bench      speed of this machine; soak: hours of the same answers'
+	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR is honoured)'
+	@echo 'make bundle     dist/pleiades-VERSION-OS-ARCH.tar.gz, runs without installing anything'
+	@echo 'make format     clang-format over our sources; clean: removes build/ and dist/'
+	@echo
+	@echo 'CUDA=0|1 METAL=0|1 SAN=asan|tsan CROSS=aarch64 WERROR=0 V=1; this build: $(CONFIG), CUDA $(if $(SRC_CUDA),yes,no), Metal $(if $(SRC_METAL),yes,no)'
+
+deps:
+	@sh deploy/deps.sh
+deps-ci:
+	@sh deploy/deps.sh --ci
+
+check:
+	@bash tests/run-check.sh
+unit: $(TESTS_UNIT) $(RUNNER)
+	@$(RUNNER) $(TESTS_UNIT)
+asan:
+	@$(MAKE) --no-print-directory SAN=asan unit
+tsan:
+	@$(MAKE) --no-print-directory SAN=tsan unit
+fuzz: $(FUZZ_NAMES:%=build/fuzz/fuzz_%)
+	@sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_NAMES)
+tidy: $(TIDY)
+	@$(TIDY) --self-test
+	@$(TIDY) .
+bench: all
+	@bash tests/bench/run.sh $(B)/pleiades
+soak: all
+	@bash tests/soak.sh $(B)/pleiades
+demo:
+	@bash deploy/demo.sh
+
+install: all
+	@mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/pleiades
+	install -m 755 $(B)/pleiades $(DESTDIR)$(PREFIX)/bin/pleiades
+	install -m 644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/pleiades/
+bundle: all
+	@bash deploy/bundle.sh $(B)/pleiades $(VERSION)
+
+format:
+	clang-format -i $(shell git ls-files '*.c' '*.h')
+clean:
+	rm -rf build dist
+
+FORCE:
+.PHONY: all help deps deps-ci tests fuzz-replay tools check unit asan tsan fuzz tidy bench soak demo install bundle format clean FORCE
 .SECONDARY:
--include $(OBJ_LIB:.o=.d) $(B)/cli/main.d $(wildcard $(B)/tests/unit/*.d)
+-include $(OBJ_LIB:.o=.d) $(OBJ_MAIN:.o=.d) $(wildcard $(B)/tests/*/*.d)
