@@ -16,7 +16,15 @@ enum gguf_type {
     GGUF_U64, GGUF_I64, GGUF_F64, GGUF_TYPES
 };
 
-enum { GGUF_DIMS_MAX = 4, GGUF_ALIGNMENT = 32, GGUF_FILES_MAX = 256 };
+enum {
+    GGUF_DIMS_MAX = 4, GGUF_FILES_MAX = 256,
+    GGUF_ALIGNMENT = 32, GGUF_ALIGNMENT_MAX = 1 << 20,                /* when the file does not say; when it does */
+    GGUF_NAME_MAX = 1024, GGUF_TENSORS_MAX = 1 << 17, GGUF_KV_MAX = 1 << 16
+};
+
+uint32_t gguf_type_size(enum gguf_type type);                        /* bytes of a scalar; 0 for string and array */
+/* Bytes of a tensor. False: unknown type, a dimension of 0, a row that is not whole blocks, or 2^62 bytes and more. */
+bool gguf_tensor_size(uint32_t dtype, uint32_t n_dims, const uint64_t *ne, uint64_t *size);
 
 struct gguf_str { const char *data; uint64_t len; };                  /* not terminated */
 
@@ -32,8 +40,8 @@ struct gguf_tensor {
     uint32_t type;                                                    /* dtype id; may be one we cannot decode */
     uint32_t n_dims;
     uint64_t ne[GGUF_DIMS_MAX];                                       /* ne[0] fastest; unused dims are 1 */
-    uint64_t size;                                                    /* bytes */
-    const uint8_t *data;                                              /* in the mapping; NULL if opened from memory without data */
+    uint64_t size;                                                    /* bytes; 0 when the type is unknown */
+    const uint8_t *data;                                              /* in the mapping; NULL: unknown type, or only a header */
     uint64_t file_offset;                                             /* absolute, in file file_i */
     int file_i;
 };
@@ -46,6 +54,10 @@ int gguf_open(struct gguf **out, const char *path, struct err *e);
 int gguf_open_one(struct gguf **out, const char *path, struct err *e);
 /* Parses a whole file image in memory (fuzzing, tests); `image` is borrowed until close. */
 int gguf_open_memory(struct gguf **out, const void *image, size_t size, const char *name, struct err *e);
+/* The same with only the first `size` bytes of a file of file_size at hand (a download's beginning). Tensors behind those
+ * bytes have data NULL. ERR_LIMIT: the header goes on behind `size`; try again with more. */
+int gguf_open_header(struct gguf **out, const void *image, size_t size, uint64_t file_size, const char *name,
+                     struct err *e);
 void gguf_close(struct gguf *g);
 
 int gguf_n_files(const struct gguf *g);
@@ -56,6 +68,10 @@ const void *gguf_file_data(const struct gguf *g, int file_i);         /* start o
 uint64_t gguf_n_tensors(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, uint64_t i);
 const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *name);     /* NULL: none */
+
+/* Hints to the system: read this tensor's bytes soon; its pages may go. */
+void gguf_prefetch(const struct gguf *g, const struct gguf_tensor *tensor);
+void gguf_release(const struct gguf *g, const struct gguf_tensor *tensor);
 
 uint64_t gguf_n_kv(const struct gguf *g);
 const struct gguf_kv *gguf_kv_at(const struct gguf *g, uint64_t i);

@@ -1,0 +1,345 @@
+#include "common/sys/file.h"
+#include "common/base/check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    WRITE_BUFFER = 4 << 20,                           /* one write() is large enough for any disk */
+    IO_PIECE = 1 << 30                                /* some systems refuse single calls over 2 GiB */
+};
+
+/* ---- opening and mapping ---- */
+
+static int open_regular(const char *path, struct stat *st, struct err *e) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return err_errno(e, errno == ENOENT ? ERR_NOTFOUND : ERR_IO, "%s: cannot open", path);
+    if (fstat(fd, st) < 0) {
+        int rc = err_errno(e, ERR_IO, "%s: fstat", path);
+        close(fd);
+        return rc;
+    }
+    if (!S_ISREG(st->st_mode)) {
+        close(fd);
+        return err_set(e, ERR_INVALID, "%s: not a regular file", path);
+    }
+    return fd;
+}
+
+int file_map(struct file_map *map, const char *path, struct err *e) {
+    struct stat st;
+    memset(map, 0, sizeof *map);
+    int fd = open_regular(path, &st, e);
+    if (fd < 0) return fd;
+    if (st.st_size == 0) {                            /* mmap refuses a length of 0 */
+        close(fd);
+        return 0;
+    }
+    void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    int rc = data == MAP_FAILED ? err_errno(e, ERR_IO, "%s: mmap", path) : 0;
+    close(fd);                                        /* the mapping keeps the file */
+    if (rc < 0) return rc;
+    map->data = data;
+    map->size = (uint64_t)st.st_size;
+    return 0;
+}
+
+void file_unmap(struct file_map *map) {
+    if (map->data) munmap((void *)(uintptr_t)map->data, (size_t)map->size);
+    memset(map, 0, sizeof *map);
+}
+
+static int advice_of(enum file_advice advice) {
+    switch (advice) {
+    case FILE_SEQUENTIAL: return MADV_SEQUENTIAL;
+    case FILE_RANDOM: return MADV_RANDOM;
+    case FILE_WILLNEED: return MADV_WILLNEED;
+    case FILE_DONTNEED: return MADV_DONTNEED;
+    }
+    return MADV_NORMAL;
+}
+
+void file_map_advise(const struct file_map *map, uint64_t offset, uint64_t size, enum file_advice advice) {
+    if (!map->data || offset >= map->size) return;
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), first = offset / page * page;
+    uint64_t end = MIN(size, map->size - offset) + offset;
+    madvise((void *)(uintptr_t)(map->data + first), (size_t)(end - first), advice_of(advice));
+}
+
+int file_open(struct file *f, const char *path, struct err *e) {
+    struct stat st;
+    memset(f, 0, sizeof *f);
+    int fd = open_regular(path, &st, e);
+    f->fd = fd < 0 ? -1 : fd;
+    if (fd < 0) return fd;
+    f->size = (uint64_t)st.st_size;
+    return 0;
+}
+
+int file_read_at(const struct file *f, uint64_t offset, void *out, size_t size, struct err *e) {
+    uint8_t *to = out;
+    while (size > 0) {
+        ssize_t n = pread(f->fd, to, MIN(size, (size_t)IO_PIECE), (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return err_errno(e, ERR_IO, "read at byte %llu", (unsigned long long)offset);
+        if (n == 0)
+            return err_set(e, ERR_CORRUPT, "file ends at byte %llu, %zu bytes early",
+                           (unsigned long long)offset, size);
+        to += n;
+        offset += (uint64_t)n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+void file_close(struct file *f) {
+    if (f->fd > 0) close(f->fd);                      /* a zeroed struct holds nothing; we never own stdin */
+    f->fd = -1;
+}
+
+int file_read_all(const char *path, size_t limit, void **out, size_t *size, struct err *e) {
+    struct file f;
+    int rc = file_open(&f, path, e);
+    if (rc < 0) return rc;
+    char *data = NULL;
+    if (f.size > limit) {
+        rc = err_set(e, ERR_LIMIT, "%s: %llu bytes, the limit is %zu", path,
+                     (unsigned long long)f.size, limit);
+        goto close;
+    }
+    data = malloc((size_t)f.size + 1);
+    rc = data ? file_read_at(&f, 0, data, (size_t)f.size, e) : err_set(e, ERR_NOMEM, "out of memory");
+    if (rc < 0) {
+        rc = err_wrap(e, rc, "%s", path);
+        free(data);
+        goto close;
+    }
+    data[f.size] = 0;
+    *out = data;
+    *size = (size_t)f.size;
+close:
+    file_close(&f);
+    return rc;
+}
+
+/* ---- writing ---- */
+
+struct file_writer {
+    char *path, *tmp;
+    int fd;
+    int rc;                                           /* the first failure */
+    uint64_t size;
+    size_t used;
+    uint8_t *buffer;
+};
+
+/* Does the name still mean the file that we opened? Not if another writer has renamed it in between. */
+static bool still_named(int fd, const char *tmp) {
+    struct stat opened, named;
+    return fstat(fd, &opened) == 0 && stat(tmp, &named) == 0 && opened.st_ino == named.st_ino &&
+           opened.st_dev == named.st_dev;
+}
+
+/* Opens without truncating, takes the lock, then truncates: a second writer must not empty the first one's file. */
+static int open_tmp(const char *tmp, struct err *e) {
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) return err_errno(e, ERR_IO, "%s: cannot create", tmp);
+    int rc = 0;
+    bool taken = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;   /* no locks on this disk: go on */
+    if (taken || !still_named(fd, tmp))
+        rc = err_set(e, ERR_BUSY, "%s: being written by another process", tmp);
+    else if (ftruncate(fd, 0) < 0)
+        rc = err_errno(e, ERR_IO, "%s: truncate", tmp);
+    if (rc < 0) close(fd);
+    return rc < 0 ? rc : fd;
+}
+
+static void writer_free(struct file_writer *w) {
+    if (w->fd >= 0) close(w->fd);
+    free(w->buffer);
+    free(w->path);
+    free(w->tmp);
+    free(w);
+}
+
+int file_writer_new(struct file_writer **out, const char *path, struct err *e) {
+    *out = NULL;
+    size_t len = strlen(path);
+    if (len == 0 || len + 5 > FILE_PATH_MAX) return err_set(e, ERR_INVALID, "file name is empty or too long");
+    struct file_writer *w = xcalloc(1, sizeof *w);
+    w->path = xcalloc(1, len + 1);
+    w->tmp = xcalloc(1, len + 5);
+    memcpy(w->path, path, len);
+    snprintf(w->tmp, len + 5, "%s.tmp", path);
+    w->buffer = xcalloc(1, WRITE_BUFFER);
+    int fd = open_tmp(w->tmp, e);
+    w->fd = fd < 0 ? -1 : fd;
+    if (fd < 0) {
+        writer_free(w);
+        return fd;
+    }
+    *out = w;
+    return 0;
+}
+
+static int write_out(struct file_writer *w, const uint8_t *data, size_t size, struct err *e) {
+    while (size > 0) {
+        ssize_t n = write(w->fd, data, MIN(size, (size_t)IO_PIECE));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return w->rc = err_errno(e, ERR_IO, "%s: write", w->tmp);
+        data += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+static int flush_buffer(struct file_writer *w, struct err *e) {
+    size_t used = w->used;
+    w->used = 0;
+    return write_out(w, w->buffer, used, e);
+}
+
+int file_writer_write(struct file_writer *w, const void *data, size_t size, struct err *e) {
+    if (w->rc < 0) return err_set(e, w->rc, "%s: an earlier write failed", w->tmp);
+    const uint8_t *from = data;
+    w->size += size;
+    while (size > 0) {
+        if (w->used == 0 && size >= WRITE_BUFFER) return write_out(w, from, size, e);
+        size_t n = MIN(size, WRITE_BUFFER - w->used);
+        memcpy(w->buffer + w->used, from, n);
+        w->used += n;
+        from += n;
+        size -= n;
+        if (w->used == WRITE_BUFFER && flush_buffer(w, e) < 0) return w->rc;
+    }
+    return 0;
+}
+
+int file_writer_zeros(struct file_writer *w, uint64_t size, struct err *e) {
+    static const uint8_t zeros[4096];
+    int rc = 0;
+    while (size > 0 && rc == 0) {
+        size_t n = (size_t)MIN(size, sizeof zeros);
+        rc = file_writer_write(w, zeros, n, e);
+        size -= n;
+    }
+    return rc;
+}
+
+uint64_t file_writer_size(const struct file_writer *w) {
+    return w->size;
+}
+
+/* macOS's fsync only reaches the drive's cache; F_FULLFSYNC reaches the medium, where the disk can do it. */
+static int sync_fd(int fd) {
+#ifdef F_FULLFSYNC
+    if (fcntl(fd, F_FULLFSYNC) == 0) return 0;
+#endif
+    return fsync(fd);
+}
+
+int file_folder_of(const char *path, char *out, size_t size, struct err *e) {
+    const char *slash = strrchr(path, '/');
+    size_t len = !slash ? 1 : slash == path ? 1 : (size_t)(slash - path);
+    if (len + 1 > size) return err_set(e, ERR_LIMIT, "%.64s...: folder name too long", path);
+    memcpy(out, slash ? path : ".", len);
+    out[len] = 0;
+    return 0;
+}
+
+int file_sync_folder_of(const char *path, struct err *e) {
+    char folder[FILE_PATH_MAX];
+    int rc = file_folder_of(path, folder, sizeof folder, e);
+    if (rc < 0) return rc;
+    int fd = open(folder, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return err_errno(e, ERR_IO, "%s: cannot open folder", folder);
+    /* Some file systems cannot sync a folder and say EINVAL: there is nothing more that we could do then. */
+    if (sync_fd(fd) < 0 && errno != EINVAL) rc = err_errno(e, ERR_IO, "%s: fsync", folder);
+    close(fd);
+    return rc;
+}
+
+static int commit(struct file_writer *w, struct err *e) {
+    if (w->rc < 0) return err_set(e, w->rc, "%s: an earlier write failed", w->tmp);
+    int rc = flush_buffer(w, e);
+    if (rc < 0) return rc;
+    if (sync_fd(w->fd) < 0) return err_errno(e, ERR_IO, "%s: fsync", w->tmp);
+    if (rename(w->tmp, w->path) < 0) return err_errno(e, ERR_IO, "%s: rename to %s", w->tmp, w->path);
+    return 0;
+}
+
+int file_writer_finish(struct file_writer *w, struct err *e) {
+    int rc = commit(w, e);
+    if (rc < 0) {
+        file_writer_abort(w);
+        return rc;
+    }
+    rc = file_sync_folder_of(w->path, e);
+    writer_free(w);
+    return rc;
+}
+
+void file_writer_abort(struct file_writer *w) {
+    if (!w) return;
+    unlink(w->tmp);                                   /* while we still hold the lock */
+    writer_free(w);
+}
+
+int file_write_all(const char *path, const void *data, size_t size, struct err *e) {
+    struct file_writer *w;
+    int rc = file_writer_new(&w, path, e);
+    if (rc < 0) return rc;
+    rc = file_writer_write(w, data, size, e);
+    if (rc < 0) {
+        file_writer_abort(w);
+        return rc;
+    }
+    return file_writer_finish(w, e);
+}
+
+/* ---- folders ---- */
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int names_add(struct file_names *names, const char *name, struct err *e) {
+    if (names->n == FILE_NAMES_MAX) return err_set(e, ERR_LIMIT, "more than %d names", FILE_NAMES_MAX);
+    if ((names->n & (names->n - 1)) == 0)             /* full at every power of two */
+        names->name = xrealloc(names->name, MAX(1, 2 * (size_t)names->n) * sizeof *names->name);
+    size_t len = strlen(name) + 1;
+    char *copy = xcalloc(1, len);
+    memcpy(copy, name, len);
+    names->name[names->n++] = copy;
+    return 0;
+}
+
+int file_list(struct file_names *out, const char *folder, struct err *e) {
+    memset(out, 0, sizeof *out);
+    DIR *dir = opendir(folder);
+    if (!dir) return err_errno(e, errno == ENOENT ? ERR_NOTFOUND : ERR_IO, "%s: cannot list", folder);
+    int rc = 0;
+    for (struct dirent *entry; rc == 0 && (entry = readdir(dir));) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+        rc = names_add(out, entry->d_name, e);
+    }
+    closedir(dir);
+    if (rc < 0) {
+        file_names_free(out);
+        return err_wrap(e, rc, "%s", folder);
+    }
+    if (out->n > 1) qsort(out->name, (size_t)out->n, sizeof *out->name, compare_names);
+    return 0;
+}
+
+void file_names_free(struct file_names *names) {
+    for (int i = 0; i < names->n; i++) free(names->name[i]);
+    free(names->name);
+    memset(names, 0, sizeof *names);
+}

@@ -1,0 +1,70 @@
+/* file - plain files: whole-file read-only mappings, positional reads, and writes that a crash cannot tear.
+ *
+ * A written file exists when its name exists: bytes go to PATH.tmp, then fsync, rename, fsync of the folder, so a crash
+ * leaves the old file or the new one and at most a .tmp that the next writer of that path takes over.
+ * Everything here blocks; call it from a thread that may. Each object belongs to its caller, one thread at a time,
+ * except that a mapping may be read by all. A path is limited by FILE_PATH_MAX. */
+#ifndef SYS_FILE_H
+#define SYS_FILE_H
+
+#include "common/base/err.h"
+#include "common/base/types.h"
+
+enum { FILE_PATH_MAX = 4096, FILE_NAMES_MAX = 65536 };
+
+/* A mapping of the whole file. Empty files have data NULL and size 0. Reading a mapped file that someone shortens
+ * raises SIGBUS: model files are replaced by rename, never written in place. */
+struct file_map {
+    const uint8_t *data;
+    uint64_t size;
+};
+
+enum file_advice {
+    FILE_SEQUENTIAL,                                  /* read ahead far, drop behind */
+    FILE_RANDOM,                                      /* no read-ahead */
+    FILE_WILLNEED,                                    /* start reading now */
+    FILE_DONTNEED                                     /* the pages may go */
+};
+
+int file_map(struct file_map *map, const char *path, struct err *e);
+void file_unmap(struct file_map *map);                                /* zeroed struct is fine */
+/* A hint: failure is not an error. The range is rounded outward to pages and cut at the end of the file. */
+void file_map_advise(const struct file_map *map, uint64_t offset, uint64_t size, enum file_advice advice);
+
+/* Positional reads without a mapping. Reading past the end is ERR_CORRUPT: the caller knew the size. */
+struct file {
+    int fd;
+    uint64_t size;                                                    /* at the time of opening */
+};
+int file_open(struct file *f, const char *path, struct err *e);
+int file_read_at(const struct file *f, uint64_t offset, void *out, size_t size, struct err *e);
+void file_close(struct file *f);
+
+/* The whole file in memory of the caller's (free it), with a 0 byte behind the end. Larger than `limit`: ERR_LIMIT. */
+int file_read_all(const char *path, size_t limit, void **out, size_t *size, struct err *e);
+
+/* Writer of PATH by way of PATH.tmp. The first failure sticks: later calls return it again. A second writer of the same
+ * path gets ERR_BUSY. finish and abort free the writer, whatever they return; abort removes the .tmp. */
+struct file_writer;
+int file_writer_new(struct file_writer **out, const char *path, struct err *e);
+int file_writer_write(struct file_writer *w, const void *data, size_t size, struct err *e);
+int file_writer_zeros(struct file_writer *w, uint64_t size, struct err *e);
+uint64_t file_writer_size(const struct file_writer *w);               /* bytes accepted so far */
+int file_writer_finish(struct file_writer *w, struct err *e);
+void file_writer_abort(struct file_writer *w);                        /* NULL is fine */
+
+int file_write_all(const char *path, const void *data, size_t size, struct err *e);     /* all of the above at once */
+int file_sync_folder_of(const char *path, struct err *e);
+
+/* Names in a folder, sorted by byte value, without "." and "..". Free with file_names_free. */
+struct file_names {
+    char **name;
+    int n;
+};
+int file_list(struct file_names *out, const char *folder, struct err *e);
+void file_names_free(struct file_names *names);
+
+/* The folder part of a path ("." when it has none) into out. ERR_LIMIT if it does not fit. */
+int file_folder_of(const char *path, char *out, size_t size, struct err *e);
+
+#endif
