@@ -36,7 +36,7 @@ enum act_kind {
 };
 
 /* Rows of activations, prepared once and read by every tile. Row r of each array starts at r * its row length:
- * f[n_in], q[n_in], d[n_in/32 or n_in/256], sum[n_in/32 (Q8_0) or n_in/16 (Q8_K)]. All arrays 64-byte aligned. */
+ * f[n_in], q[n_in], d[n_in/32 or n_in/256], sum[n_in/32 (Q8_0) or n_in/16 (Q8_K)]. No alignment beyond the element's (a group's rows start anywhere). */
 struct act {
     enum act_kind kind;
     int64_t n_in;
@@ -91,7 +91,13 @@ struct cpu_simd {
     /* out[d] = pre[0]*x[0][d], then fma for s = 1..3; returns nothing; streams n apart */
     void (*hc_sum)(float *out, const float *x, const float *pre, int64_t n);
 
-    /* KV rows (kernels/cpu/kvrow.h): n_nope values as E4M3 with one exponent per 64, then n_rot values f16 */
+    /* Compressor pooling, per element d: m = max_s score[s][d], e_s = f32_exp(score - m), den += e_s, num = fma(e_s, kv[s][d], num),
+     * s ascending from 0; out = num / den */
+    void (*softmax_pool)(float *out, const float *const *kv, const float *const *score, int n_slots, int64_t n);
+    /* s[i] = sqrtf(f32_softplus(logit[i])) */
+    void (*router_score)(float *s, const float *logit, int64_t n);
+
+    /* KV rows: n_nope values as E4M3 with one exponent per 64, then n_rot values f16 */
     void (*kv_pack)(uint8_t *row, const float *x, int n_nope, int n_rot);
     void (*kv_unpack)(float *x, const uint8_t *row, int n_nope, int n_rot);
 
