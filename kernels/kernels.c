@@ -162,7 +162,8 @@ static void check_compress(const struct compress_args *a) {
 }
 
 static void check_index_select(const struct index_select_args *a) {
-    int64_t n = a->batch->n_rows;
+    int64_t n = a->n;
+    CHECK(a->row0 >= 0 && a->row0 + a->n <= a->batch->n_rows);
     CHECK(a->layer->ratio > 0 && is_i32(a->sel, a->top_k, n) && is_i32(a->n_sel, 1, n));
     CHECK(!a->q || (is_f32(a->q, (int64_t)a->n_head * a->layer->idx_dim, n) && is_f32(a->weight, a->n_head, n)));
     CHECK(!a->q || is_f32(a->rope, a->layer->n_rot, n));

@@ -119,6 +119,7 @@ struct matmul_args {
     struct tensor *out;
     const struct tensor *in, *weight;                       /* weight [n_in, n_out] */
     int32_t n, n_group;                                     /* n_group 1: a plain matrix */
+    bool f32_act;                                           /* never quantise the activations (router, compressors) */
 };
 
 /* out = weight * in / sqrt(mean(in^2) + eps), rows of ne[0] */
@@ -174,7 +175,8 @@ struct compress_args {
 };
 
 /* Indexer (spec 2.7): per row the entries that attention reads, ascending. n_visible = (pos+1)/ratio; all of them when that is
- * <= top_k or when q is NULL (then the caller knows that every row has <= top_k). */
+ * <= top_k or when q is NULL (then the caller knows that every row has <= top_k). For rows row0 .. row0+n of the batch; every
+ * tensor starts at row0. */
 struct index_select_args {
     struct tensor *sel, *n_sel;                             /* I32 [top_k, n], [n] */
     struct tensor *q;                                       /* [n_idx_head * idx_dim, n] projections; overwritten; may be NULL */
@@ -182,7 +184,7 @@ struct index_select_args {
     const struct tensor *rope;
     const struct kv_layer *layer;
     const struct kbatch *batch;
-    int32_t n_head, top_k;
+    int32_t row0, n, n_head, top_k;
 };
 
 /* Core attention (spec 2.8), in place over q, for rows row0 .. row0+n of the batch (q, sel and rope start at row0 too;

@@ -69,7 +69,7 @@ static void score_exact(const struct index_job *job, uint8_t *query, const uint8
 static void score_keys(const struct index_job *job, int32_t row, uint8_t *query, int32_t first, int32_t n, float *score) {
     const struct index_select_args *a = job->a;
     const struct kv_layer *layer = a->layer;
-    const struct kv_slice *slice = &layer->slices[a->batch->segs[a->batch->seg[row]].slot];
+    const struct kv_slice *slice = &layer->slices[a->batch->segs[a->batch->seg[a->row0 + row]].slot];
     uint8_t *values = query_values(job, query);
     for (int32_t done = 0; done < n; done += KV_PAGE) {
         const uint8_t *keys = slice->idx_pages[(first + done) / KV_PAGE];
@@ -121,7 +121,7 @@ static void select_top(const float *score, int32_t n, int32_t k, int32_t *sel) {
 }
 
 static int32_t visible(const struct index_job *job, int32_t row) {
-    return (job->a->batch->pos[row] + 1) / job->a->layer->ratio;
+    return (job->a->batch->pos[job->a->row0 + row] + 1) / job->a->layer->ratio;
 }
 
 static void select_all(const struct index_job *job, int32_t row) {
@@ -163,7 +163,7 @@ static void index_few_rows(struct index_job *job) {
     const int32_t per_task = KEY_PAGES_AT_ONCE * KV_PAGE;
     job->query = job->threads;
     job->scores = (float *)(void *)(job->threads + job->query_bytes);
-    for (job->row = 0; job->row < job->a->batch->n_rows; job->row++) {
+    for (job->row = 0; job->row < job->a->n; job->row++) {
         job->n_visible = visible(job, job->row);
         if (job->n_visible <= job->a->top_k) {
             select_all(job, job->row);
@@ -178,7 +178,7 @@ static void index_few_rows(struct index_job *job) {
 void cpu_index_select(struct kernels *k, const struct index_select_args *a) {
     struct cpu *c = cpu_of(k);
     struct index_job job = { .c = c, .a = a };
-    int32_t n_max = 0, n_rows = a->batch->n_rows;
+    int32_t n_max = 0, n_rows = a->n;
     for (int32_t row = 0; row < n_rows; row++) n_max = MAX(n_max, visible(&job, row));
     if (!a->q || n_max <= a->top_k) {
         for (int32_t row = 0; row < n_rows; row++) select_all(&job, row);

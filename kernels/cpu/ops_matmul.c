@@ -120,7 +120,7 @@ enum { MATMUL_GROUPS_MAX = 64 };
 
 void cpu_matmul(struct kernels *k, const struct matmul_args *a) {
     struct cpu *c = cpu_of(k);
-    enum act_kind kind = cpu_act_kind(c, a->weight->type);
+    enum act_kind kind = a->f32_act ? ACT_F32 : cpu_act_kind(c, a->weight->type);
     int64_t n_in = a->weight->ne[0], n = a->n;
     if (n == 0) return;
     const float *x = a->in->data;
