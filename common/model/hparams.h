@@ -10,7 +10,11 @@
 #include "common/base/types.h"
 #include "common/model/gguf.h"
 
-enum { HP_LAYERS_MAX = 256, HP_HC = 4, HP_EXPERTS_USED_MAX = 16 };
+enum {
+    HP_LAYERS_MAX = 256, HP_HC = 4, HP_EXPERTS_USED_MAX = 16,
+    HP_VOCAB_MAX = 1 << 21, HP_RATIO_MAX = 1024,
+    HP_ROLLBACK = 16                                     /* tokens that can be taken back without replay */
+};
 
 enum attn_kind { ATTN_SWA, ATTN_CSA, ATTN_HCA };        /* window only; ratio with indexer (4); heavy ratio without (128) */
 
@@ -29,7 +33,7 @@ struct hparams {
     float rope_base, rope_base_compress, yarn_factor, yarn_beta_fast, yarn_beta_slow;
     uint32_t yarn_ctx;
     bool has_mtp;                                        /* the file holds the MTP tensors */
-    int32_t bos_id, eos_id;
+    int32_t bos_id, eos_id;                              /* -1: the file does not say */
     char name[64];
 };
 
@@ -44,7 +48,11 @@ int hparams_read(struct hparams *out, const struct gguf *g, struct err *e);
 void hparams_flash(struct hparams *out);
 void hparams_pro(struct hparams *out);
 
-/* Cost model (spec section 7): growing state bytes per token of one layer at the packed format, and fixed bytes. */
+/* State of one layer for one sequence of n_ctx tokens in the packed format: window ring, compressed entries, indexer keys
+ * and compressor history. An entry is one E4M3 byte per unrotated dimension, one exponent per 64 of them, two bytes per
+ * rotated one; an indexer key is one FP4 code per dimension and one exponent per 32. */
+uint64_t hparams_entry_bytes(const struct hparams *hp);
+uint64_t hparams_index_key_bytes(const struct hparams *hp);
 uint64_t hparams_state_bytes(const struct hparams *hp, uint32_t layer, uint64_t n_ctx);
 
 #endif
