@@ -174,10 +174,10 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/libpleiades.a
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS_ALL) $(LDLIBS)
 
-$(RUNNER): $(B)/tests/harness/runner.o
+$(RUNNER): $(addprefix $(B)/,tests/harness/runner.o common/base/buf.o common/base/err.o common/sys/clock.o)
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^
-$(TIDY): $(B)/tests/tidy/tidy.o
+$(TIDY): $(addprefix $(B)/,tests/tidy/tidy.o common/base/buf.o common/base/err.o)
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^
 

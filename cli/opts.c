@@ -126,10 +126,10 @@ static int read_number(const char *text, double *out) {
 }
 
 static int choice_set(const struct opts *o, const struct opt *opt, const char *text) {
-    size_t length = strlen(text);
-    for (const char *word = opt->value; word; word = strchr(word, '|')) {
+    size_t length = strcspn(text, "|");
+    for (const char *word = opt->value; word && length && !text[length]; word = strchr(word, '|')) {
         word += *word == '|';
-        if (length && strncmp(word, text, length) == 0 && (!word[length] || word[length] == '|')) {
+        if (strncmp(word, text, length) == 0 && (!word[length] || word[length] == '|')) {
             *(const char **)opt->to = text;
             return 0;
         }

@@ -1,0 +1,43 @@
+/* test - what every unit test includes: cmocka with its prerequisites, and the few things it lacks.
+ *
+ * A test file ends with a list of TEST(name) in main; names are sentences. CMOCKA prints what failed
+ * with both sides. */
+#ifndef HARNESS_TEST_H
+#define HARNESS_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "common/base/types.h"
+
+#define TEST(name) cmocka_unit_test(name)
+
+/* For code that returns 0 or an error with a text: shows the text instead of just the number. */
+#define assert_fine(call, e)                                                       \
+    do {                                                                           \
+        int rc_ = (call);                                                          \
+        if (rc_ < 0) fail_msg("%s: %d: %s", #call, rc_, (e)->text);                \
+    } while (0)
+
+/* The folder with expected values, or NULL after a loud line; the test then calls skip(). */
+static inline const char *vectors_folder(const char *part) {
+    static char path[4096];
+    const char *base = getenv("PLEIADES_VECTORS");
+    snprintf(path, sizeof path, "%s/%s", base && *base ? base : "../shared/vectors", part);
+    FILE *f = fopen(path, "r");
+    if (f) {
+        fclose(f);
+        return path;
+    }
+    printf("SKIP no expected values in %s (set PLEIADES_VECTORS)\n", path);
+    return NULL;
+}
+
+#endif
