@@ -36,7 +36,8 @@ enum act_kind {
 };
 
 /* Rows of activations, prepared once and read by every tile. Row r of each array starts at r * its row length:
- * f[n_in], q[n_in], d[n_in/32 or n_in/256], sum[n_in/32 (Q8_0) or n_in/16 (Q8_K)]. No alignment beyond the element's (a group's rows start anywhere). */
+ * f[n_in], q[n_in], d[n_in/32 or n_in/256], sum[n_in/32 (Q8_0) or n_in/16 (Q8_K)].
+ * No alignment beyond the element's (a group's rows start anywhere). */
 struct act {
     enum act_kind kind;
     int64_t n_in;
@@ -71,8 +72,8 @@ struct cpu_simd {
     /* Any n_w, n_x >= 1. Fast for n_x = 1 (decode: streams the weights once at memory speed) and for large n_x (prefill). */
     void (*matmul)(const struct mm_tile *t);
 
-    /* Quantise one row of n values. Q8_0: per 32 amax = max |x|, d = amax / 127, q = round_even(x / d) (0 when amax is 0).
-     * Q8_K: per 256 m = the value of largest magnitude (first on ties), is = -127 / m, q = clamp(round_even(is * x), -128, 127),
+    /* Quantise one row of n values. Q8_0: per 32 amax = max |x|, d = amax / 127, q = clamp(round_even(x / d), -127, 127), 0 when
+     * amax is 0 (the clamp acts only where d underflows). Q8_K: per 256 m = the value of largest magnitude (first on ties), is = -127 / m, q = clamp(round_even(is * x), -128, 127),
      * d = 1 / is; all 0 when m is 0. Non-finite input gives unspecified but memory-safe output. */
     void (*quant_q8_0)(const float *x, int64_t n, int8_t *q, float *d, int32_t *sum);
     void (*quant_q8_k)(const float *x, int64_t n, int8_t *q, float *d, int32_t *sum);
@@ -111,7 +112,7 @@ struct cpu_simd {
     /* Indexer keys, packed FP4: dim/2 code bytes (per block of 32: byte j = element j low, j+16 high), then dim/32 exponents.
      * fp4_pack rounds x (after the Hadamard) and stores; q side: codes doubled to int8 (value * 2) and exponents.
      * idx_scores: score[c] = sum_h fma(w[h], max(0, dot_hc), score), h ascending from 0;
-     * dot_hc = sum over blocks b of (float)isum_b * 2^(eq+ek-2), b ascending, plain adds. */
+     * dot_hc = sum over blocks b of fma((float)isum_b, s_b, dot), b ascending from 0, s_b = 2^max(eq-2, -126) * 2^max(ek, -126). */
     void (*hadamard)(float *x, int dim);           /* strides 1, 2, 4 ...; then times (float)(1/sqrt(dim)) */
     void (*fp4_pack)(uint8_t *key, const float *x, int dim);
     void (*fp4_codes)(int8_t *q, int8_t *exp, const float *x, int dim);
