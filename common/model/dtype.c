@@ -169,13 +169,13 @@ static void decode_iq2_xxs(const uint8_t *b, float *y) {
 }
 
 /* u8 exponent, 16 bytes of E2M1 codes: low nibbles are values 0..15, high nibbles 16..31. Doubled magnitudes and half
- * the scale keep exponent 255 finite where the product is. */
+ * the scale keep exponent 255 finite where the product is; code 8 is minus zero. */
 static void decode_mxfp4(const uint8_t *b, float *y) {
-    static const int8_t doubled[16] = { 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12 };
+    static const float doubled[16] = { 0, 1, 2, 3, 4, 6, 8, 12, -0.0f, -1, -2, -3, -4, -6, -8, -12 };
     float half_scale = f32_from_bits(b[0] < 2 ? 0x00200000u << b[0] : (uint32_t)(b[0] - 1) << 23);
     for (int i = 0; i < 16; i++) {
-        y[i] = half_scale * (float)doubled[b[1 + i] & 15];
-        y[i + 16] = half_scale * (float)doubled[b[1 + i] >> 4];
+        y[i] = half_scale * doubled[b[1 + i] & 15];
+        y[i + 16] = half_scale * doubled[b[1 + i] >> 4];
     }
 }
 

@@ -15,8 +15,9 @@ static int round_to(float x, int lo, int hi) {
     return (int)(x + (x < 0 ? -0.5f : 0.5f));
 }
 
-static float quotient(float x, float by) {
-    return by != 0 ? x / by : 0;
+/* For scaling by multiplication; scales that are 0, or so small that 1/scale is not finite, count as 0. */
+static float inverse(float scale) {
+    return fabsf(scale) > 1e-37f ? 1 / scale : 0;
 }
 
 static void put_u16(uint8_t *b, uint16_t value) {
@@ -68,15 +69,16 @@ static void encode_bf16(const float *x, uint8_t *b) {
 static void encode_q8_0(const float *x, uint8_t *b) {
     float d = abs_max(x, 32) / 127;
     put_scale(b, d);
-    for (int i = 0; i < 32; i++) b[2 + i] = (uint8_t)(int8_t)round_to(quotient(x[i], d), -127, 127);
+    if (d == 0) d = 1;
+    for (int i = 0; i < 32; i++) b[2 + i] = (uint8_t)(int8_t)round_to(x[i] / d, -127, 127);
 }
 
 /* The extreme value takes code 0 (= -8), so the scale carries its sign. */
 static void encode_q4_0(const float *x, uint8_t *b) {
-    float d = put_scale(b, signed_max(x, 32) / -8);
+    float inv = inverse(put_scale(b, signed_max(x, 32) / -8));
     for (int i = 0; i < 16; i++) {
-        int low = round_to(quotient(x[i], d), -8, 7) + 8;
-        int high = round_to(quotient(x[i + 16], d), -8, 7) + 8;
+        int low = round_to(x[i] * inv, -8, 7) + 8;
+        int high = round_to(x[i + 16] * inv, -8, 7) + 8;
         b[2 + i] = (uint8_t)(low | high << 4);
     }
 }
@@ -97,15 +99,16 @@ static void encode_q2_k(const float *x, uint8_t *b) {
     for (int k = 0; k < 16; k++) affine_fit(x + 16 * k, 16, 3, &scale[k], &min[k]);
     float d = put_scale(b + 80, abs_max(scale, 16) / 15);
     float dmin = put_scale(b + 82, abs_max(min, 16) / 15);
-    for (int k = 0; k < 16; k++) {
-        int s = round_to(quotient(scale[k], d), 0, 15), m = round_to(quotient(min[k], dmin), 0, 15);
-        b[k] = (uint8_t)(s | m << 4);
-    }
+    float inv_d = inverse(d), inv_dmin = inverse(dmin);
     memset(b + 16, 0, 64);
-    for (int i = 0; i < 256; i++) {
-        float s = d * (float)(b[i / 16] & 15), m = dmin * (float)(b[i / 16] >> 4);
-        int q = round_to(quotient(x[i] + m, s), 0, 3);
-        b[16 + 32 * (i / 128) + i % 32] |= (uint8_t)(q << 2 * (i % 128 / 32));
+    for (int k = 0; k < 16; k++) {
+        int s = round_to(scale[k] * inv_d, 0, 15), m = round_to(min[k] * inv_dmin, 0, 15);
+        float inv = inverse(d * (float)s), offset = dmin * (float)m;
+        b[k] = (uint8_t)(s | m << 4);
+        for (int i = 16 * k; i < 16 * k + 16; i++) {
+            int q = round_to((x[i] + offset) * inv, 0, 3);
+            b[16 + 32 * (i / 128) + i % 32] |= (uint8_t)(q << 2 * (i % 128 / 32));
+        }
     }
 }
 
@@ -117,18 +120,18 @@ static void put_q3_k_scale(uint8_t *s, int k, int value) {
 
 static void encode_q3_k(const float *x, uint8_t *b) {
     float scale[16];
-    int s[16];
     for (int k = 0; k < 16; k++) scale[k] = signed_max(x + 16 * k, 16) / -4;
-    float d = put_scale(b + 108, signed_max(scale, 16) / -32);
     memset(b, 0, 108);
+    float d = put_scale(b + 108, signed_max(scale, 16) / -32), inv_d = inverse(d);
     for (int k = 0; k < 16; k++) {
-        s[k] = round_to(quotient(scale[k], d), -32, 31);
-        put_q3_k_scale(b + 96, k, s[k] + 32);
-    }
-    for (int i = 0; i < 256; i++) {
-        int q = round_to(quotient(x[i], d * (float)s[i / 16]), -4, 3) + 4;
-        b[32 + 32 * (i / 128) + i % 32] |= (uint8_t)((q & 3) << 2 * (i % 128 / 32));
-        b[i % 32] |= (uint8_t)(q >> 2 << i / 32);
+        int s = round_to(scale[k] * inv_d, -32, 31);
+        float inv = inverse(d * (float)s);
+        put_q3_k_scale(b + 96, k, s + 32);
+        for (int i = 16 * k; i < 16 * k + 16; i++) {
+            int q = round_to(x[i] * inv, -4, 3) + 4;
+            b[32 + 32 * (i / 128) + i % 32] |= (uint8_t)((q & 3) << 2 * (i % 128 / 32));
+            b[i % 32] |= (uint8_t)(q >> 2 << i / 32);
+        }
     }
 }
 
@@ -148,12 +151,14 @@ static void encode_k_affine(const float *x, uint8_t *b, int q_max, uint8_t *code
     float scale[8], min[8];
     for (int j = 0; j < 8; j++) affine_fit(x + 32 * j, 32, q_max, &scale[j], &min[j]);
     float d = put_scale(b, abs_max(scale, 8) / 63), dmin = put_scale(b + 2, abs_max(min, 8) / 63);
+    float inv_d = inverse(d), inv_dmin = inverse(dmin);
     memset(b + 4, 0, 12);
     for (int j = 0; j < 8; j++) {
-        int s = round_to(quotient(scale[j], d), 0, 63), m = round_to(quotient(min[j], dmin), 0, 63);
+        int s = round_to(scale[j] * inv_d, 0, 63), m = round_to(min[j] * inv_dmin, 0, 63);
+        float inv = inverse(d * (float)s), offset = dmin * (float)m;
         put_k_scale_min(b + 4, j, s, m);
         for (int i = 32 * j; i < 32 * j + 32; i++)
-            codes[i] = (uint8_t)round_to(quotient(x[i] + dmin * (float)m, d * (float)s), 0, q_max);
+            codes[i] = (uint8_t)round_to((x[i] + offset) * inv, 0, q_max);
     }
 }
 
@@ -180,14 +185,17 @@ static void encode_q5_k(const float *x, uint8_t *b) {
 static void encode_q6_k(const float *x, uint8_t *b) {
     float scale[16];
     for (int k = 0; k < 16; k++) scale[k] = signed_max(x + 16 * k, 16) / -32;
-    float d = put_scale(b + 208, signed_max(scale, 16) / -128);
     memset(b, 0, 192);
-    for (int k = 0; k < 16; k++) b[192 + k] = (uint8_t)(int8_t)round_to(quotient(scale[k], d), -128, 127);
-    for (int i = 0; i < 256; i++) {
-        int n = i / 128, r = i % 128;
-        int q = round_to(quotient(x[i], d * (float)(int8_t)b[192 + i / 16]), -32, 31) + 32;
-        b[64 * n + r % 64] |= (uint8_t)((q & 15) << 4 * (r / 64));
-        b[128 + 32 * n + r % 32] |= (uint8_t)(q >> 4 << 2 * (r / 32));
+    float d = put_scale(b + 208, signed_max(scale, 16) / -128), inv_d = inverse(d);
+    for (int k = 0; k < 16; k++) {
+        int s = round_to(scale[k] * inv_d, -128, 127);
+        float inv = inverse(d * (float)s);
+        b[192 + k] = (uint8_t)(int8_t)s;
+        for (int i = 16 * k; i < 16 * k + 16; i++) {
+            int n = i / 128, r = i % 128, q = round_to(x[i] * inv, -32, 31) + 32;
+            b[64 * n + r % 64] |= (uint8_t)((q & 15) << 4 * (r / 64));
+            b[128 + 32 * n + r % 32] |= (uint8_t)(q >> 4 << 2 * (r / 32));
+        }
     }
 }
 
@@ -226,17 +234,20 @@ static void grid_fill(void) {
 static int run_signs(const float *x) {
     int signs = 0, smallest = 0, odd = 0;
     for (int j = 0; j < 8; j++) {
-        if (x[j] < 0) signs |= 1 << j, odd ^= 1;
+        int negative = x[j] < 0;
+        signs |= negative << j;
+        odd ^= negative;
         if (fabsf(x[j]) < fabsf(x[smallest])) smallest = j;
     }
     return (odd ? signs ^ 1 << smallest : signs) & 127;
 }
 
 static int run_grid(const float *x, float scale) {
+    float low = 16.5f * scale, high = 34 * scale;     /* midway between the levels */
     int p = 0;
     for (int j = 7; j >= 0; j--) {
-        float m = quotient(fabsf(x[j]), scale);
-        p = 3 * p + (m < 16.5f ? 0 : m < 34 ? 1 : 2);  /* midway between the levels */
+        float m = fabsf(x[j]);
+        p = 3 * p + (m >= low) + (m >= high);
     }
     return grid_nearest[p];
 }
@@ -245,10 +256,10 @@ static void encode_iq2_xxs(const float *x, uint8_t *b) {
     /* The grid has few points with many large magnitudes, so the largest value is allowed to be cut. */
     const float reach = 0.8f / 43;
     pthread_once(&grid_once, grid_fill);
-    float d = put_scale(b, abs_max(x, 256) * reach / (15.5f * 0.25f));
+    float d = put_scale(b, abs_max(x, 256) * reach / (15.5f * 0.25f)), inv = inverse(d * 0.25f);
     for (int g = 0; g < 8; g++, x += 32) {
         uint8_t *group = b + 2 + 8 * g;
-        int s = round_to(quotient(abs_max(x, 32) * reach, d * 0.25f) - 0.5f, 0, 15);
+        int s = round_to(abs_max(x, 32) * reach * inv - 0.5f, 0, 15);
         uint32_t word = (uint32_t)s << 28;
         for (int run = 0; run < 4; run++) {
             group[run] = (uint8_t)run_grid(x + 8 * run, d * (0.5f + (float)s) * 0.25f);
@@ -266,22 +277,21 @@ static int e2m1_code(float m) {
          : m <= 2.5f ? 4 : m < 3.5f ? 5 : m <= 5 ? 6 : 7;
 }
 
-/* The smallest power of two with amax <= 6 * 2^k. */
+/* Exponent byte of the smallest power of two with amax <= 6 * 2^k; at most 125, where 6 * 2^k is still finite. */
 static int mxfp4_exponent(float amax) {
     int k;
     if (amax == 0) return 0;
-    float fraction = frexpf(amax, &k);                /* amax = fraction * 2^k, fraction in [0.5, 1) */
-    return (fraction > 0.75f ? k - 2 : k - 3) + 127;
+    float fraction = frexpf(MIN(amax, 2.5e38f), &k);  /* amax = fraction * 2^k, fraction in [0.5, 1) */
+    return MAX(0, (fraction > 0.75f ? k - 2 : k - 3) + 127);
 }
 
 static void encode_mxfp4(const float *x, uint8_t *b) {
-    float amax = MIN(abs_max(x, 32), 3.4028235e38f);
-    int e = mxfp4_exponent(amax);
-    e = MAX(0, MIN(e, 254));
+    int e = mxfp4_exponent(abs_max(x, 32));
+    float inv = ldexpf(1, 127 - e);                   /* a power of two: scaling is exact */
     b[0] = (uint8_t)e;
     for (int i = 0; i < 16; i++) {
-        int low = e2m1_code(ldexpf(fabsf(x[i]), 127 - e)) | (x[i] < 0 ? 8 : 0);
-        int high = e2m1_code(ldexpf(fabsf(x[i + 16]), 127 - e)) | (x[i + 16] < 0 ? 8 : 0);
+        int low = e2m1_code(fabsf(x[i]) * inv) | (x[i] < 0 ? 8 : 0);
+        int high = e2m1_code(fabsf(x[i + 16]) * inv) | (x[i + 16] < 0 ? 8 : 0);
         b[1 + i] = (uint8_t)(low | high << 4);
     }
 }
