@@ -18,6 +18,10 @@ struct command {
 static int cmd_help(int argc, char **argv);
 
 static const struct command commands[] = {
+    { "Diagnostics, with stable output", NULL, NULL },
+    { "tokenize", cmd_tokenize, "text to token ids" },
+    { "detokenize", cmd_detokenize, "token ids to text" },
+    { "tokenizer-gguf", cmd_tokenizer_gguf, "a GGUF that holds only a tokenizer, from tokenizer.json" },
     { "Other", NULL, NULL },
     { "version", cmd_version, "what this build contains and which CPU path it chose" },
     { "help", cmd_help, "this list, or the options of one command" },
