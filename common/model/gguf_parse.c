@@ -76,8 +76,9 @@ static int check_count(const struct cursor *c, const char *what, uint64_t n, uin
     if (n > n_max)
         return err_set(e, ERR_CORRUPT, "%llu %s; the limit is %llu", (unsigned long long)n, what,
                        (unsigned long long)n_max);
-    if (n > left(c) / bytes_min) return ends_early(c, what, e);
-    return 0;
+    if (n <= left(c) / bytes_min) return 0;
+    return err_set(e, ends_early(c, what, NULL), "%llu %s do not fit into the %llu bytes that follow",
+                   (unsigned long long)n, what, (unsigned long long)left(c));
 }
 
 static int take_header(struct cursor *c, uint64_t *n_tensors, uint64_t *n_kv, struct err *e) {
