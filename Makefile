@@ -54,6 +54,10 @@ WERROR  ?= 1
 CFLAGS_ALL += -std=c11 -O2 -g -fno-omit-frame-pointer -ffp-contract=off -fno-math-errno -pthread $(WARN) \
               $(if $(filter 1,$(WERROR)),-Werror) -I. -I$(B) -D_GNU_SOURCE -DPLEIADES_BUILD='"$(CONFIG)"' $(LIBRARY_CFLAGS)
 LDLIBS_ALL := $(LIBRARY_LIBS) -lm -pthread
+ifneq ($(SAN),)
+# The sanitizers' own code between the lines makes gcc guess wrongly about what is initialised.
+CFLAGS_ALL  += -Wno-maybe-uninitialized
+endif
 ifeq ($(SAN),asan)
 CFLAGS_ALL  += -fsanitize=address,undefined -fno-sanitize-recover=all
 LDFLAGS_ALL += -fsanitize=address,undefined
@@ -217,8 +221,15 @@ deps:
 deps-ci:
 	@sh deploy/deps.sh --ci
 
+# STEPS="unit tidy" runs some of it.
 check:
-	@bash tests/run-check.sh
+	@CUDA='$(CUDA)' METAL='$(METAL)' MAKE_PROGRAM='$(MAKE)' bash tests/run-check.sh $(STEPS)
+print-folder:
+	@echo $(B)
+print-unit-tests:
+	@echo $(TESTS_UNIT)
+print-fuzz:
+	@echo $(FUZZ_NAMES)
 unit: $(TESTS_UNIT) $(RUNNER)
 	@$(RUNNER) $(TESTS_UNIT)
 asan:
@@ -246,10 +257,12 @@ bundle: all
 
 format:
 	clang-format -i $(shell git ls-files '*.c' '*.h')
+# What deps-ci fetched stays.
 clean:
-	rm -rf build dist
+	rm -rf $(filter-out build/root-%,$(wildcard build/*)) dist
 
 FORCE:
-.PHONY: all help deps deps-ci tests fuzz-replay tools check unit asan tsan fuzz tidy bench soak demo install bundle format clean FORCE
+.PHONY: all help deps deps-ci tests fuzz-replay tools check unit asan tsan fuzz tidy bench soak demo install bundle format \
+        clean print-folder print-unit-tests print-fuzz FORCE
 .SECONDARY:
 -include $(OBJ_LIB:.o=.d) $(OBJ_MAIN:.o=.d) $(wildcard $(B)/tests/*/*.d)

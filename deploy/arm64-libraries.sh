@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Fetches the arm64 builds of the libraries that we link and unpacks them into build/root-aarch64, for the cross build
+# and for qemu-aarch64 -L. Nothing is installed: the system's package database stays as it is, and root is not needed.
+set -eu
+cd "$(dirname "$0")/.."
+
+packages="libcmocka-dev libjansson-dev libxxhash-dev"
+root=build/root-aarch64
+apt=build/apt-arm64
+
+if [ -e $root/.complete ] && [ "$(cat $root/.complete)" = "$packages" ]; then exit 0; fi
+for tool in apt-get dpkg-deb; do
+    command -v $tool >/dev/null 2>&1 || { echo "arm64-libraries: no $tool here"; exit 1; }
+done
+
+rm -rf $root $apt
+mkdir -p $root $apt/lists/partial $apt/archives/partial
+: > $apt/status
+here=$(pwd)
+# Our own lists, status and cache, as if this were an empty arm64 machine.
+options=(-o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User= -o Acquire::Languages=none
+         -o Dir::State::lists="$here/$apt/lists" -o Dir::State::status="$here/$apt/status" -o Dir::Cache="$here/$apt"
+         -o Dir::Cache::archives="$here/$apt/archives" -o Debug::NoLocking=1)
+echo "arm64-libraries: fetching $packages and what they need"
+apt-get "${options[@]}" update -qq >$apt/log 2>&1 || { tail -n 5 $apt/log; exit 1; }
+# shellcheck disable=SC2086
+apt-get "${options[@]}" install -y -qq --no-install-recommends --download-only $packages >>$apt/log 2>&1 ||
+    { tail -n 5 $apt/log; exit 1; }
+for package in $apt/archives/*.deb; do dpkg-deb -x "$package" $root; done
+rm -rf $apt
+echo "$packages" > $root/.complete

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# `make check`: everything that must hold, and the counts as the last line ("N passed, N failed", maybe ", N skipped").
+#
+#     tests/run-check.sh [STEP...]     steps: build clang unit asan tsan fuzz tidy arm64 integration (all by default)
+#
+# Steps go on after a failure, so that one run shows everything that is wrong. What cannot run here is a loud SKIP.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+unset MAKEFLAGS MFLAGS MAKELEVEL                  # we may run below make; its job server is not ours
+export LC_ALL=C
+
+cuda=${CUDA:-auto} metal=${METAL:-auto}
+jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+steps=${*:-build clang unit asan tsan fuzz tidy arm64 integration}
+results=build/check-results
+mkdir -p build
+rm -f $results
+
+build=("${MAKE_PROGRAM:-make}" -j"$jobs" --no-print-directory CUDA="$cuda" METAL="$metal")
+
+heading() { printf '\n== %s\n' "$*"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# The runner comes first: without it nothing can be counted.
+release=$("${build[@]}" -s print-folder) || exit 2
+runner=$release/tests/harness/runner
+"${build[@]}" -s "$runner" || { echo "the test runner does not build"; echo "0 passed, 1 failed"; exit 1; }
+run() { "$runner" -r $results "$@"; }
+step() { local name=$1; shift; run -t 900 -c "$name" "$@"; }
+skip() { run -k "$1" "$2"; }
+
+unit_programs() { "${build[@]}" -s SAN="${1:-}" CROSS="${2:-}" print-unit-tests; }
+
+check_unit() {
+    heading "unit tests"
+    step "unit tests build" "${build[@]}" tests || return
+    # shellcheck disable=SC2046
+    run $(unit_programs)
+}
+
+starts() { "$@" -r /dev/null -s 2>/dev/null | grep -q ' passed'; }
+
+check_sanitizer() {
+    local san=$1 launcher=
+    heading "unit tests with $san"
+    step "$san build" "${build[@]}" SAN="$san" tests tools || return
+    # A sanitizer that cannot map its shadow memory on this kernel often can without address randomisation.
+    local probe
+    probe=$("${build[@]}" -s SAN="$san" print-folder)/tests/harness/runner
+    if ! starts "$probe"; then
+        launcher="setarch -R"
+        starts setarch -R "$probe" || { skip "$san" "programs with this sanitizer do not start here"; return; }
+    fi
+    # shellcheck disable=SC2046
+    ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
+        run ${launcher:+-l "$launcher"} $(unit_programs "$san")
+}
+
+check_clang() {
+    heading "clang"
+    have clang || { skip "clang" "no clang here: make deps-ci"; return; }
+    step "clang build without warnings" "${build[@]}" CC=clang CUDA=0 B=build/clang CFLAGS=-O0 all tests
+}
+
+check_fuzz() {
+    heading "fuzz corpora"
+    local names name folder
+    names=$("${build[@]}" -s print-fuzz)
+    step "fuzz targets build (asan)" "${build[@]}" SAN=asan fuzz-replay || return
+    folder=$("${build[@]}" -s SAN=asan print-folder)
+    for name in $names; do step "fuzz corpus $name" "$folder/tests/fuzz/replay_$name" tests/fuzz/corpus/"$name"; done
+}
+
+check_tidy() {
+    heading "tidy"
+    "${build[@]}" -s tools || return
+    step "tidy catches planted mistakes" "$release/tests/tidy/tidy" --self-test
+    step "tidy finds nothing" "$release/tests/tidy/tidy" .
+}
+
+check_arm64() {
+    heading "arm64"
+    local root=build/root-aarch64 tool
+    for tool in aarch64-linux-gnu-gcc qemu-aarch64; do
+        have $tool || { skip "arm64" "no $tool here: make deps-ci"; return; }
+    done
+    [ -e $root/.complete ] || { skip "arm64" "no arm64 libraries in $root: make deps-ci"; return; }
+    step "arm64 build" "${build[@]}" CROSS=aarch64 all tests || return
+    # shellcheck disable=SC2046
+    run -t 900 -l "qemu-aarch64 -L $root" $(unit_programs "" aarch64)
+}
+
+check_integration() {
+    heading "integration"
+    step "release build" "${build[@]}" all || return
+    export PLEIADES="$PWD/$release/pleiades"
+    local scripts
+    scripts=$(ls tests/integration/*.sh 2>/dev/null)
+    [ -n "$scripts" ] || return
+    # shellcheck disable=SC2086
+    run -t 600 $scripts
+}
+
+for name in $steps; do
+    case $name in
+    build) heading "build"; step "release build without warnings" "${build[@]}" all tests ;;
+    unit | clang | fuzz | tidy | arm64 | integration) "check_$name" ;;
+    asan | tsan) check_sanitizer "$name" ;;
+    *) echo "no step '$name'"; exit 2 ;;
+    esac
+done
+
+echo
+run -s
