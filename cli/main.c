@@ -21,6 +21,8 @@ static const struct command commands[] = {
     { "Diagnostics, with stable output", NULL, NULL },
     { "tokenize", cmd_tokenize, "text to token ids" },
     { "detokenize", cmd_detokenize, "token ids to text" },
+    { "logits", cmd_logits, "logits of token ids as raw float32 rows" },
+    { "generate", cmd_generate, "continues token ids, greedy or sampled" },
     { "tokenizer-gguf", cmd_tokenizer_gguf, "a GGUF that holds only a tokenizer, from tokenizer.json" },
     { "Other", NULL, NULL },
     { "version", cmd_version, "what this build contains and which CPU path it chose" },
