@@ -195,11 +195,13 @@ $(TIDY): $(addprefix $(B)/,tests/tidy/tidy.o common/base/buf.o common/base/err.o
 $(B)/tests/fuzz/replay_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/replay.o $(B)/libpleiades.a
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LDLIBS_ALL) $(LDLIBS)
-build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(SRC_LIB) $(B)/flags
-	@mkdir -p $(@D)
+ifneq ($(B),build/fuzz)
+build/fuzz/libpleiades.a: FORCE
+	$(Q)$(MAKE) --no-print-directory CC=$(FUZZ_CC) B=build/fuzz CUDA=0 SAN=asan WERROR=0 CFLAGS=-fsanitize=fuzzer-no-link $@
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c build/fuzz/libpleiades.a
 	@echo "  FUZZ  $@"
-	$(Q)$(MAKE) --no-print-directory CC=$(FUZZ_CC) B=build/fuzz CUDA=0 SAN=asan WERROR=0 CFLAGS='-fsanitize=fuzzer-no-link' build/fuzz/libpleiades.a
-	$(Q)$(FUZZ_CC) $(CFLAGS_ALL) -fsanitize=fuzzer,address,undefined -o $@ $< build/fuzz/libpleiades.a $(LDLIBS_ALL)
+	$(Q)$(FUZZ_CC) $(CFLAGS_ALL) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LDLIBS_ALL)
+endif
 
 tests: $(TESTS_UNIT)
 fuzz-replay: $(FUZZ_NAMES:%=$(B)/tests/fuzz/replay_%)

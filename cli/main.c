@@ -18,12 +18,15 @@ struct command {
 static int cmd_help(int argc, char **argv);
 
 static const struct command commands[] = {
+    { "Use a model", NULL, NULL },
+    { "generate", cmd_generate, "continue a prompt" },
     { "Diagnostics, with stable output", NULL, NULL },
     { "tokenize", cmd_tokenize, "text to token ids" },
     { "detokenize", cmd_detokenize, "token ids to text" },
     { "logits", cmd_logits, "logits of token ids as raw float32 rows" },
     { "generate", cmd_generate, "continues token ids, greedy or sampled" },
     { "tokenizer-gguf", cmd_tokenizer_gguf, "a GGUF that holds only a tokenizer, from tokenizer.json" },
+    { "logits", cmd_logits, "the model's raw output for given tokens" },
     { "Other", NULL, NULL },
     { "version", cmd_version, "what this build contains and which CPU path it chose" },
     { "help", cmd_help, "this list, or the options of one command" },
