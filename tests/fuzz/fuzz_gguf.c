@@ -1,6 +1,7 @@
 /* A GGUF image from anywhere: opening gives an error or a file whose every promise can be relied on. */
 #include "common/base/check.h"
 #include "common/model/gguf.h"
+#include "common/model/hparams.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -39,6 +40,25 @@ static void read_tensor(const struct gguf_tensor *t, const uint8_t *data, size_t
     CHECK(t->data >= data && t->size <= size && t->data - data <= (ptrdiff_t)(size - t->size));
     sink = t->data[0];
     sink = t->data[t->size - 1];
+    if (!dtype_decodes(t->type)) return;
+    float last[256];                                  /* the last block: the one that could reach behind the end */
+    uint32_t bytes = dtype_block_bytes(t->type);
+    dtype_decode((enum dtype)t->type, t->data + t->size - bytes, last, dtype_block(t->type));
+    sink = (uint8_t)(f32_bits(last[0]) & 255);
+}
+
+/* Either a reason, or a shape whose state can be summed up without running over. */
+static void read_hparams(const struct gguf *g) {
+    struct hparams hp;
+    struct err e;
+    e.text[0] = 0;
+    if (hparams_read(&hp, g, &e) < 0) {
+        CHECK(e.text[0]);
+        return;
+    }
+    CHECK(hp.n_layer >= 1 && hp.n_layer <= HP_LAYERS_MAX && hp.n_head % hp.n_out_group == 0);
+    for (uint32_t i = 0; i < hp.n_layer; i++)
+        CHECK(hparams_state_bytes(&hp, i, hp.n_ctx_train) < UINT64_C(1) << 48);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -49,6 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (rc == 0) {
         for (uint64_t i = 0; i < gguf_n_kv(g); i++) read_kv(g, gguf_kv_at(g, i));
         for (uint64_t i = 0; i < gguf_n_tensors(g); i++) read_tensor(gguf_tensor_at(g, i), data, size);
+        read_hparams(g);
         gguf_close(g);
     }
     rc = gguf_open_header(&g, data, size, UINT64_C(1) << 40, "header", &e);
