@@ -78,10 +78,14 @@ SRC_BASE  := $(wildcard common/base/*.c)
 SRC_SYS   := $(wildcard common/sys/*.c)
 SRC_MODEL := $(wildcard common/model/*.c)
 SRC_KERN  := $(wildcard kernels/*.c) $(wildcard kernels/cpu/*.c)
+SRC_WIRE  := $(wildcard common/wire/*.c)
 SRC_NODE  := $(wildcard node/*.c)
+SRC_COORD := $(wildcard coordinator/*.c)
+SRC_SHARD := $(wildcard shard_tool/*.c)
 SRC_CLI   := $(wildcard cli/*.c)
 SRC_MAIN  := cli/main.c cli/cmd_version.c
-SRC_LIB   := $(SRC_BASE) $(SRC_SYS) $(SRC_MODEL) $(SRC_KERN) $(SRC_NODE) $(filter-out $(SRC_MAIN),$(SRC_CLI))
+SRC_LIB   := $(SRC_BASE) $(SRC_SYS) $(SRC_MODEL) $(SRC_WIRE) $(SRC_KERN) $(SRC_NODE) $(SRC_COORD) $(SRC_SHARD) \
+             $(filter-out $(SRC_MAIN),$(SRC_CLI))
 OBJ_LIB   := $(SRC_LIB:%.c=$(B)/%.o)
 OBJ_MAIN  := $(SRC_MAIN:%.c=$(B)/%.o)
 
@@ -203,6 +207,12 @@ build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c build/fuzz/libpleiades.a
 	$(Q)$(FUZZ_CC) $(CFLAGS_ALL) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LDLIBS_ALL)
 endif
 
+# tests/bench/bench_NAME.c measures one part alone; `pleiades bench` measures the whole.
+BENCHES := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
+$(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/libpleiades.a
+	@echo "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LDLIBS_ALL) $(LDLIBS)
+
 tests: $(TESTS_UNIT)
 fuzz-replay: $(FUZZ_NAMES:%=$(B)/tests/fuzz/replay_%)
 tools: $(RUNNER) $(TIDY)
@@ -249,7 +259,7 @@ fuzz: $(FUZZ_NAMES:%=build/fuzz/fuzz_%)
 tidy: $(TIDY)
 	@$(TIDY) --self-test
 	@$(TIDY) .
-bench: all
+bench: all $(BENCHES)
 	@bash tests/bench/run.sh $(B)/pleiades
 soak: all
 	@bash tests/soak.sh $(B)/pleiades
