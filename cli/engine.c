@@ -27,10 +27,17 @@ static int parse_cuts(const char *text, uint32_t n_layer, uint32_t begin[ENGINE_
     return n;
 }
 
+/* official at f32 precision keeps the rope values of the state in f32 too: nothing but the model's own roundings. */
+static enum numerics engine_numerics(const struct engine_options *o) {
+    if (strcmp(o->numerics, "exact") == 0) return NUMERICS_EXACT;
+    bool wide = strcmp(o->numerics, "official") == 0 && strcmp(o->precision, "f32") == 0;
+    return wide ? NUMERICS_WIDE : NUMERICS_OFFICIAL;
+}
+
 static int open_stages(struct engine *g, const struct engine_options *o, struct err *e) {
     struct stage_config config = {
         .model_path = o->model, .mtp_path = o->mtp,
-        .numerics = strcmp(o->numerics, "exact") == 0 ? NUMERICS_EXACT : NUMERICS_OFFICIAL,
+        .numerics = engine_numerics(o),
         .kernels = { .backend = o->backend, .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_FAST,
                      .n_threads = o->n_threads },
         .n_rows_max = (uint32_t)o->chunk, .n_slots = (uint32_t)o->n_seqs, .n_ctx_max = (uint32_t)o->ctx,

@@ -34,7 +34,8 @@ void engine_options_init(struct engine_options *o);
     OPT_INT('t', "threads", &(o).n_threads, 0, 256, "N", "compute threads; 0: all cores"),                               \
     OPT_INT(0, "chunk", &(o).chunk, 0, 65536, "N", "prompt tokens computed at once; 0: a good default"),                 \
     OPT_INT('c', "ctx", &(o).ctx, 0, 1 << 30, "N", "context limit in tokens; 0: the model's"),                           \
-    OPT_CHOICE(0, "numerics", &(o).numerics, "official|exact", "rounding of the state as the model was trained, or none"), \
+    OPT_CHOICE(0, "numerics", &(o).numerics, "official|official-f16|exact",                                              \
+               "state rounded as the model was trained (with f32 precision: rope values in f32; -f16: in f16), or not at all"), \
     OPT_CHOICE(0, "precision", &(o).precision, "fast|f32", "int8 activations for quantised weights, or f32 everywhere"), \
     OPT_STRING(0, "backend", &(o).backend, "NAME", "cpu, cuda or metal; default: the best one here"),                    \
     OPT_STRING(0, "cuts", &(o).cuts, "L1,L2,..", "run the layers as separate slices, cut before these layers")

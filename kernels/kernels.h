@@ -16,7 +16,9 @@
 #include "common/base/types.h"
 #include "common/model/dtype.h"
 
-enum numerics { NUMERICS_OFFICIAL, NUMERICS_EXACT };        /* FP8/FP4 rounded state, or f32 state */
+/* What the state keeps of a row. official: FP8/FP4 rounding as the model was trained, rope values rounded to f16 (the packed
+ * form for everyday use); wide: the same, rope values in f32; exact: no rounding, everything f32. */
+enum numerics { NUMERICS_OFFICIAL, NUMERICS_EXACT, NUMERICS_WIDE };
 enum precision { PRECISION_FAST, PRECISION_F32 };           /* int8 activations for quantised weights, or f32 everywhere */
 
 enum {
@@ -70,7 +72,8 @@ struct kv_layer {                                           /* what is the same 
     const struct kv_slice *slices;                          /* [slots], readable by the device */
 };
 
-/* Bytes of one stored row / key. official: E4M3 + exponents + f16 rope / FP4 + exponents; exact: f32. */
+/* Bytes of one stored row / key. official: E4M3 + exponents + f16 rope, padded with zeros to 16 bytes so that a GPU reads a row in
+ * whole words / FP4 + exponents; exact: f32. */
 int32_t kv_row_bytes(enum numerics numerics, int32_t head_dim, int32_t n_rot);
 int32_t kv_key_bytes(enum numerics numerics, int32_t idx_dim);
 

@@ -43,10 +43,17 @@ static int32_t row_list(const struct attention_job *job, int32_t i, const uint8_
 
 static void unpack_rows(const struct attention_job *job, const uint8_t *const *list, int32_t n, float *tile) {
     const struct kv_layer *layer = job->a->layer;
+    int32_t n_nope = layer->head_dim - layer->n_rot;
     for (int32_t i = 0; i < n; i++) {
         float *x = tile + (int64_t)i * layer->head_dim;
-        if (layer->numerics == NUMERICS_EXACT) memcpy(x, list[i], (size_t)layer->row_bytes);
-        else job->c->simd->kv_unpack(x, list[i], layer->head_dim - layer->n_rot, layer->n_rot);
+        if (layer->numerics == NUMERICS_EXACT) {
+            memcpy(x, list[i], (size_t)layer->row_bytes);
+        } else if (layer->numerics == NUMERICS_WIDE) {
+            job->c->simd->kv_unpack(x, list[i], n_nope, 0);
+            memcpy(x + n_nope, list[i] + n_nope + n_nope / 64, (size_t)layer->n_rot * sizeof *x);
+        } else {
+            job->c->simd->kv_unpack(x, list[i], n_nope, layer->n_rot);
+        }
     }
 }
 

@@ -20,8 +20,15 @@ struct kv_rows_job {
 };
 
 static void store_row(const struct cpu *c, const struct kv_layer *layer, uint8_t *row, const float *x) {
-    if (layer->numerics == NUMERICS_EXACT) memcpy(row, x, (size_t)layer->row_bytes);
-    else c->simd->kv_pack(row, x, layer->head_dim - layer->n_rot, layer->n_rot);
+    int32_t n_nope = layer->head_dim - layer->n_rot;
+    if (layer->numerics == NUMERICS_EXACT) {
+        memcpy(row, x, (size_t)layer->row_bytes);
+    } else if (layer->numerics == NUMERICS_WIDE) {
+        c->simd->kv_pack(row, x, n_nope, 0);
+        memcpy(row + n_nope + n_nope / 64, x + n_nope, (size_t)layer->n_rot * sizeof *x);
+    } else {
+        c->simd->kv_pack(row, x, n_nope, layer->n_rot);
+    }
 }
 
 static void kv_rows_task(void *ctx, int row, int thread) {
