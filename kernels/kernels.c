@@ -7,7 +7,8 @@
 
 int32_t kv_row_bytes(enum numerics numerics, int32_t head_dim, int32_t n_rot) {
     int32_t n_nope = head_dim - n_rot;
-    return numerics == NUMERICS_EXACT ? head_dim * 4 : n_nope + n_nope / 64 + n_rot * (numerics == NUMERICS_WIDE ? 4 : 2);
+    if (numerics == NUMERICS_EXACT) return head_dim * 4;
+    return ALIGN_UP(n_nope + n_nope / 64 + n_rot * (numerics == NUMERICS_WIDE ? 4 : 2), 16);
 }
 
 int32_t kv_key_bytes(enum numerics numerics, int32_t idx_dim) {

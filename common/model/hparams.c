@@ -337,7 +337,7 @@ void hparams_pro(struct hparams *out) {
 
 uint64_t hparams_entry_bytes(const struct hparams *hp) {
     uint64_t nope = hp->head_dim - hp->n_rot;
-    return nope + nope / 64 + 2 * (uint64_t)hp->n_rot;
+    return ALIGN_UP(nope + nope / 64 + 2 * (uint64_t)hp->n_rot, 16);
 }
 
 uint64_t hparams_index_key_bytes(const struct hparams *hp) {

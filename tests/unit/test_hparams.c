@@ -367,20 +367,20 @@ static double growth(const struct hparams *hp) {
     return (double)bytes / (1 << 20);
 }
 
-/* Published: about 3509 and 5024 bytes a token, in all layers together. */
+/* Published: about 3509 and 5024 bytes a token, in all layers together; our rows are padded to 16 bytes, which adds 1.4 %. */
 static void a_token_takes_the_published_bytes(void **state) {
     (void)state;
     struct hparams hp;
     hparams_flash(&hp);
-    assert_int_equal(hparams_entry_bytes(&hp), 583);
+    assert_int_equal(hparams_entry_bytes(&hp), 592);
     assert_int_equal(hparams_index_key_bytes(&hp), 68);
-    assert_true(growth(&hp) == 21 * (583 + 68) / 4.0 + 20 * 583 / 128.0);
-    assert_true(growth(&hp) > 3508 && growth(&hp) < 3509.5);
-    assert_int_equal(hparams_state_bytes(&hp, 0, 1 << 20), 583 * (128 + 16));
-    assert_int_equal(hparams_state_bytes(&hp, 3, 0), 583 * 144 + 2 * (128 + 16) * 512 * 4);
-    assert_int_equal(hparams_state_bytes(&hp, 2, 0), 583 * 144 + 2 * (8 + 16) * (1024 + 256) * 4);
+    assert_true(growth(&hp) == 21 * (592 + 68) / 4.0 + 20 * 592 / 128.0);
+    assert_true(growth(&hp) > 3509 && growth(&hp) < 3509 * 1.015);
+    assert_int_equal(hparams_state_bytes(&hp, 0, 1 << 20), 592 * (128 + 16));
+    assert_int_equal(hparams_state_bytes(&hp, 3, 0), 592 * 144 + 2 * (128 + 16) * 512 * 4);
+    assert_int_equal(hparams_state_bytes(&hp, 2, 0), 592 * 144 + 2 * (8 + 16) * (1024 + 256) * 4);
     hparams_pro(&hp);
-    assert_true(growth(&hp) > 5023 && growth(&hp) < 5025);
+    assert_true(growth(&hp) > 5024 && growth(&hp) < 5024 * 1.015);
 }
 
 int main(void) {
