@@ -20,6 +20,7 @@ static int cmd_help(int argc, char **argv);
 static const struct command commands[] = {
     { "Use a model", NULL, NULL },
     { "generate", cmd_generate, "continue a prompt" },
+    { "inspect", cmd_inspect, "what is in a model file" },
     { "Diagnostics, with stable output", NULL, NULL },
     { "tokenize", cmd_tokenize, "text to token ids" },
     { "detokenize", cmd_detokenize, "token ids to text" },
