@@ -27,6 +27,7 @@ static const struct command commands[] = {
     { "logits", cmd_logits, "logits of token ids as raw float32 rows" },
     { "generate", cmd_generate, "continues token ids, greedy or sampled" },
     { "inspect", cmd_inspect, "what a GGUF holds and what a context costs" },
+    { "bench", cmd_bench, "prefill and decode speed beside the machine's limits" },
     { "tokenizer-gguf", cmd_tokenizer_gguf, "a GGUF that holds only a tokenizer, from tokenizer.json" },
     { "logits", cmd_logits, "the model's raw output for given tokens" },
     { "Other", NULL, NULL },
