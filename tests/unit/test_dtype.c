@@ -270,6 +270,17 @@ static void mxfp4_keeps_what_it_can_hold(void **state) {
     }
 }
 
+static void mxfp4_rounds_ties_to_the_even_code(void **state) {
+    (void)state;
+    static const float ties[][2] = { { 0.25f, 0 }, { 0.75f, 1 }, { 1.25f, 1 }, { 1.75f, 2 }, { 2.5f, 2 }, { 3.5f, 4 }, { 5, 4 } };
+    float x[32] = { 6 }, y[32];
+    uint8_t block[17];
+    for (size_t i = 0; i < COUNT_OF(ties); i++) x[i + 1] = ties[i][0], x[i + 20] = -ties[i][0];
+    dtype_encode(DTYPE_MXFP4, x, block, 32);
+    dtype_decode(DTYPE_MXFP4, block, y, 32);
+    for (size_t i = 0; i < COUNT_OF(ties); i++) assert_true(y[i + 1] == ties[i][1] && y[i + 20] == -ties[i][1]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(sizes_are_those_of_the_format),
@@ -282,6 +293,7 @@ int main(void) {
         TEST(encoding_stays_finite_for_any_input),
         TEST(q8_0_is_the_published_rule),
         TEST(mxfp4_keeps_what_it_can_hold),
+        TEST(mxfp4_rounds_ties_to_the_even_code),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

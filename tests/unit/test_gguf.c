@@ -59,6 +59,7 @@ static void reads_every_value_type(void **state) {
     assert_int_equal(gguf_kv_int(gguf_find(g, "ratios"), 2, &i), 0);
     assert_int_equal(i, -7);
     assert_int_equal(gguf_kv_int(gguf_find(g, "ratios"), 3, &i), ERR_CORRUPT);
+    assert_int_equal(gguf_kv_int(gguf_find(g, "u64"), 0, &i), ERR_CORRUPT);
     assert_fine(gguf_get_f32(g, "f32", &f, &e), &e);
     assert_true(f == 0.5f);
     assert_fine(gguf_get_f32(g, "f64", &f, &e), &e);
@@ -319,7 +320,7 @@ static void refuses_what_is_not_gguf_3_or_2(void **state) {
 
 static void believes_no_count_that_the_file_cannot_hold(void **state) {
     (void)state;
-    static const uint64_t counts[] = { 1000, 1u << 20, UINT64_MAX, (uint64_t)1 << 60, INT64_MAX };
+    static const uint64_t counts[] = { 1000, 1u << 20, UINT64_MAX, (uint64_t)1 << 60, (uint64_t)1 << 61, INT64_MAX };
     for (size_t i = 0; i < COUNT_OF(counts); i++) {
         struct image m;
         image_sample(&m);
@@ -361,6 +362,9 @@ static void refuses_bad_metadata(void **state) {
     image_u32(&m, "red\033[31m", 1);
     refused(&m, ERR_CORRUPT, "control characters");
     image_init(&m);
+    image_u32(&m, "delete\177", 1);
+    refused(&m, ERR_CORRUPT, "control characters");
+    image_init(&m);
     memset(name, 'n', sizeof name);
     name[GGUF_NAME_MAX + 1] = 0;
     image_u32(&m, name, 1);
@@ -400,6 +404,27 @@ static void refuses_bad_tensors(void **state) {
     refuse_info(99, 1, (uint64_t[]){ 4 }, 1024, "tensor bad: needs");
     refuse_info(DTYPE_F32, 1, (uint64_t[]){ 4 }, 0, "overlap");
     refuse_info(DTYPE_F32, 1, (uint64_t[]){ 8 }, 224, "tensors good and bad overlap");
+}
+
+/* Files need not list their tensors in the order of the data. */
+static void finds_an_overlap_in_any_order(void **state) {
+    (void)state;
+    static const uint64_t offsets[] = { 128, 0, 192, 64 };
+    static const char *const names[] = { "c", "a", "d", "b" };
+    for (int wide = -1; wide < 3; wide++) {
+        struct image m;
+        image_init(&m);
+        for (int i = 0; i < 4; i++) image_info(&m, names[i], DTYPE_F32, 1, (uint64_t[]){ i == wide ? 17 : 16 }, offsets[i]);
+        for (int i = 0; i < 256 + 64; i++) buf_add_char(&m.data, 1);
+        if (wide >= 0 && wide != 2) {
+            refused(&m, ERR_CORRUPT, wide == 0 ? "tensors c and d overlap" : "tensors a and b overlap");
+            continue;
+        }
+        uint8_t *bytes;
+        gguf_close(open_image(&m, &bytes));
+        free(bytes);
+        image_free(&m);
+    }
 }
 
 static void refuses_a_name_that_comes_twice(void **state) {
@@ -447,6 +472,7 @@ int main(void) {
         TEST(believes_no_count_that_the_file_cannot_hold),
         TEST(refuses_bad_metadata),
         TEST(refuses_bad_tensors),
+        TEST(finds_an_overlap_in_any_order),
         TEST(refuses_a_name_that_comes_twice),
         TEST(finds_each_of_many),
     };

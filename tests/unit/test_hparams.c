@@ -236,7 +236,7 @@ static void parts_fit_into_their_wholes(void **state) {
 static void arrays_must_reach_to_the_last_layer(void **state) {
     (void)state;
     const char *ratios = KEY("attention.compress_ratios"), *clamps = KEY("swiglu_clamp_exp");
-    refused(&(struct entry){ ratios, INTS, 4, NULL, 3 }, 1, ERR_CORRUPT, ratios);
+    refused(&(struct entry){ ratios, INTS, 4, NULL, 3 }, 1, ERR_CORRUPT, "ratios: not an array with one entry for each of 4");
     refused(&(struct entry){ ratios, INT, 4, NULL, 0 }, 1, ERR_CORRUPT, ratios);
     refused(&(struct entry){ ratios, REALS, 4, NULL, 4 }, 1, ERR_CORRUPT, ratios);
     refused(&(struct entry){ ratios, INTS, -4, NULL, 4 }, 1, ERR_UNSUPPORTED, "layer 0 has -4");
@@ -278,6 +278,7 @@ static void the_tensor_decides_whether_the_last_layer_is_mtp(void **state) {
     assert_true(hp.has_mtp);
     changes[0].number = 4;
     assert_int_equal(read_changed(&hp, changes, 1, "blk.3.nextn.eh_proj.weight", &e), ERR_CORRUPT);
+    assert_non_null(strstr(e.text, "nextn_predict_layers: 4 of 4"));
 }
 
 /* ---- golden models ---- */
