@@ -73,8 +73,9 @@ struct cpu_simd {
     void (*matmul)(const struct mm_tile *t);
 
     /* Quantise one row of n values. Q8_0: per 32 amax = max |x|, d = amax / 127, q = clamp(round_even(x / d), -127, 127), 0 when
-     * amax is 0 (the clamp acts only where d underflows). Q8_K: per 256 m = the value of largest magnitude (first on ties), is = -127 / m, q = clamp(round_even(is * x), -128, 127),
-     * d = 1 / is; all 0 when m is 0. Non-finite input gives unspecified but memory-safe output. */
+     * amax is 0 (the clamp acts only where d underflows). Q8_K: per 256 m = the value of largest magnitude (first on ties),
+     * is = -127 / m, q = clamp(round_even(is * x), -128, 127), d = 1 / is; all 0 when m is 0. Non-finite input gives
+     * unspecified but memory-safe output. */
     void (*quant_q8_0)(const float *x, int64_t n, int8_t *q, float *d, int32_t *sum);
     void (*quant_q8_k)(const float *x, int64_t n, int8_t *q, float *d, int32_t *sum);
 

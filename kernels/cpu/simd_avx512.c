@@ -5,11 +5,11 @@
 #define VEC(name) name##_avx512
 #include "kernels/cpu/vec_body.inc"
 
-#include "kernels/cpu/mm_generic.h"
+#include "kernels/cpu/mm_avx512.h"
 
 const struct cpu_simd cpu_simd_avx512 = {
     .name = "avx512",
-    .matmul = mm_generic,
+    .matmul = mm_avx512,
 #include "kernels/cpu/vec_table.inc"
 };
 #endif
