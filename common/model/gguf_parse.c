@@ -82,7 +82,7 @@ static int check_count(const struct cursor *c, const char *what, uint64_t n, uin
 }
 
 static int take_header(struct cursor *c, uint64_t *n_tensors, uint64_t *n_kv, struct err *e) {
-    uint32_t magic, version;
+    uint32_t magic = 0, version = 0;
     int rc = take(c, &magic, sizeof magic, "the header", e);
     if (rc < 0) return rc;
     if (magic != 0x46554747) return err_set(e, ERR_CORRUPT, "not a GGUF file (it begins with 0x%08x)", magic);
@@ -117,7 +117,7 @@ static int skip_elements(struct cursor *c, enum gguf_type type, uint64_t n, stru
     }
     if (type == GGUF_ARRAY) return err_set(e, ERR_UNSUPPORTED, "array of arrays");
     int rc = 0;
-    struct gguf_str s;
+    struct gguf_str s = { NULL, 0 };
     for (uint64_t i = 0; i < n && rc == 0; i++) rc = take_str(c, &s, "an array of strings", e);
     return rc;                                        /* a wrong n ends with the file: each takes 8 bytes */
 }
@@ -291,7 +291,7 @@ static int place_all(struct gguf *g, struct gguf_file *f, uint64_t first, uint64
 int gguf_parse(struct gguf *g, int file_i, struct err *e) {
     struct gguf_file *f = &g->files[file_i];
     struct cursor c = { f->data, f->data + f->have, f };
-    uint64_t n_tensors, n_kv, first = g->n_tensors;
+    uint64_t n_tensors = 0, n_kv = 0, first = g->n_tensors;
     if (f->size == 0) return err_set(e, ERR_CORRUPT, "the file is empty");
     int rc = take_header(&c, &n_tensors, &n_kv, e);
     if (rc == 0) rc = take_metadata(&c, &f->meta, n_kv, e);
