@@ -106,7 +106,7 @@ int gguf_kv_int(const struct gguf_kv *kv, uint64_t i, int64_t *out) {
 
 int gguf_kv_float(const struct gguf_kv *kv, uint64_t i, float *out) {
     uint64_t bits;
-    int64_t integer;
+    int64_t integer = 0;
     double wide;
     if (!element_bits(kv, i, &bits)) return ERR_CORRUPT;
     if (kv->array_type == GGUF_F32) {
@@ -143,7 +143,7 @@ static const struct gguf_kv *single(const struct gguf_meta *meta, const char *ke
 
 int gguf_meta_u64(const struct gguf_meta *meta, const char *key, uint64_t *out, struct err *e) {
     int rc;
-    int64_t value;
+    int64_t value = 0;
     const struct gguf_kv *kv = single(meta, key, &rc, e);
     if (!kv) return rc;
     if (gguf_kv_int(kv, 0, &value) < 0) return err_set(e, ERR_CORRUPT, "key %s: not an integer", key);
@@ -165,7 +165,7 @@ int gguf_get_u64(const struct gguf *g, const char *key, uint64_t *out, struct er
 }
 
 int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *out, struct err *e) {
-    uint64_t wide;
+    uint64_t wide = 0;
     int rc = gguf_get_u64(g, key, &wide, e);
     if (rc < 0) return rc;
     if (wide > UINT32_MAX) return err_set(e, ERR_CORRUPT, "key %s: %llu is too large", key, (unsigned long long)wide);
@@ -181,7 +181,7 @@ int gguf_get_f32(const struct gguf *g, const char *key, float *out, struct err *
 }
 
 int gguf_get_bool(const struct gguf *g, const char *key, bool *out, struct err *e) {
-    uint64_t value;
+    uint64_t value = 0;
     int rc = gguf_get_u64(g, key, &value, e);
     if (rc < 0) return rc;
     if (value > 1) return err_set(e, ERR_CORRUPT, "key %s: %llu is not a truth value", key, (unsigned long long)value);
