@@ -40,7 +40,8 @@ endif
 # ---- libraries: one line each, NAME_IN_PKG_CONFIG:WHAT_TO_LINK_WITHOUT_IT ----
 LIBRARIES := \
     libxxhash:-lxxhash \
-    jansson:-ljansson
+    jansson:-ljansson \
+    libedit:-ledit
 
 LIBRARY_NAMES := $(foreach l,$(LIBRARIES),$(firstword $(subst :, ,$(l))))
 library_libs   = $(shell $(PKG_CONFIG) --libs $(firstword $(subst :, ,$(1))) 2>/dev/null || echo $(lastword $(subst :, ,$(1))))

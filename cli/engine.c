@@ -40,7 +40,7 @@ static int open_stages(struct engine *g, const struct engine_options *o, struct 
         .numerics = engine_numerics(o),
         .kernels = { .backend = o->backend, .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_FAST,
                      .n_threads = o->n_threads },
-        .n_rows_max = (uint32_t)o->chunk, .n_slots = (uint32_t)o->n_seqs, .n_ctx_max = (uint32_t)o->ctx,
+        .n_rows_max = (uint32_t)o->chunk, .n_slots = (uint32_t)o->n_seqs, .n_ctx_max = (uint32_t)o->ctx, .progress = o->progress, .progress_ctx = o->progress_ctx,
     };
     uint32_t begin[ENGINE_STAGES_MAX];
     struct gguf *file = NULL;

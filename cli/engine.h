@@ -11,10 +11,13 @@
 
 enum { ENGINE_STAGES_MAX = HP_LAYERS_MAX };
 
+typedef bool weights_progress_fn(void *ctx, uint64_t done, uint64_t total);
+
 struct engine_options {                            /* what the commands' options fill in */
     const char *model, *mtp, *numerics, *precision, *backend, *cuts;
     int n_threads, chunk, ctx, n_seqs;
-    bool quiet;
+    weights_progress_fn *progress;                 /* NULL: silent */
+    void *progress_ctx;
 };
 
 struct engine {

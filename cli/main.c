@@ -19,18 +19,18 @@ static int cmd_help(int argc, char **argv);
 
 static const struct command commands[] = {
     { "Use a model", NULL, NULL },
-    { "generate", cmd_generate, "continue a prompt" },
-    { "inspect", cmd_inspect, "what is in a model file" },
+    { "run", cmd_run, "talk to the model in the terminal" },
     { "Diagnostics, with stable output", NULL, NULL },
     { "tokenize", cmd_tokenize, "text to token ids" },
     { "detokenize", cmd_detokenize, "token ids to text" },
+    { "render", cmd_render, "a request (JSON) to the exact prompt text" },
     { "logits", cmd_logits, "logits of token ids as raw float32 rows" },
     { "generate", cmd_generate, "continues token ids, greedy or sampled" },
     { "inspect", cmd_inspect, "what a GGUF holds and what a context costs" },
     { "bench", cmd_bench, "prefill and decode speed beside the machine's limits" },
     { "tokenizer-gguf", cmd_tokenizer_gguf, "a GGUF that holds only a tokenizer, from tokenizer.json" },
-    { "logits", cmd_logits, "the model's raw output for given tokens" },
     { "Other", NULL, NULL },
+    { "synth", cmd_synth, "write a synthetic model: tiny, or with the true shapes" },
     { "version", cmd_version, "what this build contains and which CPU path it chose" },
     { "help", cmd_help, "this list, or the options of one command" },
 };

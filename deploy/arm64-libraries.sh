@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-packages="libcmocka-dev libjansson-dev libxxhash-dev"
+packages="libcmocka-dev libjansson-dev libxxhash-dev libedit-dev"
 root=build/root-aarch64
 apt=build/apt-arm64
 
