@@ -26,6 +26,14 @@
         if (rc_ < 0) fail_msg("%s: %d: %s", #call, rc_, (e)->text);                \
     } while (0)
 
+/* How many random cases to try: n, or a share of them where a machine is slow ($PLEIADES_TEST_PERCENT, set by `make
+ * check` for sanitizers and emulation). Never for tests that need their number, like statistics. */
+static inline int test_rounds(int n) {
+    const char *percent = getenv("PLEIADES_TEST_PERCENT");
+    long share = percent && *percent ? strtol(percent, NULL, 10) : 100;
+    return share > 0 && share < 100 ? MAX(1, (int)(n * share / 100)) : n;
+}
+
 /* The folder with expected values, or NULL after a loud line; the test then calls skip(). */
 static inline const char *vectors_folder(const char *part) {
     static char path[4096];

@@ -4,14 +4,10 @@
 #include "common/base/rng.h"
 #include "common/model/logits.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
+#include "tests/harness/test.h"
 
-#include <cmocka.h>
+#include <math.h>
+#include <time.h>
 
 enum { N_MAX = 6000 };
 
@@ -161,7 +157,7 @@ static void picks_from_rows_what_the_naive_reference_picks(void **state) {
     static struct scene c;
     struct rng r;
     rng_init(&r, 11, 0);
-    for (int i = 0; i < 6000; i++) {
+    for (int i = 0, n_rounds = test_rounds(6000); i < n_rounds; i++) {
         struct sampler_result out;
         struct err e = { 0 };
         scene_make(&r, &c);
@@ -209,7 +205,7 @@ static void candidates_give_the_rows_answer_or_ask_for_more(void **state) {
     struct rng r;
     int n_more = 0, n_whole = 0, n_same = 0;
     rng_init(&r, 13, 0);
-    for (int i = 0; i < 12000; i++) {
+    for (int i = 0, n_rounds = test_rounds(12000); i < n_rounds; i++) {
         struct sampler_result full, part;
         struct sampler_candidates cand;
         bool whole;
@@ -233,7 +229,7 @@ static void candidates_give_the_rows_answer_or_ask_for_more(void **state) {
         scene_drop(&c);
     }
     print_message("     random scenes: %d decided, %d need more, %d whole rows\n", n_same, n_more, n_whole);
-    assert_true(n_same > 4000);
+    assert_true(n_same > test_rounds(4000));
 }
 
 /* Candidates that another program cut: any first k, any parameters, other or no sum. They may ask for more, never err. */
@@ -245,7 +241,7 @@ static void arbitrary_cuts_never_give_another_token(void **state) {
     struct rng r;
     int n_same = 0;
     rng_init(&r, 14, 0);
-    for (int i = 0; i < 12000; i++) {
+    for (int i = 0, n_rounds = test_rounds(12000); i < n_rounds; i++) {
         struct sampler_result full, part;
         scene_make(&r, &c);
         uint64_t position = rng_below(&r, 1 << 20);
@@ -265,8 +261,8 @@ static void arbitrary_cuts_never_give_another_token(void **state) {
         if (rc == 0) assert_same(&full, &part);
         scene_drop(&c);
     }
-    print_message("     arbitrary cuts: %d of 12000 decided\n", n_same);
-    assert_true(n_same > 3000);
+    print_message("     arbitrary cuts: %d of %d decided\n", n_same, test_rounds(12000));
+    assert_true(n_same > test_rounds(3000));
 }
 
 /* ---- ordinary requests should nearly never need a second parcel ---- */
@@ -280,7 +276,7 @@ static int count_second_parcels(const struct sampler_params *p, const struct sam
     rng_init(&r, 15, 0);
     assert_int_equal(sampler_init(&s, N, NULL), 0);
     *n_items = 0;
-    for (int i = 0; i < ROUNDS; i++) {
+    for (int i = 0, n_rounds = test_rounds(ROUNDS); i < n_rounds; i++) {
         struct sampler_result full, part;
         struct sampler_candidates cand;
         bool whole;
