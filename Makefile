@@ -265,7 +265,7 @@ bench: all $(BENCHES)
 soak: all
 	@bash tests/soak.sh $(B)/pleiades
 demo:
-	@bash deploy/demo.sh
+	@CUDA='$(CUDA)' METAL='$(METAL)' MAKE_PROGRAM='$(MAKE)' bash deploy/demo.sh
 
 install: all
 	@mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/pleiades
