@@ -249,21 +249,12 @@ static int read_tools(struct api_request *r, struct chat_text body, struct err *
 /* ---- format of the answer ---- */
 
 static int read_format(struct api_request *r, struct chat_text body, struct err *e) {
-    json_t *format, *holder;
-    struct chat_text text = { NULL, 0 }, inner = { NULL, 0 };
+    json_t *format;
+    struct chat_text text = { NULL, 0 };
     int rc = api_json_object(r->root, "response_format", &format, e);
-    if (rc <= 0 || api_json_is(format, "type", "text")) return rc;
-    if (api_json_is(format, "type", "json_object")) {
-        r->format = API_FORMAT_JSON_OBJECT;
-        return 0;
-    }
-    if (!api_json_is(format, "type", "json_schema"))
-        return err_set(e, ERR_INVALID, "response_format must be text, json_object or json_schema");
-    rc = api_json_object(format, "json_schema", &holder, e);
-    if (rc <= 0) return rc < 0 ? rc : err_set(e, ERR_INVALID, "json_schema is missing");
+    if (rc <= 0) return rc;
     chat_json_member(body, "response_format", &text);
-    chat_json_member(text, "json_schema", &inner);
-    return api_schema_read(r, holder, inner, e);
+    return api_format_read(r, format, text, "json_schema", e);
 }
 
 int api_request_chat(struct api_request *r, json_t *root, struct chat_text body,

@@ -52,6 +52,10 @@ struct api_request {
 /* root is the parsed body, body its bytes. On success the caller owes api_request_deinit. */
 int api_request_chat(struct api_request *r, json_t *root, struct chat_text body,
                      const struct api_defaults *d, struct err *e);
+int api_request_messages(struct api_request *r, json_t *root, struct chat_text body,
+                         const struct api_defaults *d, struct err *e);
+int api_request_responses(struct api_request *r, json_t *root, struct chat_text body,
+                          const struct api_defaults *d, struct err *e);
 void api_request_deinit(struct api_request *r);   /* a zeroed struct is fine */
 
 #endif

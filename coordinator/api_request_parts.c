@@ -40,20 +40,22 @@ int api_copy(struct api_request *r, struct chat_text text, struct chat_text *out
     return 0;
 }
 
-int api_join(struct api_request *r, struct chat_text before, const char *separator,
-             struct chat_text behind, struct chat_text *out, struct err *e) {
-    struct buf joined;
-    if (!before.len || !behind.len) {
-        *out = before.len ? before : behind;
-        return 0;
-    }
-    buf_init(&joined, API_REQUEST_BYTES_MAX);
-    buf_add(&joined, before.data, before.len);
-    buf_add_text(&joined, separator);
-    buf_add(&joined, behind.data, behind.len);
-    int rc = joined.rc < 0 ? no_memory(r, e) : 0;
-    if (rc == 0) rc = api_copy(r, (struct chat_text){ joined.data, joined.size }, out, e);
-    buf_deinit(&joined);
+void api_texts_open(struct api_texts *t) {
+    t->any = false;
+    buf_init(&t->joined, API_REQUEST_BYTES_MAX);
+}
+
+void api_texts_add(struct api_texts *t, struct chat_text text) {
+    if (t->any) buf_add_text(&t->joined, "\n\n");
+    t->any = true;
+    buf_add(&t->joined, text.data, text.len);
+}
+
+int api_texts_close(struct api_request *r, struct api_texts *t, struct chat_text *out,
+                    struct err *e) {
+    int rc = t->joined.rc < 0 ? no_memory(r, e) : 0;
+    if (rc == 0) rc = api_copy(r, (struct chat_text){ t->joined.data, t->joined.size }, out, e);
+    buf_deinit(&t->joined);
     return rc;
 }
 
@@ -111,24 +113,21 @@ int api_part_read(struct api_request *r, const json_t *part, bool is_result, boo
                    (int)utf8_valid_prefix(type.data, MIN(type.len, 40)), type.data);
 }
 
-static int join_parts(struct api_request *r, const json_t *parts, bool is_result, struct buf *text,
-                      struct err *e) {
-    bool first = true;
+static int add_parts(struct api_request *r, const json_t *parts, bool is_result,
+                     struct api_texts *texts, struct err *e) {
     for (size_t i = 0; i < json_array_size(parts); i++) {
         struct chat_text piece;
         bool is_text;
         int rc = api_part_read(r, json_array_get(parts, i), is_result, &is_text, &piece, e);
         if (rc < 0) return err_wrap(e, rc, "part %zu", i);
-        if (!is_text) continue;
-        if (!first) buf_add_text(text, "\n\n");
-        first = false;
-        buf_add(text, piece.data, piece.len);
+        if (is_text) api_texts_add(texts, piece);
     }
-    return text->rc < 0 ? no_memory(r, e) : 0;
+    return 0;
 }
 
 int api_content_read(struct api_request *r, const json_t *content, bool is_result,
                      struct chat_text *out, struct err *e) {
+    struct api_texts texts;
     *out = (struct chat_text){ NULL, 0 };
     if (!content || json_is_null(content)) return 0;
     if (json_is_string(content)) {
@@ -137,12 +136,10 @@ int api_content_read(struct api_request *r, const json_t *content, bool is_resul
     }
     if (!json_is_array(content))
         return err_set(e, ERR_INVALID, "content must be a string or an array of parts");
-    struct buf text;
-    buf_init(&text, API_REQUEST_BYTES_MAX);
-    int rc = join_parts(r, content, is_result, &text, e);
-    if (rc == 0) rc = api_copy(r, (struct chat_text){ text.data, text.size }, out, e);
-    buf_deinit(&text);
-    return rc;
+    api_texts_open(&texts);
+    int rc = add_parts(r, content, is_result, &texts, e);
+    int rc_close = api_texts_close(r, &texts, out, rc < 0 ? NULL : e);
+    return rc < 0 ? rc : rc_close;
 }
 
 int api_calls_new(struct api_request *r, size_t n, struct chat_call **out, struct err *e) {
@@ -150,6 +147,48 @@ int api_calls_new(struct api_request *r, size_t n, struct chat_call **out, struc
         return err_set(e, ERR_LIMIT, "%zu calls in one message (limit %d)", n, CHAT_CALLS_MAX);
     *out = arena_array(&r->arena, n, sizeof **out);
     return *out ? 0 : no_memory(r, e);
+}
+
+struct known_call {
+    struct chat_text id;
+    size_t message_i;
+};
+
+static int compare_known(const void *a, const void *b) {
+    const struct known_call *x = a, *y = b;
+    int order = chat_text_compare(x->id, y->id);
+    return order ? order : (x->message_i > y->message_i) - (x->message_i < y->message_i);
+}
+
+/* The first message that has a call with this id, or SIZE_MAX. */
+static size_t first_caller(const struct known_call *known, size_t n, struct chat_text id) {
+    size_t lo = 0, hi = n;                        /* the first that is not less lies in lo..hi */
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (chat_text_compare(known[mid].id, id) < 0) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo < n && chat_text_equal(known[lo].id, id) ? known[lo].message_i : SIZE_MAX;
+}
+
+int api_results_check(const struct api_request *r, struct err *e) {
+    size_t n = 0, n_known = 0;
+    int rc = 0;
+    for (size_t i = 0; i < r->n_messages; i++) n += r->messages[i].n_calls;
+    struct known_call *known = calloc(n + 1, sizeof *known);
+    if (!known) return err_set(e, ERR_NOMEM, "%zu calls", n);
+    for (size_t i = 0; i < r->n_messages; i++)
+        for (size_t k = 0; k < r->messages[i].n_calls; k++)
+            known[n_known++] = (struct known_call){ r->messages[i].calls[k].id, i };
+    qsort(known, n, sizeof *known, compare_known);
+    for (size_t i = 0; i < r->n_messages && rc == 0; i++) {
+        struct chat_text id = r->messages[i].call_id;
+        if (r->messages[i].role != CHAT_ROLE_TOOL || first_caller(known, n, id) < i) continue;
+        rc = err_set(e, ERR_INVALID, "a result for \"%.*s\", but no earlier call has this id",
+                     (int)utf8_valid_prefix(id.data, MIN(id.len, 64)), id.len ? id.data : "");
+    }
+    free(known);
+    return rc;
 }
 
 /* ---- tools ---- */
@@ -253,17 +292,32 @@ int api_thinking_read(struct api_request *r, const json_t *thinking, struct err 
     return 1;
 }
 
-int api_schema_read(struct api_request *r, const json_t *holder, struct chat_text text,
-                    struct err *e) {
+static int read_schema(struct api_request *r, const json_t *holder, struct chat_text text,
+                       struct err *e) {
     json_t *schema;
     struct chat_text spelt;
-    r->format = API_FORMAT_JSON_SCHEMA;
     int rc = api_json_bool(holder, "strict", &r->strict, e);
     if (rc >= 0) rc = api_json_object(holder, "schema", &schema, e);
     if (rc <= 0) return rc;
     if (!chat_json_member(text, "schema", &spelt))
         return err_set(e, ERR_INTERNAL, "a schema without text");
     return api_copy(r, spelt, &r->schema, e);
+}
+
+int api_format_read(struct api_request *r, const json_t *format, struct chat_text text,
+                    const char *inside, struct err *e) {
+    json_t *holder;
+    if (!format || api_json_is(format, "type", "text")) return 0;
+    r->format = api_json_is(format, "type", "json_object") ? API_FORMAT_JSON_OBJECT
+                                                           : API_FORMAT_JSON_SCHEMA;
+    if (r->format == API_FORMAT_JSON_OBJECT) return 0;
+    if (!api_json_is(format, "type", "json_schema"))
+        return err_set(e, ERR_INVALID, "a format must be text, json_object or json_schema");
+    if (!inside) return read_schema(r, format, text, e);
+    int rc = api_json_object(format, inside, &holder, e);
+    if (rc <= 0) return rc < 0 ? rc : err_set(e, ERR_INVALID, "%s is missing", inside);
+    chat_json_member(text, inside, &text);
+    return read_schema(r, holder, text, e);
 }
 
 /* ---- the end ---- */

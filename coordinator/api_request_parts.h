@@ -23,7 +23,21 @@ int api_content_read(struct api_request *r, const json_t *content, bool is_resul
 int api_part_read(struct api_request *r, const json_t *part, bool is_result, bool *is_text,
                   struct chat_text *out, struct err *e);
 
+/* Texts to be joined by blank lines. */
+struct api_texts {
+    struct buf joined;
+    bool any;
+};
+void api_texts_open(struct api_texts *t);
+void api_texts_add(struct api_texts *t, struct chat_text text);
+/* Ends it in any case; *out is in the arena. */
+int api_texts_close(struct api_request *r, struct api_texts *t, struct chat_text *out,
+                    struct err *e);
+
 int api_calls_new(struct api_request *r, size_t n, struct chat_call **out, struct err *e);
+
+/* Every tool result must answer a call of an earlier message. */
+int api_results_check(const struct api_request *r, struct err *e);
 
 /* Room for the tools of an array that has n elements, then one after the other. */
 int api_tools_new(struct api_request *r, size_t n, struct err *e);
@@ -41,15 +55,13 @@ int api_effort_read(struct api_request *r, const json_t *effort, struct err *e);
  * there. */
 int api_thinking_read(struct api_request *r, const json_t *thinking, struct err *e);
 
-/* { "type": ..., "schema": ..., "strict": ... } and how it was spelt. */
-int api_schema_read(struct api_request *r, const json_t *holder, struct chat_text text,
-                    struct err *e);
+/* The answer's format: its type, and where a schema and its strictness stand in it and in its text,
+ * directly or inside a member. */
+int api_format_read(struct api_request *r, const json_t *format, struct chat_text text,
+                    const char *inside, struct err *e);
 
 /* Copies into the arena; an empty text for an empty text. */
 int api_copy(struct api_request *r, struct chat_text text, struct chat_text *out, struct err *e);
-/* "before" + separator + "behind", or whichever of them is not empty. */
-int api_join(struct api_request *r, struct chat_text before, const char *separator,
-             struct chat_text behind, struct chat_text *out, struct err *e);
 
 /* Hangs tools and schema on the first message, which becomes a system message if it is none. */
 int api_request_finish(struct api_request *r, struct err *e);

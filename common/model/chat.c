@@ -177,7 +177,8 @@ static void put_value(struct chat_prompt *p, const struct chat_json *j, uint32_t
     put_format(p, CHAT_PARAMETER_CLOSE);
 }
 
-/* What is no JSON object is shown as one string that is called like this. */
+/* What is no JSON object, or too deep to be read, is shown as one string that is called like this:
+ * the client only sends back what the model once wrote, so there is nobody to complain to. */
 static void put_odd_arguments(struct chat_prompt *p, struct chat_text arguments) {
     open_parameter(p, chat_text_of("arguments"), true);
     put_plain(p, arguments);
@@ -189,7 +190,7 @@ static int put_arguments(struct render *r, struct chat_text arguments) {
     struct chat_text text = chat_json_trim(arguments);
     if (!text.len) return 0;                      /* as {} */
     int rc = chat_json_parse(&j, text, r->e);
-    if (rc < 0 && rc != ERR_INVALID) return rc;
+    if (rc == ERR_NOMEM) return rc;
     if (rc < 0 || j.values[0].type != CHAT_JSON_OBJECT) put_odd_arguments(r->out, arguments);
     if (rc < 0) return 0;
     for (uint32_t i = chat_json_first(&j, 0); i && j.values[0].type == CHAT_JSON_OBJECT;) {
