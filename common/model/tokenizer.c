@@ -68,11 +68,12 @@ static const uint8_t *next_cut(const struct tokenizer *t, const uint8_t *p, cons
 static int encode_piece(struct encoding *en, const uint8_t *p, const uint8_t *end) {
     int rc = token_buf_reserve(en->out, (size_t)(end - p), en->e);
     if (rc < 0 || encode_whole(en, p, (size_t)(end - p))) return rc;
-    for (const uint8_t *cut, *start = p; p < end && rc == 0; p = cut) {
-        cut = next_cut(en->t, p, end);
-        bool uncut = p == start && cut == end;
-        if (uncut || !encode_whole(en, p, (size_t)(cut - p)))
-            rc = encode_by_merging(en, p, (size_t)(cut - p));
+    const uint8_t *cut = next_cut(en->t, p, end);
+    if (cut == end) return encode_by_merging(en, p, (size_t)(end - p));
+    while (p < end && rc == 0) {
+        if (!encode_whole(en, p, (size_t)(cut - p))) rc = encode_by_merging(en, p, (size_t)(cut - p));
+        p = cut;
+        cut = p < end ? next_cut(en->t, p, end) : end;
     }
     return rc;
 }

@@ -11,7 +11,8 @@
 #error "piece keys and GGUF files are little-endian"
 #endif
 
-/* A merge rule in one word, so that a look-up costs one cache line: left id, right id, rank. */
+/* A merge rule in one word, so that a look-up costs one cache line: left id, right id, rank. Most
+ * pairs have no rule: a filter with a byte per slot, which stays in the cache, answers for them. */
 enum { PAIR_ID_BITS = 20, PAIR_RANK_BITS = 24 };
 #define PAIR_EMPTY UINT64_MAX
 #define RANK_NONE UINT32_MAX
@@ -43,6 +44,7 @@ struct tokenizer {
     uint32_t piece_len_max;
     struct piece_slot *pieces;
     uint64_t *pairs;
+    uint8_t *pair_filter;                             /* one of 8 bits, by the hash, per rule */
     unsigned piece_shift, pair_shift;                 /* 64 - log2(slots) */
     uint32_t *merged_id;                              /* by rank */
     uint32_t *byte_pair_rank;                         /* [65536] the rules between two single bytes */
@@ -55,15 +57,24 @@ struct tokenizer {
 
 /* ---- merge rules ---- */
 
-static inline size_t pair_slot(const struct tokenizer *t, uint64_t key) {
-    return (key * 0x9e3779b97f4a7c15u) >> t->pair_shift;
+static inline uint64_t pair_key(uint32_t left, uint32_t right) {
+    return (uint64_t)left << PAIR_ID_BITS | right;
+}
+
+static inline uint64_t pair_hash(uint64_t key) {
+    return key * 0x9e3779b97f4a7c15u;
+}
+
+static inline uint8_t pair_filter_bit(const struct tokenizer *t, uint64_t hash) {
+    return (uint8_t)(1u << (hash >> (t->pair_shift - 3) & 7));        /* the three bits below the slot's */
 }
 
 /* Rank of the rule that merges the two ids, or RANK_NONE. */
 static inline uint32_t pair_rank(const struct tokenizer *t, uint32_t left, uint32_t right) {
-    uint64_t key = (uint64_t)left << PAIR_ID_BITS | right;
-    size_t mask = ((size_t)1 << (64 - t->pair_shift)) - 1;
-    for (size_t i = pair_slot(t, key);; i = (i + 1) & mask) {
+    uint64_t key = pair_key(left, right), hash = pair_hash(key);
+    size_t mask = ((size_t)1 << (64 - t->pair_shift)) - 1, i = hash >> t->pair_shift;
+    if (!(t->pair_filter[i] & pair_filter_bit(t, hash))) return RANK_NONE;
+    for (;; i = (i + 1) & mask) {
         uint64_t slot = t->pairs[i];
         if (slot >> PAIR_RANK_BITS == key) return slot & ((1u << PAIR_RANK_BITS) - 1);
         if (slot == PAIR_EMPTY) return RANK_NONE;

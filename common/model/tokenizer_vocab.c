@@ -171,8 +171,9 @@ static int put_pair(struct loader *l, uint32_t left, uint32_t right, uint32_t ra
     uint32_t before = pair_rank(t, left, right);
     if (before != RANK_NONE)
         return err_set(l->e, ERR_CORRUPT, "merges %u and %u are the same", before, rank);
-    uint64_t key = (uint64_t)left << PAIR_ID_BITS | right;
-    size_t mask = ((size_t)1 << (64 - t->pair_shift)) - 1, i = pair_slot(t, key);
+    uint64_t key = pair_key(left, right), hash = pair_hash(key);
+    size_t mask = ((size_t)1 << (64 - t->pair_shift)) - 1, i = hash >> t->pair_shift;
+    t->pair_filter[i] |= pair_filter_bit(t, hash);
     while (t->pairs[i] != PAIR_EMPTY) i = (i + 1) & mask;
     t->pairs[i] = key << PAIR_RANK_BITS | rank;
     return 0;
@@ -207,9 +208,10 @@ static int load_merges(struct loader *l) {
     t->pair_shift = table_shift(t->n_merges);
     size_t n_slots = (size_t)1 << (64 - t->pair_shift);
     t->pairs = take(l, n_slots, sizeof *t->pairs);
+    t->pair_filter = take(l, n_slots, 1);
     t->merged_id = take(l, t->n_merges, sizeof *t->merged_id);
     t->byte_pair_rank = take(l, 65536, sizeof *t->byte_pair_rank);
-    if (!t->pairs || !t->merged_id || !t->byte_pair_rank) return ERR_NOMEM;
+    if (!t->pairs || !t->pair_filter || !t->merged_id || !t->byte_pair_rank) return ERR_NOMEM;
     memset(t->pairs, 0xff, n_slots * sizeof *t->pairs);
     for (uint32_t rank = 0; rank < t->n_merges; rank++) {
         int rc = load_merge(l, rank);
@@ -365,6 +367,7 @@ void tokenizer_free(struct tokenizer *t) {
     free(t->kinds);
     free(t->pieces);
     free(t->pairs);
+    free(t->pair_filter);
     free(t->merged_id);
     free(t->byte_pair_rank);
     free(t->joints);

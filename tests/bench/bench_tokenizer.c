@@ -2,8 +2,8 @@
  *
  *   bench_tokenizer VOCABULARY [TEXT_FILE...]        VOCABULARY: a GGUF, or a tokenizer.json (name ends in .json)
  *
- * Prints the time to load, then megabytes per second for each text file and for inputs that are hard on a tokenizer:
- * a megabyte that is one piece, or as many pieces as can be. The best of several runs counts. */
+ * Prints the time to load, then megabytes per second for each text file; without any, for inputs that are hard on a
+ * tokenizer: a megabyte that is one piece, or as many pieces as can be. The best of several runs counts. */
 #include "cli/tokenizer_json.h"
 #include "common/base/check.h"
 #include "common/base/rng.h"
@@ -113,8 +113,8 @@ int main(int argc, char **argv) {
     int rc = open_vocabulary(&t, argv[1], &load_s, &e);
     if (rc == 0) printf("loaded %u tokens in %.1f ms\n", tokenizer_n_vocab(t), load_s * 1e3);
     for (int i = 2; i < argc && rc == 0; i++) rc = measure_file(t, argv[i], &e);
-    if (rc == 0) measure_hard(t);
-    else fprintf(stderr, "bench_tokenizer: %s\n", e.text);
+    if (rc == 0 && argc == 2) measure_hard(t);
+    if (rc < 0) fprintf(stderr, "bench_tokenizer: %s\n", e.text);
     tokenizer_free(t);
     return rc < 0;
 }
