@@ -231,7 +231,7 @@ help:
 	@echo 'make bench      speed of this machine; soak: hours of the same answers'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR is honoured)'
 	@echo 'make bundle     dist/pleiades-VERSION-OS-ARCH.tar.gz, runs without installing anything'
-	@echo 'make format     clang-format over our sources; clean: removes build/ and dist/'
+	@echo 'make format     breaks lines that are too long; clean: removes build/ and dist/'
 	@echo
 	@echo 'CUDA=0|1 METAL=0|1 SAN=asan|tsan CROSS=aarch64 WERROR=0 V=1; this build: $(CONFIG), CUDA $(if $(SRC_CUDA),yes,no), Metal $(if $(SRC_METAL),yes,no)'
 
@@ -274,8 +274,9 @@ install: all
 bundle: all
 	@bash deploy/bundle.sh $(B)/pleiades $(VERSION)
 
+# Breaks lines that are too long and leaves all others alone.
 format:
-	clang-format -i $(shell git ls-files '*.c' '*.h')
+	python3 tests/tidy/wrap.py $(shell git ls-files '*.c' '*.h' '*.inc' '*.cu' '*.cuh' '*.m')
 # What deps-ci fetched stays.
 clean:
 	rm -rf $(filter-out build/root-%,$(wildcard build/*)) dist

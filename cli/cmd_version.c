@@ -7,6 +7,7 @@
 #include "cli/opts.h"
 #include "kernels/kernels.h"
 
+#include <histedit.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <xxhash.h>
@@ -66,8 +67,20 @@ static void add_compiler(struct facts *f) {
 #endif
 }
 
+/* The instruction sets that kernels/cpu has files for; the machine picks one of them. */
+static const char *cpu_paths(void) {
+#if defined(__x86_64__)
+    return "avx512 avx2 generic";
+#elif defined(__aarch64__)
+    return "i8mm neon generic";
+#else
+    return "generic";
+#endif
+}
+
 static void add_backends(struct facts *f) {
     add(f, "backends", "cpu", "%s", kernels_cpu_simd_name());
+    add(f, "backends", "cpu_paths", "%s", cpu_paths());
 #if defined(PLEIADES_CUDA)
     add(f, "backends", "cuda", "yes");
 #else
@@ -83,6 +96,7 @@ static void add_backends(struct facts *f) {
 static void add_libraries(struct facts *f) {
     unsigned xxhash = XXH_versionNumber();
     add(f, "libraries", "jansson", "%s", jansson_version_str());
+    add(f, "libraries", "libedit", "%d.%d", LIBEDIT_MAJOR, LIBEDIT_MINOR);
     add(f, "libraries", "xxhash", "%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
 }
 
