@@ -35,9 +35,9 @@ INLINE __m512 load_bf16(const uint8_t *w, int64_t k, __mmask16 mask) {
 }
 
 /* The four sums of four accumulators, in the order of dot16. */
-INLINE __m128 sum_4(const __m512 *a) {
-    __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a[0], a[1], 0x44), _mm512_shuffle_f32x4(a[0], a[1], 0xee));
-    __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(a[2], a[3], 0x44), _mm512_shuffle_f32x4(a[2], a[3], 0xee));
+INLINE __m128 sum_4(__m512 a, __m512 b, __m512 c, __m512 d) {
+    __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
     __m512 v = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
@@ -56,7 +56,7 @@ INLINE void tile_dot(const struct tile *t, __m512 (*load)(const uint8_t *, int64
 #pragma GCC unroll 8
         for (int j = 0; j < n_w; j++) {
             w[j] = load(t->w[j], k, 0xffff);
-            if (n_x <= 2) _mm_prefetch((const char *)t->w[j] + k * w_bytes + 1024, _MM_HINT_T0);
+            if (n_x <= 2 && k * w_bytes % 64 == 0) _mm_prefetch((const char *)t->w[j] + k * w_bytes + 1024, _MM_HINT_T1);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < n_x; i++) {
@@ -66,14 +66,16 @@ INLINE void tile_dot(const struct tile *t, __m512 (*load)(const uint8_t *, int64
     }
     if (k < t->n) {                                                    /* only its own lanes: 0 * 0 would turn -0 into 0 */
         __mmask16 mask = (__mmask16)((1u << (t->n - k)) - 1);
+#pragma GCC unroll 8
         for (int i = 0; i < n_x; i++)
+#pragma GCC unroll 8
             for (int j = 0; j < n_w; j++)
                 acc[i][j] = _mm512_mask3_fmadd_ps(load(t->w[j], k, mask), _mm512_maskz_loadu_ps(mask, t->x[i] + k), acc[i][j], mask);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < n_x; i++)
         for (int j = 0; j < n_w; j += 4) {
-            __m128 sum = sum_4(acc[i] + j);
+            __m128 sum = sum_4(acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]);
             if (scaled) sum = _mm_mul_ps(_mm_set1_ps(t->scale), sum);
             __mmask8 mask = (__mmask8)((1u << MIN(4, MAX(t->n_rows - j, 0))) - 1);
             _mm_mask_storeu_ps(t->out + i * t->out_stride + j, mask, sum);

@@ -1,5 +1,5 @@
 /* Quantised matrix product by panels: for each 32 weight rows, for each 256 columns: unpack the panel (it stays in L1), then run
- * it against all activation rows, 6 at a time. Running sums wait in the output between two panels. */
+ * it against all activation rows, 6 at a time. The activation rows are copied once per call into the order of use. */
 #include "kernels/cpu/simd.h"
 
 #if defined(__x86_64__)
@@ -9,20 +9,9 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* What the micro-kernel reads of up to six activation rows; pointers to the rows' starts. */
-struct tokens {
-    const int8_t *q[TOKENS_MAX];
-    const float *d[TOKENS_MAX];
-    const int32_t *start[TOKENS_MAX];              /* -zero * sum of q, per sub-block */
-    const int16_t *sum[TOKENS_MAX];                /* sums that the minima multiply */
-    float *out[TOKENS_MAX];
-    int n;
-};
-
-struct position {
-    int64_t k;                                     /* first column */
-    int n_k;
-    __mmask16 mask[2];                             /* rows that exist */
+/* Running sums of one activation row against the rows of a panel. */
+struct sums {
+    float f[2][16];
 };
 
 INLINE __m512i broadcast(const void *p) {
@@ -31,18 +20,13 @@ INLINE __m512i broadcast(const void *p) {
     return _mm512_set1_epi32(w);
 }
 
-INLINE __m512 sum_load(const struct position *at, const float *out, int c) {
-    return at->k == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(at->mask[c], out + 16 * c);
-}
-
 /* acc[t] += columns of dwords first .. first + n. */
-INLINE void dot_columns(const struct panel *p, const struct tokens *x, const struct position *at, int first, int n, int n_t,
-                        __m512i acc[2][TOKENS_MAX]) {
+INLINE void dot_columns(const struct panel *p, const struct token *x, int first, int n, int n_t, __m512i acc[2][TOKENS_MAX]) {
     for (int k = first; k < first + n; k++) {
         __m512i w0 = _mm512_load_si512(p->q[k][0]), w1 = _mm512_load_si512(p->q[k][1]);
 #pragma GCC unroll 6
         for (int t = 0; t < n_t; t++) {
-            __m512i q = broadcast(x->q[t] + at->k + 4 * k);
+            __m512i q = broadcast(x[t].q + 4 * k);
             acc[0][t] = _mm512_dpbusd_epi32(acc[0][t], w0, q);
             acc[1][t] = _mm512_dpbusd_epi32(acc[1][t], w1, q);
         }
@@ -54,38 +38,42 @@ INLINE __m512 scaled(__m512i isum, __m512 d, __m512 dx, __m512 f) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), _mm512_mul_ps(d, dx), f);
 }
 
-INLINE void micro_32(const struct panel *p, const struct tokens *x, const struct position *at, int n_t) {
+INLINE void micro_32(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks, int n_t) {
     __m512 f[2][TOKENS_MAX];
 #pragma GCC unroll 6
-    for (int t = 0; t < n_t; t++)
-        for (int c = 0; c < 2; c++) f[c][t] = sum_load(at, x->out[t], c);
-    for (int b = 0; b < at->n_k / 32; b++) {
+    for (int t = 0; t < n_t; t++) {
+        f[0][t] = _mm512_load_ps(sums[t].f[0]);
+        f[1][t] = _mm512_load_ps(sums[t].f[1]);
+    }
+    for (int b = 0; b < n_blocks; b++) {
         __m512i acc[2][TOKENS_MAX];
 #pragma GCC unroll 6
-        for (int t = 0; t < n_t; t++) acc[0][t] = acc[1][t] = broadcast(x->start[t] + at->k / 32 + b);
-        dot_columns(p, x, at, 8 * b, 8, n_t, acc);
+        for (int t = 0; t < n_t; t++) acc[0][t] = acc[1][t] = broadcast(x[t].start + b);
+        dot_columns(p, x, 8 * b, 8, n_t, acc);
         __m512 d0 = _mm512_load_ps(p->d[b]), d1 = _mm512_load_ps(p->d[b] + 16);
 #pragma GCC unroll 6
         for (int t = 0; t < n_t; t++) {
-            __m512 dx = _mm512_set1_ps(x->d[t][at->k / 32 + b]);
+            __m512 dx = _mm512_set1_ps(x[t].d[b]);
             f[0][t] = scaled(acc[0][t], d0, dx, f[0][t]);
             f[1][t] = scaled(acc[1][t], d1, dx, f[1][t]);
         }
     }
 #pragma GCC unroll 6
-    for (int t = 0; t < n_t; t++)
-        for (int c = 0; c < 2; c++) _mm512_mask_storeu_ps(x->out[t] + 16 * c, at->mask[c], f[c][t]);
+    for (int t = 0; t < n_t; t++) {
+        _mm512_store_ps(sums[t].f[0], f[0][t]);
+        _mm512_store_ps(sums[t].f[1], f[1][t]);
+    }
 }
 
 /* sub: dwords per sub-block (64: the whole block, no scale); n_min: pairs of minima. */
-INLINE void micro_256(const struct panel *p, const struct tokens *x, const struct position *at, int n_t, int sub, int n_min) {
+INLINE void micro_256(const struct panel *p, const struct token *x, struct sums *sums, int n_t, int sub, int n_min) {
     __m512i acc[2][TOKENS_MAX], part[2][TOKENS_MAX];
 #pragma GCC unroll 6
     for (int t = 0; t < n_t; t++) acc[0][t] = acc[1][t] = _mm512_setzero_si512();
     for (int s = 0; s < 64 / sub; s++) {
 #pragma GCC unroll 6
-        for (int t = 0; t < n_t; t++) part[0][t] = part[1][t] = broadcast(x->start[t] + at->k / (4 * sub) + s);
-        dot_columns(p, x, at, sub * s, sub, n_t, part);
+        for (int t = 0; t < n_t; t++) part[0][t] = part[1][t] = broadcast(x[t].start + s);
+        dot_columns(p, x, sub * s, sub, n_t, part);
         __m512i s0 = _mm512_load_si512(p->scale[s]), s1 = _mm512_load_si512(p->scale[s] + 16);
 #pragma GCC unroll 6
         for (int t = 0; t < n_t; t++) {
@@ -97,37 +85,40 @@ INLINE void micro_256(const struct panel *p, const struct tokens *x, const struc
         __m512 d = _mm512_load_ps(p->d[0] + 16 * c), dmin = _mm512_load_ps(p->dmin + 16 * c);
 #pragma GCC unroll 6
         for (int t = 0; t < n_t; t++) {
-            __m512 dx = _mm512_set1_ps(x->d[t][at->k / 256]), f = sum_load(at, x->out[t], c);
+            __m512 dx = _mm512_set1_ps(x[t].d[0]), f = _mm512_load_ps(sums[t].f[c]);
             f = scaled(acc[c][t], d, dx, f);
             if (n_min) {
                 __m512i msum = _mm512_setzero_si512();
                 for (int i = 0; i < n_min; i++)
-                    msum = _mm512_dpwssd_epi32(msum, _mm512_load_si512(p->min[i] + 16 * c),
-                                               broadcast(x->sum[t] + at->k / 256 * (2 * n_min) + 2 * i));
+                    msum = _mm512_dpwssd_epi32(msum, _mm512_load_si512(p->min[i] + 16 * c), broadcast(x[t].sum + 2 * i));
                 f = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(msum), _mm512_mul_ps(dmin, dx), f);
             }
-            _mm512_mask_storeu_ps(x->out[t] + 16 * c, at->mask[c], f);
+            _mm512_store_ps(sums[t].f[c], f);
         }
     }
 }
 
-typedef void micro_kernel(const struct panel *p, const struct tokens *x, const struct position *at);
+typedef void micro_kernel(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks);
 
-#define MICRO(n_t)                                                                                                          \
-    static void micro_32_##n_t(const struct panel *p, const struct tokens *x, const struct position *at) {                  \
-        micro_32(p, x, at, n_t);                                                                                            \
-    }                                                                                                                       \
-    static void micro_sub32_##n_t(const struct panel *p, const struct tokens *x, const struct position *at) {               \
-        micro_256(p, x, at, n_t, 8, 0);                                                                                     \
-    }                                                                                                                       \
-    static void micro_sub32_min_##n_t(const struct panel *p, const struct tokens *x, const struct position *at) {           \
-        micro_256(p, x, at, n_t, 8, 4);                                                                                     \
-    }                                                                                                                       \
-    static void micro_sub16_##n_t(const struct panel *p, const struct tokens *x, const struct position *at) {               \
-        micro_256(p, x, at, n_t, 4, 0);                                                                                     \
-    }                                                                                                                       \
-    static void micro_min_##n_t(const struct panel *p, const struct tokens *x, const struct position *at) {                 \
-        micro_256(p, x, at, n_t, 64, 8);                                                                                    \
+#define MICRO(n_t)                                                                                                            \
+    static void micro_32_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {               \
+        micro_32(p, x, sums, n_blocks, n_t);                                                                                  \
+    }                                                                                                                         \
+    static void micro_sub32_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {            \
+        (void)n_blocks;                                                                                                       \
+        micro_256(p, x, sums, n_t, 8, 0);                                                                                     \
+    }                                                                                                                         \
+    static void micro_sub32_min_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {        \
+        (void)n_blocks;                                                                                                       \
+        micro_256(p, x, sums, n_t, 8, 4);                                                                                     \
+    }                                                                                                                         \
+    static void micro_sub16_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {            \
+        (void)n_blocks;                                                                                                       \
+        micro_256(p, x, sums, n_t, 4, 0);                                                                                     \
+    }                                                                                                                         \
+    static void micro_min_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {              \
+        (void)n_blocks;                                                                                                       \
+        micro_256(p, x, sums, n_t, 64, 8);                                                                                    \
     }
 MICRO(1)
 MICRO(2)
@@ -147,104 +138,119 @@ static micro_kernel *const micros[PANEL_FORMS][TOKENS_MAX] = {
 
 /* ---- activations ---- */
 
-/* Values per sum that the micro-kernel reads, given sums of 32 (Q8_0) or of 16 (Q8_K). */
-static const struct {
-    int start, sum;                                /* 0: none */
-} forms[PANEL_FORMS] = {
-    [FORM_32] = { 32, 0 },
-    [FORM_256_SUB32] = { 32, 0 },
-    [FORM_256_SUB32_MIN] = { 32, 32 },
-    [FORM_256_SUB16] = { 16, 0 },
-    [FORM_256_MIN] = { 256, 16 },
-};
+/* Eight sums of 32, four of them in each lane's order: even elements + odd elements of 16 sums of 16. */
+INLINE __m256i pair_sums(const int32_t *s) {
+    __m512i v = _mm512_loadu_si512(s);
+    v = _mm512_add_epi32(v, _mm512_srli_epi64(v, 32));
+    return _mm512_cvtepi64_epi32(v);
+}
 
-/* to[i] = factor * (sum of `merge` neighbours) */
-static void sums_scaled(int32_t *to, const int32_t *from, int64_t n, int merge, int factor) {
-    for (int64_t i = 0; i < n; i++) {
-        int32_t sum = from[merge * i];
-        for (int m = 1; m < merge; m++) sum += from[merge * i + m];
-        to[i] = sum * factor;
+INLINE void put_q(struct token *to, const int8_t *q) {
+    for (int i = 0; i < PANEL_K; i += 64) _mm512_store_si512(to->q + i, _mm512_loadu_si512(q + i));
+}
+
+static void token_q8_0(struct token *to, const int8_t *q, const float *d, const int32_t *sum, int n_k, int zero) {
+    __mmask8 mask = (__mmask8)((1u << n_k / 32) - 1);
+    if (n_k == PANEL_K) put_q(to, q);
+    else memcpy(to->q, q, (size_t)n_k);
+    __m256i s = _mm256_maskz_loadu_epi32(mask, sum);
+    _mm256_store_si256((__m256i *)(void *)to->start, _mm256_mullo_epi32(s, _mm256_set1_epi32(-zero)));
+    _mm256_store_ps(to->d, _mm256_maskz_loadu_ps(mask, d));
+}
+
+static void token_q8_k(struct token *to, const int8_t *q, const float *d, const int32_t *sum, enum panel_form form, int zero) {
+    put_q(to, q);
+    to->d[0] = *d;
+    __m256i by_32 = pair_sums(sum);
+    if (form == FORM_256_SUB16) _mm512_store_si512(to->start, _mm512_mullo_epi32(_mm512_loadu_si512(sum), _mm512_set1_epi32(-zero)));
+    else _mm256_store_si256((__m256i *)(void *)to->start, _mm256_mullo_epi32(by_32, _mm256_set1_epi32(-zero)));
+    if (form == FORM_256_MIN) _mm256_store_si256((__m256i *)(void *)to->sum, _mm512_cvtepi32_epi16(_mm512_loadu_si512(sum)));
+    else _mm_store_si128((__m128i *)(void *)to->sum, _mm256_cvtepi32_epi16(by_32));
+}
+
+/* Row `row` of the activations, columns k..k+n_k. */
+static void token_set(struct token *to, const struct act *act, const struct panel_type *type, int64_t row, int64_t k, int n_k) {
+    const int8_t *q = act->q + row * act->n_in + k;
+    if (act->kind == ACT_Q8_0) {
+        int64_t at = (row * act->n_in + k) / 32;
+        token_q8_0(to, q, act->d + at, act->sum + at, n_k, type->zero);
+    } else {
+        int64_t at = (row * act->n_in + k) / 256;
+        token_q8_k(to, q, act->d + at, act->sum + 16 * at, type->form, type->zero);
     }
-}
-
-static void sums_short(int16_t *to, const int32_t *from, int64_t n, int merge) {
-    for (int64_t i = 0; i < n; i++) to[i] = (int16_t)(merge == 2 ? from[2 * i] + from[2 * i + 1] : from[i]);
-}
-
-/* Bytes of scratch per activation row. */
-static int64_t token_bytes(const struct mm_tile *t) {
-    return ALIGN_UP(t->n_in / 16 * 4, 64) + ALIGN_UP(t->n_in / 16 * 2, 64);
-}
-
-static void tokens_add(struct tokens *x, const struct mm_tile *t, const struct panel_type *type, int64_t i, uint8_t *scratch) {
-    const struct act *act = t->x;
-    int64_t row = t->x_row ? t->x_row[i] : i, n_in = t->n_in;
-    int32_t *start = (int32_t *)(void *)scratch;
-    int16_t *sum = (int16_t *)(void *)(scratch + ALIGN_UP(n_in / 16 * 4, 64));
-    int per = act->kind == ACT_Q8_0 ? 32 : 16, at = x->n++;
-    const int32_t *sums = act->sum + row * (n_in / per);
-    int want = forms[type->form].start;
-    if (type->zero == 0) memset(start, 0, (size_t)(n_in / want) * sizeof *start);
-    else if (want == per) sums_scaled(start, sums, n_in / want, 1, -type->zero);
-    else sums_scaled(start, sums, n_in / want, 2, -type->zero);
-    if (forms[type->form].sum == 32) sums_short(sum, sums, n_in / 32, 2);
-    if (forms[type->form].sum == 16) sums_short(sum, sums, n_in / 16, 1);
-    x->q[at] = act->q + row * n_in;
-    x->d[at] = act->d + row * (n_in / (act->kind == ACT_Q8_0 ? 32 : 256));
-    x->start[at] = start;
-    x->sum[at] = sum;
-    x->out[at] = t->out + i * t->out_stride;
 }
 
 /* ---- driver ---- */
 
-enum { GROUPS_MAX = 64 };
-
 struct job {
     const struct mm_tile *t;
     const struct panel_type *type;
-    struct tokens *groups;
-    int n_groups;
     struct panel *panel;
+    struct sums *sums;                             /* [n_x] */
+    struct token *tokens;                          /* [n_k panels][n_x] */
+    int first, n_x;                                /* activation rows first .. first + n_x */
 };
 
-/* Weight rows j .. j+32 for all groups. */
-static void run_rows(const struct job *job, int j) {
+static void job_tokens(const struct job *job) {
     const struct mm_tile *t = job->t;
+    struct token *to = job->tokens;
+    for (int64_t k = 0; k < t->n_in; k += PANEL_K)
+        for (int i = job->first; i < job->first + job->n_x; i++)
+            token_set(to++, t->x, job->type, t->x_row ? t->x_row[i] : i, k, (int)MIN(PANEL_K, t->n_in - k));
+}
+
+static void job_panel(const struct job *job, const struct token *tokens, int n_k) {
+    int n_groups = (job->n_x + TOKENS_MAX - 1) / TOKENS_MAX;           /* as even as possible: 7 is 4 + 3 */
+    for (int g = 0, i = 0; g < n_groups; g++) {
+        int n = job->n_x * (g + 1) / n_groups - i;
+        micros[job->type->form][n - 1](job->panel, tokens + i, job->sums + i, n_k / 32);
+        i += n;
+    }
+}
+
+/* Weights are fetched into the L2 a panel's rows ahead, in the order of memory, a part with each panel: 32 rows at once are too
+ * many streams for the hardware's prefetcher. */
+static const uint8_t *fetch(const uint8_t *p, int64_t n, const uint8_t *end) {
+    const uint8_t *stop = end - p < n ? end : p + n;
+    for (; p < stop; p += 64) _mm_prefetch((const char *)p, _MM_HINT_T1);
+    return p;
+}
+
+/* Weight rows j .. j+32. */
+static void job_rows(const struct job *job, int j) {
+    const struct mm_tile *t = job->t;
+    const struct token *tokens = job->tokens;
     const uint8_t *row[PANEL_ROWS];
     int n = MIN(PANEL_ROWS, t->n_w - j);
     for (int r = 0; r < PANEL_ROWS; r++) row[r] = t->w + (int64_t)MIN(j + r, t->n_w - 1) * t->row_bytes;
-    struct position at = { .mask = { (__mmask16)((1u << MIN(n, 16)) - 1), (__mmask16)((1u << MAX(n - 16, 0)) - 1) } };
-    for (; at.k < t->n_in; at.k += PANEL_K) {
-        at.n_k = (int)MIN(PANEL_K, t->n_in - at.k);
-        for (int c = 0; c < 2; c++) job->type->unpack(job->panel, c, row + 16 * c, at.n_k);
+    memset(job->sums, 0, (size_t)job->n_x * sizeof *job->sums);
+    const uint8_t *end = t->w + t->n_w * t->row_bytes, *ahead = t->w + (j + PANEL_ROWS) * t->row_bytes;
+    for (int64_t k = 0; k < t->n_in; k += PANEL_K, tokens += job->n_x) {
+        int n_k = (int)MIN(PANEL_K, t->n_in - k);
+        for (int c = 0; c < 2; c++) job->type->unpack(job->panel, c, row + 16 * c, n_k);
         for (int r = 0; r < PANEL_ROWS; r++) row[r] += job->type->block_bytes;
-        for (int g = 0; g < job->n_groups; g++) {
-            const struct tokens *x = &job->groups[g];
-            micros[job->type->form][x->n - 1](job->panel, x, &at);
-        }
+        ahead = fetch(ahead, PANEL_ROWS * job->type->block_bytes, end);
+        job_panel(job, tokens, n_k);
     }
-    for (int g = 0; g < job->n_groups; g++)
-        for (int i = 0; i < job->groups[g].n; i++) job->groups[g].out[i] += PANEL_ROWS;
+    __mmask16 mask[2] = { (__mmask16)((1u << MIN(n, 16)) - 1), (__mmask16)((1u << MAX(n - 16, 0)) - 1) };
+    for (int i = 0; i < job->n_x; i++)
+        for (int c = 0; c < 2; c++)
+            _mm512_mask_storeu_ps(t->out + (job->first + i) * t->out_stride + j + 16 * c, mask[c], _mm512_load_ps(job->sums[i].f[c]));
 }
 
 void mm_panel_avx512(const struct mm_tile *t) {
     struct job job = { .t = t, .type = panel_type_of(t->type), .panel = t->scratch };
-    CHECK(job.type && act_kind_for(t->type) == t->kind);
-    uint8_t *scratch = t->scratch;
-    job.groups = (struct tokens *)(void *)(scratch + ALIGN_UP(sizeof(struct panel), 64));
-    uint64_t used = ALIGN_UP(sizeof(struct panel), 64) + ALIGN_UP(GROUPS_MAX * sizeof(struct tokens), 64);
-    int64_t max = MIN((int64_t)(SIMD_SCRATCH - used) / 2 / token_bytes(t), GROUPS_MAX * TOKENS_MAX);
+    CHECK(job.type && act_kind_for(t->type) == t->kind && t->n_in <= SIMD_N_IN_MAX);
+    int64_t n_panels = (t->n_in + PANEL_K - 1) / PANEL_K;
+    int64_t each = n_panels * (int64_t)sizeof(struct token) + (int64_t)sizeof(struct sums);
+    int max = (int)MIN((SIMD_SCRATCH - (int64_t)ALIGN_UP(sizeof(struct panel), 64)) / each, t->n_x);
     CHECK(max >= 1);
-    for (int64_t i = 0, n; i < t->n_x; i += n) {
-        n = MIN(max, t->n_x - i);
-        job.n_groups = (int)((n + TOKENS_MAX - 1) / TOKENS_MAX);
-        for (int g = 0, done = 0; g < job.n_groups; g++) {             /* as even as possible: 7 is 4 + 3 */
-            struct tokens *x = &job.groups[g];
-            int end = (int)(n * (g + 1) / job.n_groups);
-            for (x->n = 0; done < end; done++) tokens_add(x, t, job.type, i + done, scratch + used + done * token_bytes(t));
-        }
-        for (int j = 0; j < t->n_w; j += PANEL_ROWS) run_rows(&job, j);
+    job.sums = (struct sums *)(void *)((uint8_t *)t->scratch + ALIGN_UP(sizeof(struct panel), 64));
+    job.tokens = (struct token *)(void *)(job.sums + max);
+    for (; job.first < t->n_x; job.first += job.n_x) {
+        job.n_x = MIN(max, t->n_x - job.first);
+        job_tokens(&job);
+        for (int j = 0; j < t->n_w; j += PANEL_ROWS) job_rows(&job, j);
     }
 }
 #endif

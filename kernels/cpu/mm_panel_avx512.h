@@ -20,6 +20,15 @@ struct panel {
     int32_t min[8][PANEL_ROWS];                    /* two int16 each: minima of sub-blocks 2i, 2i + 1 */
 };
 
+/* One activation row's part of a panel, with what belongs to it. Tokens lie next to each other, because rows a multiple of
+ * 4 KiB apart would fall into the same lines of the L1. */
+struct token {
+    int8_t q[PANEL_K];
+    int32_t start[16];                             /* per sub-block: -zero * (sum of q) */
+    float d[8];                                    /* as in struct panel */
+    int16_t sum[16];                               /* sums of q that the minima multiply */
+};
+
 /* Sums of how many columns are scaled together, and what happens to a sum. */
 enum panel_form {
     FORM_32,                                       /* per 32: to f32, times d */
