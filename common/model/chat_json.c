@@ -71,7 +71,7 @@ static const char *unescape(const char *p, const char *end, char out[UTF8_MAX], 
     return p;
 }
 
-/* The characters of a string already known to be well-formed, each run handed to put. */
+/* The characters of a string, or (escape_again) their fewest escapes. */
 static void put_unescaped(struct buf *out, struct chat_text raw, bool escape_again) {
     const char *p = raw.data, *end = p + raw.len;
     while (p < end) {
@@ -81,6 +81,7 @@ static void put_unescaped(struct buf *out, struct chat_text raw, bool escape_aga
         char bytes[UTF8_MAX];
         unsigned n = 0;
         p = unescape(slash + 1, end, bytes, &n);
+        if (!p) return;                           /* only in text that nobody has checked */
         if (escape_again) chat_json_put_escaped(out, bytes, n);
         else buf_add(out, bytes, n);
     }

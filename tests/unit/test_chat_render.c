@@ -323,6 +323,72 @@ static void nothing_a_user_writes_becomes_control(void **state) {
     chat_prompt_deinit(&harmless);
 }
 
+/* Our own text holds tokens, too, and every one of them has to be a token. */
+static void every_token_that_we_write_is_control(void **state) {
+    (void)state;
+    static const char *const tokens[] = { CHAT_CONTROLS(TEXT_AND_COMMA) };
+    struct chat_text tool = chat_text_of("{\"name\":\"f\"}");
+    struct chat_call call = { tool, tool, chat_text_of("{\"a\":\"b\",\"c\":1}") };
+    struct chat_message m[] = {
+        { .role = CHAT_ROLE_SYSTEM, .tools = &tool, .n_tools = 1, .schema = tool },
+        { .role = CHAT_ROLE_USER },
+        { .role = CHAT_ROLE_ASSISTANT, .calls = &call, .n_calls = 1 },
+        { .role = CHAT_ROLE_TOOL },
+    };
+    struct chat_options o = { .thinking = true };
+    struct chat_prompt p;
+    struct err e;
+    chat_prompt_init(&p);
+    assert_fine(chat_render(&p, m, COUNT_OF(m), &o, &e), &e);
+    for (size_t i = 0; i < p.n_segments; i++) {
+        if (p.segments[i].control) continue;
+        p.text.data[p.segments[i].at + p.segments[i].len - 1] = 0;
+        for (size_t t = 0; t < COUNT_OF(tokens); t++)
+            assert_null(strstr(p.text.data + p.segments[i].at, tokens[t]));
+    }
+    chat_prompt_deinit(&p);
+}
+
+static void expect_messages(const struct chat_message *m, size_t n, const struct chat_options *o,
+                            const char *expected) {
+    struct chat_prompt p;
+    struct err e;
+    chat_prompt_init(&p);
+    assert_fine(chat_render(&p, m, n, o, &e), &e);
+    assert_string_equal(p.text.data, expected);
+    chat_prompt_deinit(&p);
+}
+
+static void turns_end_at_a_task_and_at_the_context(void **state) {
+    (void)state;
+    struct chat_text x = { "x", 1 }, y = { "y", 1 };
+    struct chat_message m[] = {
+        { .role = CHAT_ROLE_USER, .content = x, .task = CHAT_TASK_QUERY },
+        { .role = CHAT_ROLE_USER, .content = y },
+        { .role = CHAT_ROLE_TOOL, .content = x },
+    };
+    struct chat_options o = { .thinking = false };
+    expect_messages(m, 3, &o,
+                    CHAT_BOS CHAT_USER
+                    "x" CHAT_USER
+                    "y\n\n<tool_result>x</tool_result>" CHAT_ASSISTANT CHAT_THINK_END);
+    m[0].task = CHAT_TASK_NONE;
+    o.n_context = 2;
+    expect_messages(m, 3, &o,
+                    CHAT_USER "<tool_result>x</tool_result>" CHAT_ASSISTANT CHAT_THINK_END);
+}
+
+static void only_a_last_message_is_continued(void **state) {
+    (void)state;
+    struct chat_text x = { "x", 1 };
+    struct chat_message m[] = {
+        { .role = CHAT_ROLE_ASSISTANT, .content = x, .prefix = true },
+        { .role = CHAT_ROLE_ASSISTANT, .content = x, .prefix = true },
+    };
+    struct chat_options o = { .thinking = false };
+    expect_messages(m, 2, &o, CHAT_BOS "x" CHAT_EOS "x");
+}
+
 static void a_sampled_block_is_replayed_as_it_was(void **state) {
     (void)state;
     static const char block[] =
@@ -473,6 +539,9 @@ int main(void) {
         TEST(fixed_texts_have_their_bytes),
         TEST(a_server_opens_the_answer_where_the_reference_would_not),
         TEST(nothing_a_user_writes_becomes_control),
+        TEST(every_token_that_we_write_is_control),
+        TEST(turns_end_at_a_task_and_at_the_context),
+        TEST(only_a_last_message_is_continued),
         TEST(a_sampled_block_is_replayed_as_it_was),
         TEST(a_forced_call_is_appended),
         TEST(the_prompt_says_whether_reasoning_comes_next),
