@@ -2,7 +2,10 @@
 #include "kernels/cpu/simd.h"
 
 #if defined(__x86_64__)
+#include "kernels/cpu/attn_avx512.h"
 #define VEC(name) name##_avx512
+#define VEC_OWN_kv_unpack
+#define VEC_OWN_attn
 #include "kernels/cpu/vec_body.inc"
 
 #include "kernels/cpu/mm_avx512.h"
