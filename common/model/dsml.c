@@ -36,6 +36,8 @@ struct dsml_stream {
 
     struct buf text;
     size_t at, scanned;                           /* at <= scanned <= text.size */
+    size_t forgotten;                             /* bytes that were in front of text */
+    size_t block_from, block_to;               /* in all that was fed; to is 0 until it is closed */
     bool in_quotes;                               /* of the tag that is being scanned */
     bool can_give_back;                           /* text[0..at) may become content again */
     const struct dsml_tags *tags;                 /* of the block */
@@ -90,13 +92,19 @@ static void consume(struct dsml_stream *s, size_t n) {
     s->in_quotes = false;
 }
 
-/* Forgets consumed text, but not for every few bytes, so that each byte is moved about once. */
+/* Forgets consumed text. */
+static void forget(struct dsml_stream *s) {
+    buf_drop(&s->text, s->at);
+    s->forgotten += s->at;
+    s->scanned -= s->at;
+    s->at = 0;
+}
+
+/* The same, but not for every few bytes, so that each byte is moved about once. */
 static void compact(struct dsml_stream *s) {
     if (s->can_give_back || s->at == 0) return;
     if (s->at < s->text.size && (s->at < COMPACT_BYTES || s->at < s->text.size / 2)) return;
-    buf_drop(&s->text, s->at);
-    s->scanned -= s->at;
-    s->at = 0;
+    forget(s);
 }
 
 /* How many bytes at the end are the beginning of a character. */
@@ -154,8 +162,8 @@ static bool step_reasoning(struct dsml_stream *s) {
 
 /* From here on the text may have to be given back, the newlines before the block included. */
 static void open_block(struct dsml_stream *s, size_t n_newlines) {
-    buf_drop(&s->text, s->at);
-    s->at = 0;
+    forget(s);
+    s->block_from = s->forgotten;
     consume(s, n_newlines);
     s->can_give_back = true;
     s->state = BLOCK;
@@ -350,13 +358,22 @@ static bool wait_for_more(struct dsml_stream *s) {
     return s->ending ? break_off(s) : false;
 }
 
+/* At the closing tag: the regular end, unless there was no call. */
+static bool close_block(struct dsml_stream *s) {
+    if (s->n_calls == 0) return break_off(s);
+    consume(s, strlen(s->tags->calls_close));
+    s->block_to = s->forgotten + s->at;
+    s->state = DONE;
+    return false;
+}
+
 /* Between calls: another one, or the end. */
 static bool step_block(struct dsml_stream *s) {
     struct dsml_attributes a;
     struct chat_text w = skip_space(s);
     enum dsml_match close = dsml_match(w, s->tags->calls_close);
     enum dsml_match invoke = dsml_match(w, s->tags->invoke);
-    if (close == DSML_MATCH_FULL) return break_off(s);      /* the regular end, or an empty block */
+    if (close == DSML_MATCH_FULL) return close_block(s);
     if (invoke == DSML_MATCH_FULL) invoke = take_tag(s, s->tags->invoke, &a);
     if (invoke == DSML_MATCH_NO && close == DSML_MATCH_NO) return break_off(s);
     if (invoke != DSML_MATCH_FULL) return wait_for_more(s);
@@ -518,6 +535,12 @@ int dsml_stream_stop_i(const struct dsml_stream *s) {
 
 bool dsml_stream_broken(const struct dsml_stream *s) {
     return s->broken;
+}
+
+bool dsml_stream_block(const struct dsml_stream *s, size_t *from, size_t *to) {
+    *from = s->block_from;
+    *to = s->block_to;
+    return s->block_to > 0;
 }
 
 int dsml_stream_new(struct dsml_stream **out, const struct dsml_options *o, struct err *e) {

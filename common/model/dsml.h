@@ -75,6 +75,11 @@ enum dsml_finish dsml_stream_finish(const struct dsml_stream *s);
 int dsml_stream_stop_i(const struct dsml_stream *s);                 /* which stop matched, or -1 */
 bool dsml_stream_broken(const struct dsml_stream *s);     /* an announced call broke off: log it */
 
+/* Where in all the bytes that were fed a block of calls lies, its newlines and closing tag
+ * included: what to keep, to send the model the very text it wrote. False: there is none that
+ * was closed. */
+bool dsml_stream_block(const struct dsml_stream *s, size_t *from, size_t *to);
+
 /* ---- a whole message ---- */
 
 struct dsml_call {
@@ -95,6 +100,11 @@ int dsml_message_add(struct dsml_message *m, const struct dsml_delta *d);
 /* The tolerant parser at once: the text behind the prompt, without the end-of-sentence token. */
 int dsml_parse(struct dsml_message *m, struct chat_text text, const struct dsml_options *o,
                bool cut, struct err *e);
+
+/* Whether a kept block says just these calls, so that it may stand for them in a prompt: the same
+ * names and, as JSON, the same arguments in the same order. */
+struct chat_call;
+bool dsml_block_says(struct chat_text block, const struct chat_call *calls, size_t n_calls);
 
 /* The reference's parser: with the end-of-sentence token, without any tolerance. ERR_INVALID. */
 int dsml_parse_strict(struct dsml_message *m, struct chat_text text, bool thinking, struct err *e);

@@ -1,6 +1,7 @@
 /* dsml_message - deltas put together to a message, and the tolerant parser in one call. */
 #include <stdlib.h>
 
+#include "common/model/chat.h"
 #include "common/model/dsml.h"
 
 enum { PART_BYTES_MAX = 1 << 30 };
@@ -63,4 +64,37 @@ int dsml_parse(struct dsml_message *m, struct chat_text text, const struct dsml_
     m->finish = dsml_stream_finish(s);
     dsml_stream_free(s);
     return rc < 0 ? err_set(e, rc, "an answer of %zu bytes", text.len) : 0;
+}
+
+/* Whether two texts are the same JSON, however it is spelt. Nothing is the empty object. */
+static bool same_json(struct chat_text a, struct chat_text b) {
+    struct buf lines[2];
+    struct chat_text texts[2] = { chat_json_trim(a), chat_json_trim(b) };
+    bool same = true;
+    for (int i = 0; i < 2; i++) {
+        if (!texts[i].len) texts[i] = chat_text_of("{}");
+        buf_init(&lines[i], PART_BYTES_MAX);
+        same &= chat_json_reprint(texts[i], &lines[i], NULL) == 0;
+    }
+    same = same && lines[0].size == lines[1].size &&
+           memcmp(lines[0].data, lines[1].data, lines[0].size) == 0;
+    for (int i = 0; i < 2; i++) buf_deinit(&lines[i]);
+    return same;
+}
+
+static bool same_call(const struct dsml_call *a, const struct chat_call *b) {
+    struct chat_text name = { a->name.data, a->name.size };
+    struct chat_text arguments = { a->arguments.data, a->arguments.size };
+    return chat_text_equal(name, b->name) && same_json(arguments, b->arguments);
+}
+
+bool dsml_block_says(struct chat_text block, const struct chat_call *calls, size_t n_calls) {
+    const struct dsml_options o = { .tools = true, .loose = true };
+    struct dsml_message m;
+    dsml_message_init(&m);
+    bool same = dsml_parse(&m, block, &o, false, NULL) == 0 && m.content.size == 0 &&
+                m.n_calls == n_calls;
+    for (size_t i = 0; i < m.n_calls && same; i++) same = same_call(&m.calls[i], &calls[i]);
+    dsml_message_deinit(&m);
+    return same;
 }

@@ -7,6 +7,7 @@
 #include "common/base/check.h"
 #include "common/base/rng.h"
 #include "common/base/utf8.h"
+#include "common/model/chat.h"
 #include "common/model/chat_format.h"
 #include "common/model/dsml.h"
 #include "common/sys/file.h"
@@ -505,6 +506,44 @@ static void bad_stops_are_refused(void **state) {
     assert_int_equal(dsml_stream_new(&s, &o, NULL), ERR_LIMIT);
 }
 
+/* ---- keeping what was sampled ---- */
+
+static void the_sampled_block_can_be_kept(void **state) {
+    (void)state;
+    static const char text[] = "why</think>Hi\n\n\n" CHAT_CALLS_OPEN "\n" INVOKE("f")
+        OTHER("a", "1.50") CLOSE INVOKE("g") CLOSE END "x";
+    static const char block[] = OPEN INVOKE("f") OTHER("a", "1.50") CLOSE INVOKE("g") CLOSE END;
+    struct chat_call calls[] = {
+        { { NULL, 0 }, chat_text_of("f"), chat_text_of("{ \"a\":1.5 }") },
+        { { NULL, 0 }, chat_text_of("g"), chat_text_of(" ") },
+    };
+    for (int way = 0; way < 2; way++) {
+        for (size_t step = 1; step < sizeof text; step++) {
+            struct dsml_options o = { .in_reasoning = true, .tools = true, .live = way };
+            struct dsml_stream *s;
+            size_t from, to;
+            assert_int_equal(dsml_stream_new(&s, &o, NULL), 0);
+            for (size_t at = 0; at < strlen(text); at += step) {
+                assert_false(dsml_stream_block(s, &from, &to) && at < strlen(text) - 1);
+                dsml_stream_feed(s, text + at, MIN(step, strlen(text) - at));
+            }
+            assert_true(dsml_stream_block(s, &from, &to));
+            assert_int_equal(to - from, strlen(block));
+            assert_memory_equal(text + from, block, strlen(block));
+            dsml_stream_free(s);
+        }
+    }
+    assert_true(dsml_block_says(chat_text_of(block), calls, 2));
+    assert_false(dsml_block_says(chat_text_of(block), calls, 1));
+    calls[1].name = chat_text_of("h");
+    assert_false(dsml_block_says(chat_text_of(block), calls, 2));
+    calls[1].name = chat_text_of("g");
+    calls[0].arguments = chat_text_of("{\"a\":1.51}");
+    assert_false(dsml_block_says(chat_text_of(block), calls, 2));
+    calls[0].arguments = chat_text_of("{\"a\":");
+    assert_false(dsml_block_says(chat_text_of(block), calls, 2));
+}
+
 /* ---- limits ---- */
 
 /* A block of n calls with n_parameters each, into *b. */
@@ -596,6 +635,7 @@ int main(void) {
         TEST(stops_end_content_and_nothing_else),
         TEST(the_stop_that_is_complete_first_counts),
         TEST(bad_stops_are_refused),
+        TEST(the_sampled_block_can_be_kept),
         TEST(limits_break_the_markup_and_not_the_server),
         TEST(a_megabyte_in_single_bytes_takes_linear_time),
     };
