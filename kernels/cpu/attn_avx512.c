@@ -59,7 +59,8 @@ static inline __m512 fold1(__m512 a, __m512 b) {
 /* 16 vectors v[4r + h] to 16 sums: lane group h holds rows 0..3. */
 static inline __m512 fold16(const __m512 v[16]) {
     __m512 four[4];
-    for (int i = 0; i < 4; i++)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)                    /* all loops over accumulators unroll, or they would live in memory */
         four[i] = fold4(fold8(v[4 * i], v[4 * i + 1]), fold8(v[4 * i + 2], v[4 * i + 3]));
     return fold1(fold2(four[0], four[1]), fold2(four[2], four[3]));
 }
@@ -105,8 +106,8 @@ void attn_scores_avx512(float *z, int64_t z_stride, const float *q, int64_t q_st
                         int n_head, int n_rows, int dim, float scale) {
     int heads4 = n_head / 4 * 4, rows4 = n_rows / 4 * 4;
     __m512 scales = _mm512_set1_ps(scale);
-    for (int h = 0; h < heads4; h += 4)
-        for (int r = 0; r < rows4; r += 4)
+    for (int r = 0; r < rows4; r += 4)             /* 4 rows stay in the first cache, the heads stream by */
+        for (int h = 0; h < heads4; h += 4)
             scores_4x4(z + h * z_stride + r, z_stride, q + h * q_stride, q_stride, rows + r * row_stride, row_stride, dim, scales);
     for (int h = 0; h < n_head; h++)
         for (int r = h < heads4 ? rows4 : 0; r < n_rows; r++)

@@ -7,7 +7,10 @@
 
 #include <math.h>
 
-enum { ROWS_AT_ONCE = 64, HEADS_MIN = 8 };
+enum {
+    ROWS_AT_ONCE = 64, HEADS_MIN = 8,
+    ROW_PAD = 16,                                  /* floats: 64 rows at a power of two would share a few cache sets */
+};
 
 struct attention_job {
     struct cpu *c;
@@ -45,7 +48,7 @@ static void unpack_rows(const struct attention_job *job, const uint8_t *const *l
     const struct kv_layer *layer = job->a->layer;
     int32_t n_nope = layer->head_dim - layer->n_rot;
     for (int32_t i = 0; i < n; i++) {
-        float *x = tile + (int64_t)i * layer->head_dim;
+        float *x = tile + (int64_t)i * (layer->head_dim + ROW_PAD);
         if (layer->numerics == NUMERICS_EXACT) {
             memcpy(x, list[i], (size_t)layer->row_bytes);
         } else if (layer->numerics == NUMERICS_WIDE) {
@@ -84,7 +87,7 @@ static void attention_task(void *ctx, int task, int thread) {
     for (int32_t r = 0; r < n; r += ROWS_AT_ONCE) {
         int32_t part = MIN(ROWS_AT_ONCE, n - r);
         unpack_rows(job, list + r, part, tile);
-        simd->attn_scores(z + r, z_stride, q, dim, tile, dim, n_head, part, dim, job->scale);
+        simd->attn_scores(z + r, z_stride, q, dim, tile, dim + ROW_PAD, n_head, part, dim, job->scale);
     }
     float norm[256];
     for (int32_t h = 0; h < n_head; h++)
@@ -93,7 +96,7 @@ static void attention_task(void *ctx, int task, int thread) {
     for (int32_t r = 0; r < n; r += ROWS_AT_ONCE) {
         int32_t part = MIN(ROWS_AT_ONCE, n - r);
         if (n > ROWS_AT_ONCE) unpack_rows(job, list + r, part, tile);
-        simd->attn_mix(q, dim, z + r, z_stride, tile, dim, n_head, part, dim);
+        simd->attn_mix(q, dim, z + r, z_stride, tile, dim + ROW_PAD, n_head, part, dim);
     }
     for (int32_t h = 0; h < n_head; h++) {
         simd->scale_mul(q + (int64_t)h * dim, q + (int64_t)h * dim, norm[h], NULL, dim);
@@ -121,7 +124,7 @@ void cpu_attention(struct kernels *k, const struct attention_args *a) {
     job.n_groups = (a->n_head + job.group_heads - 1) / job.group_heads;
     job.n_rows_max = ALIGN_UP(rows_max(a), 16);
     job.rows_offset = ALIGN_UP((uint64_t)job.n_rows_max * sizeof(void *), (uint64_t)64);
-    job.z_offset = job.rows_offset + (uint64_t)ROWS_AT_ONCE * (uint64_t)a->layer->head_dim * sizeof(float);
+    job.z_offset = job.rows_offset + (uint64_t)ROWS_AT_ONCE * (uint64_t)(a->layer->head_dim + ROW_PAD) * sizeof(float);
     uint64_t size = job.z_offset + (uint64_t)job.group_heads * (uint64_t)job.n_rows_max * sizeof(float);
     job.threads = cpu_scratch_threads(c, size, &job.stride);
     float *ones = cpu_scratch(c, SCRATCH_LISTS, (uint64_t)job.n_rows_max * sizeof(float));
