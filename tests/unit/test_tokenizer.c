@@ -356,13 +356,14 @@ static struct gguf *build_gguf(const struct gguf_case *c, uint8_t **bytes) {
     struct gguf *g;
     struct err e;
     size_t size;
+    uint32_t n_kinds = vocab.v.n_tokens + (strcmp(c->key, "a type too many") == 0);
     image_init(&m);
     if (!changed(&m, c, "tokenizer.ggml.model")) image_str(&m, "tokenizer.ggml.model", "gpt2");
     if (!changed(&m, c, "tokenizer.ggml.pre")) image_str(&m, "tokenizer.ggml.pre", "deepseek-v3");
     if (!changed(&m, c, "tokenizer.ggml.tokens")) put_strs(&m, "tokenizer.ggml.tokens", vocab.tokens, vocab.v.n_tokens);
     if (!changed(&m, c, "tokenizer.ggml.merges")) put_strs(&m, "tokenizer.ggml.merges", vocab.merges, vocab.v.n_merges);
     if (!changed(&m, c, "tokenizer.ggml.token_type"))
-        image_array(&m, "tokenizer.ggml.token_type", GGUF_I32, vocab.kinds, vocab.v.n_tokens, vocab.v.n_tokens * 4);
+        image_array(&m, "tokenizer.ggml.token_type", GGUF_I32, vocab.kinds, n_kinds, n_kinds * 4);
     if (!changed(&m, c, "tokenizer.ggml.bos_token_id")) image_u32(&m, "tokenizer.ggml.bos_token_id", 0);
     if (!changed(&m, c, "tokenizer.ggml.eos_token_id")) image_u32(&m, "tokenizer.ggml.eos_token_id", 1);
     *bytes = image_bytes(&m, &size);
@@ -385,6 +386,7 @@ static void metadata_loads_or_is_refused_with_the_key(void **state) {
         { "tokenizer.ggml.tokens", "a", ERR_CORRUPT, "tokenizer.ggml.tokens is not a list" },
         { "tokenizer.ggml.merges", NULL, ERR_NOTFOUND, "tokenizer.ggml.merges is missing" },
         { "tokenizer.ggml.token_type", "a", ERR_CORRUPT, "tokenizer.ggml.token_type" },
+        { "a type too many", NULL, ERR_CORRUPT, "tokenizer.ggml.token_type has 261 entries for 260 tokens" },
         { "tokenizer.ggml.eos_token_id", "a", ERR_CORRUPT, "tokenizer.ggml.eos_token_id" },
     };
     small_init(&vocab);
