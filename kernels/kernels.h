@@ -164,8 +164,8 @@ struct kv_commit_args {
     const struct kbatch *batch;
 };
 
-/* Compressor (spec 2.6). kv and score are the projections [c * dim, n]; the position bias ape[pos % ratio] is added to score in
- * place. Every window that ends in the batch is pooled (rows of before the segment come from the history ring), normed,
+/* Compressor (spec 2.6). kv and score are the projections [c * dim, n]; score counts with the position bias ape[pos % ratio], which
+ * a backend may add in place. Every window that ends in the batch is pooled (rows of before the segment come from the history ring), normed,
  * roped at its first position and appended as entry pos / ratio; then the history ring takes the last rows. */
 struct compress_args {
     struct tensor *kv, *score;

@@ -1,0 +1,40 @@
+/* attention - what the two attention kernels share: the arguments on the device, and the rows that a token reads. */
+#ifndef KERNELS_CUDA_ATTENTION_CUH
+#define KERNELS_CUDA_ATTENTION_CUH
+
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/decode.cuh"
+
+struct attention_run {
+    float *q;
+    const uint8_t *rows;
+    const float *sinks, *rope;
+    const int32_t *sel, *n_sel;                    /* NULL: all visible entries */
+    int sel_stride;
+    struct kv_layer layer;
+    struct dbatch batch;
+    int row0, n, n_head;
+};
+
+/* Window rows by position, then entries ascending. */
+struct token_rows {
+    struct kseg seg;
+    struct kv_slice slice;
+    const int32_t *sel;
+    int first_pos, n_window, n;
+    __device__ token_rows(const struct attention_run &a, int i) {
+        int row = a.row0 + i, pos = a.batch.pos[row];
+        seg = a.batch.segs[a.batch.seg[row]];
+        slice = a.layer.slices[seg.slot];
+        sel = a.sel ? a.sel + (int64_t)i * a.sel_stride : NULL;
+        first_pos = max(0, pos - a.layer.n_swa + 1);
+        n_window = pos - first_pos + 1;
+        n = n_window + (!a.layer.ratio ? 0 : a.sel ? a.n_sel[i] : (pos + 1) / a.layer.ratio);
+    }
+    __device__ __forceinline__ const uint8_t *at(const struct attention_run &a, int r) const {
+        if (r < n_window) return window_row(a.layer, slice, seg, a.rows, first_pos + r);
+        return entry_row(a.layer, slice, sel ? sel[r - n_window] : r - n_window);
+    }
+};
+
+#endif

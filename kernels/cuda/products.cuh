@@ -1,0 +1,195 @@
+/* products - kernels over tiles (tiles.cuh), for few rows and for many.
+ *
+ * Few rows: memory is the limit, so k is cut over the warps of a block, each streaming one segment of 16 weight rows; the sums meet in
+ * shared memory. The first weights are on their way before the kernel waits for its predecessor.
+ * Many rows: arithmetic is the limit. A block is 128 weight rows x 64 columns: each warp owns 16 rows and reads its weights straight
+ * into registers, once for all columns; activations come through shared memory, three stages ahead. */
+#ifndef KERNELS_CUDA_PRODUCTS_CUH
+#define KERNELS_CUDA_PRODUCTS_CUH
+
+#include "kernels/cuda/tiles.cuh"
+
+enum {
+    WARPS = 8, THREADS = WARPS * 32,
+    COLUMN_STRIDE = 20,                            /* floats per column of a 16-row sum: lanes meet different banks */
+    COLUMNS = 64,                                  /* of a block with many rows */
+    GROUPS = COLUMNS / 8,
+    STAGES = 3,
+};
+
+/* ---- few rows ---- */
+
+/* How segments and tiles fall on the warps of a block. */
+struct split {
+    int n_segments, warps_per_tile, tiles_per_block;
+    __host__ __device__ explicit split(int n_in) {
+        n_segments = (n_in + SEGMENT - 1) / SEGMENT;
+        warps_per_tile = n_segments < WARPS ? n_segments : WARPS;
+        tiles_per_block = WARPS / warps_per_tile;
+    }
+    __host__ __device__ int shared_floats(int columns) const {
+        return tiles_per_block * n_segments * columns * COLUMN_STRIDE;
+    }
+};
+
+/* A tile's segments dealt to warps; sums to shared[segment][column][row]. first: weights of the first step, loaded already. */
+template <class T, int N, class X>
+static __device__ __forceinline__ void segments_multiply(float *shared, const uint8_t *tile, int n_in, const struct split &split, int segment0,
+                                                         typename T::regs first, const X &x, const lane_pos &p, const uint32_t *lut) {
+    struct sums<N> s;
+    typename T::regs w = first;
+    for (int segment = segment0; segment < split.n_segments; segment += split.warps_per_tile) {
+        int step = segment * (SEGMENT / T::STEP), end = min(n_in / T::STEP, (segment + 1) * (SEGMENT / T::STEP));
+        s.clear();
+        if (segment != segment0) T::load(w, tile, n_in, step, p);
+#pragma unroll 2
+        for (; step < end; step++) {
+            typename T::regs next;
+            if (step + 1 < end) T::load(next, tile, n_in, step + 1, p);
+            T::template multiply<N>(s, w, x, step, N, p, lut);
+            w = next;
+        }
+        float *to = shared + segment * N * 8 * COLUMN_STRIDE;
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            if (T::KIND == ACT_F16X2) scale_segment(s.acc[j], x.d(segment, j));
+            float *at = to + (8 * j + 2 * p.t) * COLUMN_STRIDE + p.g;
+            at[0] = s.acc[j][0], at[COLUMN_STRIDE] = s.acc[j][1];
+            at[8] = s.acc[j][2], at[COLUMN_STRIDE + 8] = s.acc[j][3];
+        }
+    }
+}
+
+/* The sum of a tile's segments, in order, at (column, row). */
+static __device__ __forceinline__ float segments_sum(const float *shared, int n_segments, int columns, int column, int row) {
+    float total = 0;
+    for (int s = 0; s < n_segments; s++) total += shared[(s * columns + column) * COLUMN_STRIDE + row];
+    return total;
+}
+
+/* ---- many rows ---- */
+
+static __device__ __forceinline__ void copy16_async(void *shared, const void *global) {
+    uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+
+static __device__ __forceinline__ void copies_end_stage() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int LEFT> static __device__ __forceinline__ void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+
+/* One stage of activations in shared memory: 64 columns x STAGE_K values. */
+template <enum act_kind KIND> struct x_stage {
+    static const int STAGE_K = KIND == ACT_Q8_0 ? 128 : KIND == ACT_Q8_K ? 256 : 64;
+    static const int Q_BYTES = KIND == ACT_F16X2 ? STAGE_K * COLUMNS * 4 : STAGE_K * COLUMNS;      /* F16X2: hi, then lo */
+    static const int D_BYTES = KIND == ACT_Q8_0 ? STAGE_K / 32 * COLUMNS * 4 : KIND == ACT_Q8_K ? COLUMNS * 4 : 0;
+    static const int SUM_BYTES = KIND == ACT_Q8_K ? COLUMNS * 32 : 0;
+    static const int BYTES = Q_BYTES + D_BYTES + SUM_BYTES;
+    static const int BLOCK_BYTES = COLUMNS * 32;   /* 64 columns of a block of 32 int8 or 16 halves */
+
+    const uint8_t *stage;
+    int g, t;
+    __device__ x_stage(const uint8_t *shared, const lane_pos &p) : stage(shared), g(p.g), t(p.t) {}
+
+    /* Blocks count from the stage's first: callers multiply steps from 0. */
+    __device__ __forceinline__ uint2 q(int block, int j) const {
+        return *(const uint2 *)(stage + block * BLOCK_BYTES + (8 * j + g) * 32 + t * 8);
+    }
+    __device__ __forceinline__ float2 d(int block, int j) const {
+        return *(const float2 *)(stage + Q_BYTES + (block * COLUMNS + 8 * j + 2 * t) * 4);
+    }
+    __device__ __forceinline__ uint2 sum(int block, int j) const {
+        return *(const uint2 *)(stage + Q_BYTES + D_BYTES + block * BLOCK_BYTES + (8 * j + g) * 32 + t * 8);
+    }
+    __device__ __forceinline__ uint2 hi(int block, int j) const {
+        return q(block, j);
+    }
+    __device__ __forceinline__ uint2 lo(int block, int j) const {
+        return q(block + STAGE_K / 16, j);
+    }
+
+    static __device__ __forceinline__ void copy_part(uint8_t *to, const uint8_t *from, int bytes, int64_t from_stride, int n_parts) {
+        for (int i = (int)threadIdx.x; i < n_parts * (bytes / 16); i += THREADS) {
+            int part = i / (bytes / 16), at = i % (bytes / 16) * 16;
+            copy16_async(to + part * bytes + at, from + part * from_stride + at);
+        }
+    }
+    static __device__ __forceinline__ void copy(uint8_t *to, const struct act &act, int column, int stage) {
+        int64_t n = act.n_pad;
+        if (KIND == ACT_F16X2) {
+            int64_t at = ((int64_t)stage * (STAGE_K / 16) * n + column) * 32;
+            copy_part(to, (const uint8_t *)act.q + at, BLOCK_BYTES, n * 32, STAGE_K / 16);
+            copy_part(to + Q_BYTES / 2, (const uint8_t *)act.sum + at, BLOCK_BYTES, n * 32, STAGE_K / 16);
+            return;
+        }
+        copy_part(to, (const uint8_t *)act.q + ((int64_t)stage * (STAGE_K / 32) * n + column) * 32, BLOCK_BYTES, n * 32, STAGE_K / 32);
+        int blocks = KIND == ACT_Q8_0 ? STAGE_K / 32 : 1;
+        copy_part(to + Q_BYTES, (const uint8_t *)(act.d + (int64_t)stage * blocks * n + column), COLUMNS * 4, n * 4, blocks);
+        if (KIND == ACT_Q8_K) copy_part(to + Q_BYTES + D_BYTES, (const uint8_t *)(act.sum + ((int64_t)stage * n + column) * 16), BLOCK_BYTES, 0, 1);
+    }
+};
+
+/* Totals of 64 columns for this thread's fragment, in shared memory: [group * 4 + i][thread]. */
+template <class T>
+static __device__ __forceinline__ void columns_multiply(uint8_t *shared, const uint8_t *tile, int n_in, const struct act &act, int column,
+                                                        int n_groups, const lane_pos &p, const uint32_t *lut) {
+    typedef x_stage<T::KIND> stage_t;
+    const int STEPS = stage_t::STAGE_K / T::STEP, STAGES_PER_SEGMENT = SEGMENT / stage_t::STAGE_K;
+    float *total = (float *)shared + threadIdx.x;
+    uint8_t *stages = shared + GROUPS * 4 * THREADS * sizeof(float);
+    int n_stages = n_in / stage_t::STAGE_K;
+    struct sums<GROUPS> s;
+    typename T::regs w;
+    s.clear();
+#pragma unroll
+    for (int i = 0; i < GROUPS * 4; i++) total[i * THREADS] = 0;
+    T::load(w, tile, n_in, 0, p);
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) {
+        if (i < n_stages) stage_t::copy(stages + i * stage_t::BYTES, act, column, i);
+        copies_end_stage();
+    }
+    for (int stage = 0; stage < n_stages; stage++) {
+        copies_wait<STAGES - 2>();
+        __syncthreads();                           /* this stage is here, and the one before it is used up */
+        if (stage + STAGES - 1 < n_stages)
+            stage_t::copy(stages + (stage + STAGES - 1) % STAGES * stage_t::BYTES, act, column, stage + STAGES - 1);
+        copies_end_stage();
+        stage_t x(stages + stage % STAGES * stage_t::BYTES, p);
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            typename T::regs next;
+            int step = stage * STEPS + i;
+            if (step + 1 < n_in / T::STEP) T::load(next, tile, n_in, step + 1, p);
+            T::template multiply<GROUPS>(s, w, x, i, n_groups, p, lut);
+            w = next;
+        }
+        if ((stage + 1) % STAGES_PER_SEGMENT != 0 && stage + 1 < n_stages) continue;
+#pragma unroll
+        for (int j = 0; j < GROUPS; j++) {
+            if (T::KIND == ACT_F16X2)
+                scale_segment(s.acc[j], *(const float2 *)(act.d + (int64_t)(stage / STAGES_PER_SEGMENT) * act.n_pad + column + 8 * j + 2 * p.t));
+#pragma unroll
+            for (int i = 0; i < 4; i++) total[(j * 4 + i) * THREADS] += s.acc[j][i], s.acc[j][i] = 0;
+        }
+    }
+}
+
+template <class T> static constexpr int columns_shared_bytes() {
+    return GROUPS * 4 * THREADS * (int)sizeof(float) + STAGES * x_stage<T::KIND>::BYTES;
+}
+
+/* Row and column within the block's 128 x 64 that total[j * 4 + i] of this thread belongs to. */
+static __device__ __forceinline__ int fragment_row(int i, const lane_pos &p) {
+    return p.g + (i >= 2 ? 8 : 0);
+}
+
+static __device__ __forceinline__ int fragment_column(int j, int i, const lane_pos &p) {
+    return 8 * j + 2 * p.t + (i & 1);
+}
+
+#endif

@@ -1,0 +1,398 @@
+/* tiles - products of 16 weight rows in tiles (pack.cu) with groups of 8 prepared activation rows, on tensor cores.
+ *
+ * Each struct below is one weight type: load() takes a step's weights into registers, multiply() adds the step's products to
+ * sums.acc[group][4], of which a lane (g, t) holds (row g, columns 2t, 2t+1), (row g+8, the same). A step is STEP values of k and
+ * STEP_BYTES of a tile; LUT is the size of the type's table in shared memory.
+ *
+ * What a product is, whoever computes it and however many columns there are: k is cut into segments of 512. Within a segment the
+ * sum is one chain over ascending blocks, acc = fma((float)isum, dw * dx, acc), where isum is the exact integer sum over the
+ * block; types with minima then add fma(-(float)msum, dmin * dx, acc). F16 chains the tensor cores' own f32 sums, hi before lo, and
+ * multiplies by the segment's power of two. The segments' sums are added in order, starting from 0. Neither splitting k over
+ * warps nor the number of columns changes a bit. */
+#ifndef KERNELS_CUDA_TILES_CUH
+#define KERNELS_CUDA_TILES_CUH
+
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/device.cuh"
+
+enum { TILE_ROWS = 16, SEGMENT = 512 };
+
+struct lane_pos {
+    int lane, g, t;
+    __device__ lane_pos() : lane(lane_id()), g(lane / 4), t(lane % 4) {}
+};
+
+template <int N> struct sums {
+    float acc[N][4];
+    int inner[N][4];                               /* integer sums of a block in progress */
+    __device__ void clear() {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) acc[j][i] = 0, inner[j][i] = 0;
+    }
+};
+
+static __device__ __forceinline__ void mma_s8(int *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint2 b) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y));
+}
+
+static __device__ __forceinline__ void mma_f16(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint2 b) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y));
+}
+
+static __device__ __forceinline__ uint4 load16(const uint8_t *p) {     /* weights: read once, not kept in L1 */
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+static __device__ __forceinline__ uint32_t load4(const uint8_t *p) {
+    return __ldg((const uint32_t *)p);
+}
+
+static __device__ __forceinline__ float2 half_pair(uint32_t h) {
+    return make_float2(f16_value((uint16_t)(h & 0xffff)), f16_value((uint16_t)(h >> 16)));
+}
+
+/* Word i (a constant after unrolling) of a vector. */
+static __device__ __forceinline__ uint32_t word(const uint4 &v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+/* acc += sum * (weight scale * activation scale), per row and column; negative: minus. */
+static __device__ __forceinline__ void add_scaled(float *acc, const float *sum, float2 dw, float2 dx) {
+    acc[0] = fmaf(sum[0], dw.x * dx.x, acc[0]);
+    acc[1] = fmaf(sum[1], dw.x * dx.y, acc[1]);
+    acc[2] = fmaf(sum[2], dw.y * dx.x, acc[2]);
+    acc[3] = fmaf(sum[3], dw.y * dx.y, acc[3]);
+}
+
+static __device__ __forceinline__ void add_scaled_int(float *acc, const int *sum, float2 dw, float2 dx) {
+    const float f[4] = { (float)sum[0], (float)sum[1], (float)sum[2], (float)sum[3] };
+    add_scaled(acc, f, dw, dx);
+}
+
+/* Four small integers in bytes become f16: 1024 + m has m in its low bits. */
+static __device__ __forceinline__ uint32_t bytes_to_halves(uint32_t bytes, uint32_t selector) {
+    uint32_t h = __byte_perm(bytes, 0x64646464u, selector);
+    __half2 v = __hsub2(*(const __half2 *)&h, __half2half2(__ushort_as_half(0x6400)));
+    return *(const uint32_t *)&v;
+}
+
+/* ---- the types ---- */
+
+struct tile_q8_0 {
+    static const enum act_kind KIND = ACT_Q8_0;
+    static const enum dtype TYPE = DTYPE_Q8_0;
+    static const int STEP = 128, STEP_BYTES = 2176, LUT = 1;
+    struct regs {
+        uint4 q[4], d;                             /* d: word i: scales of rows g, g+8 in block i */
+    };
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int n_in, int step, const lane_pos &p) {
+        const uint8_t *q = tile + (int64_t)step * 2048 + p.lane * 16;
+#pragma unroll
+        for (int i = 0; i < 4; i++) w.q[i] = load16(q + i * 512);
+        w.d = __ldg((const uint4 *)(tile + (int64_t)n_in * 16 + (int64_t)step * 128 + p.g * 16));
+    }
+    template <int N, class X>
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &, const uint32_t *) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float2 dw = half_pair(word(w.d, i));
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (j >= n_groups) break;
+                int c[4] = { 0, 0, 0, 0 };
+                mma_s8(c, w.q[i].x, w.q[i].y, w.q[i].z, w.q[i].w, x.q(step * 4 + i, j));
+                add_scaled_int(s.acc[j], c, dw, x.d(step * 4 + i, j));
+            }
+        }
+    }
+};
+
+struct tile_mxfp4 {
+    static const enum act_kind KIND = ACT_Q8_0;
+    static const enum dtype TYPE = DTYPE_MXFP4;
+    static const int STEP = 128, STEP_BYTES = 1088, LUT = 1;
+    struct regs {
+        uint4 q[2];                                /* rows g, g+8: word i: eight codes of block i */
+        uint32_t e[2];
+    };
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step, const lane_pos &p) {
+        const uint8_t *at = tile + (int64_t)step * 1088;
+        for (int r = 0; r < 2; r++) {
+            w.q[r] = load16(at + r * 512 + p.lane * 16);
+            w.e[r] = load4(at + 1024 + (p.g + 8 * r) * 4);
+        }
+    }
+    /* Doubled values of four codes: 0 1 2 3 4 6 8 12 and their negatives; bit 3 chooses. */
+    static __device__ __forceinline__ uint32_t values(uint32_t codes) {
+        uint32_t index = codes & 0x7777, sign = 0x3210 | (codes >> 1 & 0x4444);
+        return __byte_perm(__byte_perm(0x03020100u, 0x0c080604u, index), __byte_perm(0xfdfeff00u, 0xf4f8fafcu, index), sign);
+    }
+    static __device__ __forceinline__ float scale(uint32_t e) {
+        return __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23);
+    }
+    template <int N, class X>
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &, const uint32_t *) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float2 dw = make_float2(scale(w.e[0] >> 8 * i & 255), scale(w.e[1] >> 8 * i & 255));
+            uint32_t q0 = word(w.q[0], i), q1 = word(w.q[1], i);
+            uint32_t a0 = values(q0), a1 = values(q1), a2 = values(q0 >> 16), a3 = values(q1 >> 16);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (j >= n_groups) break;
+                int c[4] = { 0, 0, 0, 0 };
+                mma_s8(c, a0, a1, a2, a3, x.q(step * 4 + i, j));
+                add_scaled_int(s.acc[j], c, dw, x.d(step * 4 + i, j));
+            }
+        }
+    }
+};
+
+/* Sub-blocks of 16 with scales of 4 bits: scale times code is at most 45, so the scales go into the integers and a block is
+ * one chain of products. The minima meet the activations' sums of 16 in one f16 product, exact in f32. */
+struct tile_q2_k {
+    static const enum act_kind KIND = ACT_Q8_K;
+    static const enum dtype TYPE = DTYPE_Q2_K;
+    static const int STEP = 256, STEP_BYTES = 1344, LUT = 1;
+    struct regs {
+        uint4 q[2], s[2];
+        uint32_t d[2];
+    };
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step, const lane_pos &p) {
+        const uint8_t *at = tile + (int64_t)step * 1344;
+        for (int r = 0; r < 2; r++) {
+            w.q[r] = load16(at + r * 512 + p.lane * 16);
+            w.s[r] = __ldg((const uint4 *)(at + 1024 + (p.g + 8 * r) * 16));
+            w.d[r] = load4(at + 1280 + (p.g + 8 * r) * 4);
+        }
+    }
+    template <int N, class X>
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &p, const uint32_t *) {
+        uint32_t sc[2][4], m[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {              /* bytes 0 and 2 of word i: this lane's sub-blocks of blocks 2i, 2i+1 */
+            for (int i = 0; i < 4; i++) sc[r][i] = word(w.s[r], i) >> 8 * (p.t >> 1) & 0x000f000f;
+            m[r] = (p.t < 2 ? (p.t == 0 ? w.s[r].x : w.s[r].y) : (p.t == 2 ? w.s[r].z : w.s[r].w)) >> 4 & 0x0f0f0f0f;
+        }
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            for (int i = 0; i < 4; i++) s.inner[j][i] = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            uint32_t q0 = word(w.q[0], i / 2) >> 4 * (i % 2), q1 = word(w.q[1], i / 2) >> 4 * (i % 2);
+            uint32_t s0 = sc[0][i / 2] >> 16 * (i % 2) & 15, s1 = sc[1][i / 2] >> 16 * (i % 2) & 15;
+            uint32_t a0 = (q0 & 0x03030303) * s0, a2 = (q0 >> 2 & 0x03030303) * s0;
+            uint32_t a1 = (q1 & 0x03030303) * s1, a3 = (q1 >> 2 & 0x03030303) * s1;
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (j >= n_groups) break;
+                mma_s8(s.inner[j], a0, a1, a2, a3, x.q(step * 8 + i, j));
+            }
+        }
+        float2 d0 = half_pair(w.d[0]), d1 = half_pair(w.d[1]), d = make_float2(d0.x, d1.x), dmin = make_float2(-d0.y, -d1.y);
+        uint32_t m0 = bytes_to_halves(m[0], 0x4140), m1 = bytes_to_halves(m[1], 0x4140);
+        uint32_t m2 = bytes_to_halves(m[0], 0x4342), m3 = bytes_to_halves(m[1], 0x4342);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            if (j >= n_groups) break;
+            float2 dx = x.d(step, j);
+            float msum[4] = { 0, 0, 0, 0 };
+            mma_f16(msum, m0, m1, m2, m3, x.sum(step, j));
+            add_scaled_int(s.acc[j], s.inner[j], d, dx);
+            add_scaled(s.acc[j], msum, dmin, dx);
+        }
+    }
+};
+
+struct tile_q4_k {
+    static const enum act_kind KIND = ACT_Q8_K;
+    static const enum dtype TYPE = DTYPE_Q4_K;
+    static const int STEP = 256, STEP_BYTES = 2304, LUT = 1;
+    struct regs {
+        uint4 q[2][2], h[2];                       /* h: d | dmin, then 12 bytes of scales */
+    };
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step, const lane_pos &p) {
+        const uint8_t *at = tile + (int64_t)step * 2304;
+        for (int r = 0; r < 2; r++) {
+            for (int i = 0; i < 2; i++) w.q[r][i] = load16(at + r * 1024 + i * 512 + p.lane * 16);
+            w.h[r] = __ldg((const uint4 *)(at + 2048 + (p.g + 8 * r) * 16));
+        }
+    }
+    template <int N, class X>
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &p, const uint32_t *) {
+        uint32_t sc[2][2], m[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {              /* eight 6-bit scales and minima */
+            uint32_t b0 = w.h[r].y, b1 = w.h[r].z, b2 = w.h[r].w;
+            sc[r][0] = b0 & 0x3f3f3f3f;
+            sc[r][1] = (b2 & 0x0f0f0f0f) | (b0 >> 2 & 0x30303030);
+            uint32_t low = b1 & 0x3f3f3f3f, high = (b2 >> 4 & 0x0f0f0f0f) | (b1 >> 2 & 0x30303030);
+            m[r] = (p.t < 2 ? low : high) >> 16 * (p.t & 1);
+        }
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            for (int i = 0; i < 4; i++) s.inner[j][i] = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            uint32_t q0 = word(w.q[0][i / 4], i % 4), q1 = word(w.q[1][i / 4], i % 4);
+            uint32_t a0 = q0 & 0x0f0f0f0f, a2 = q0 >> 4 & 0x0f0f0f0f, a1 = q1 & 0x0f0f0f0f, a3 = q1 >> 4 & 0x0f0f0f0f;
+            int s0 = (int)(sc[0][i / 4] >> 8 * (i % 4) & 255), s1 = (int)(sc[1][i / 4] >> 8 * (i % 4) & 255);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (j >= n_groups) break;
+                int c[4] = { 0, 0, 0, 0 };
+                mma_s8(c, a0, a1, a2, a3, x.q(step * 8 + i, j));
+                s.inner[j][0] += s0 * c[0], s.inner[j][1] += s0 * c[1];
+                s.inner[j][2] += s1 * c[2], s.inner[j][3] += s1 * c[3];
+            }
+        }
+        float2 d0 = half_pair(w.h[0].x), d1 = half_pair(w.h[1].x), d = make_float2(d0.x, d1.x), dmin = make_float2(-d0.y, -d1.y);
+        uint32_t m0 = bytes_to_halves(m[0], 0x4040), m1 = bytes_to_halves(m[1], 0x4040);
+        uint32_t m2 = bytes_to_halves(m[0], 0x4141), m3 = bytes_to_halves(m[1], 0x4141);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            if (j >= n_groups) break;
+            float2 dx = x.d(step, j);
+            float msum[4] = { 0, 0, 0, 0 };
+            mma_f16(msum, m0, m1, m2, m3, x.sum(step, j));
+            add_scaled_int(s.acc[j], s.inner[j], d, dx);
+            add_scaled(s.acc[j], msum, dmin, dx);
+        }
+    }
+};
+
+/* A step is a quarter of a block: two groups of 32. lut: the grid as nibbles. A nibble of 4 + i selects the negative. */
+struct tile_iq2_xxs {
+    static const enum act_kind KIND = ACT_Q8_K;
+    static const enum dtype TYPE = DTYPE_IQ2_XXS;
+    static const int STEP = 64, STEP_BYTES = 264, LUT = 256;
+    struct regs {
+        uint4 q[2];                                /* rows g, g+8: indices, signs; indices, signs */
+        uint32_t d;
+    };
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int n_in, int step, const lane_pos &p) {
+        const uint8_t *at = tile + (int64_t)step * 256 + p.g * 16;
+        w.q[0] = load16(at);
+        w.q[1] = load16(at + 128);
+        w.d = load4(tile + (int64_t)n_in * 4 + (int64_t)(step / 4) * 32 + p.g * 4);
+    }
+    static __device__ __forceinline__ uint32_t selectors(uint32_t indices, uint32_t signs, const lane_pos &p, const uint32_t *lut) {
+        uint32_t sign = signs >> p.t & 0x04444444;
+        return lut[indices >> 8 * p.t & 255] ^ sign ^ ((uint32_t)__popc(sign) << 30 & 0x40000000u);
+    }
+    static __device__ __forceinline__ uint32_t values(uint32_t selector) {
+        return __byte_perm(0x002b1908u, 0x00d5e7f8u, selector);
+    }
+    static __device__ __forceinline__ int scale(uint32_t signs) {
+        return 2 * (int)(__funnelshift_l(signs, signs, 2) & 15) + 1;
+    }
+    template <int N, class X>
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &p, const uint32_t *lut) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            uint32_t w0 = i ? w.q[0].w : w.q[0].y, w1 = i ? w.q[1].w : w.q[1].y;
+            uint32_t v0 = selectors(i ? w.q[0].z : w.q[0].x, w0, p, lut), v1 = selectors(i ? w.q[1].z : w.q[1].x, w1, p, lut);
+            uint32_t a0 = values(v0), a1 = values(v1), a2 = values(v0 >> 16), a3 = values(v1 >> 16);
+            int s0 = scale(w0), s1 = scale(w1);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (j >= n_groups) break;
+                int c[4] = { 0, 0, 0, 0 };
+                mma_s8(c, a0, a1, a2, a3, x.q(step * 2 + i, j));
+                s.inner[j][0] += s0 * c[0], s.inner[j][1] += s0 * c[1];
+                s.inner[j][2] += s1 * c[2], s.inner[j][3] += s1 * c[3];
+            }
+        }
+        if (step % 4 != 3) return;
+        float2 d = half_pair(w.d);
+        d.x *= 0.125f, d.y *= 0.125f;
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            if (j >= n_groups) break;
+            add_scaled_int(s.acc[j], s.inner[j], d, x.d(step / 4, j));
+            for (int i = 0; i < 4; i++) s.inner[j][i] = 0;
+        }
+    }
+};
+
+struct tile_f16 {
+    static const enum act_kind KIND = ACT_F16X2;
+    static const enum dtype TYPE = DTYPE_F16;
+    static const int STEP = 64, STEP_BYTES = 2048, LUT = 1;
+    struct regs {
+        uint4 q[4];
+    };
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step, const lane_pos &p) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) w.q[i] = load16(tile + (int64_t)step * 2048 + i * 512 + p.lane * 16);
+    }
+    template <int N, class X>
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &, const uint32_t *) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (j >= n_groups) break;
+                mma_f16(s.acc[j], w.q[i].x, w.q[i].y, w.q[i].z, w.q[i].w, x.hi(step * 4 + i, j));
+                mma_f16(s.acc[j], w.q[i].x, w.q[i].y, w.q[i].z, w.q[i].w, x.lo(step * 4 + i, j));
+            }
+    }
+};
+
+/* At the end of a segment of F16: the power of two. dx: of the segment's columns. */
+static __device__ __forceinline__ void scale_segment(float *acc, float2 dx) {
+    acc[0] *= dx.x, acc[1] *= dx.y, acc[2] *= dx.x, acc[3] *= dx.y;
+}
+
+/* The activations from value k0 of the row on: a group's part. */
+static __device__ __forceinline__ struct act act_from(struct act act, enum act_kind kind, int k0) {
+    int64_t n = act.n_pad;
+    int d_values = kind == ACT_Q8_0 ? 32 : kind == ACT_Q8_K ? 256 : SEGMENT;
+    act.q += k0 * n * (kind == ACT_F16X2 ? 2 : 1);
+    act.d += k0 / d_values * n;
+    if (kind == ACT_Q8_K) act.sum += k0 / 16 * n;
+    if (kind == ACT_F16X2) act.sum += k0 * n;
+    return act;
+}
+
+/* ---- activations from device memory: for few rows ---- */
+
+template <int N> struct x_global {
+    const int8_t *q_;
+    const float *d_;
+    const uint16_t *sum_;
+    int n_pad, column;                             /* column: first of this lane's group */
+    bool here;                                     /* N 1: this lane's column exists (others read as 0) */
+    int g, t;
+    __device__ x_global(const struct act &act, int column0, int n, const lane_pos &p)
+        : q_(act.q), d_(act.d), sum_(act.sum), n_pad(act.n_pad), column(column0), here(N > 1 || column0 + p.g < n), g(p.g), t(p.t) {}
+    __device__ __forceinline__ uint2 at(const void *base, int64_t index, int bytes) const {
+        if (!here) return make_uint2(0, 0);
+        return *(const uint2 *)((const uint8_t *)base + index * bytes + t * 8);
+    }
+    __device__ __forceinline__ uint2 q(int block, int j) const {
+        return at(q_, (int64_t)block * n_pad + column + 8 * j + g, 32);
+    }
+    __device__ __forceinline__ float2 d(int block, int j) const {
+        return *(const float2 *)(d_ + (int64_t)block * n_pad + column + 8 * j + 2 * t);
+    }
+    __device__ __forceinline__ uint2 sum(int block, int j) const {
+        return at(sum_, (int64_t)block * n_pad + column + 8 * j + g, 32);
+    }
+    __device__ __forceinline__ uint2 hi(int block, int j) const {
+        return at(q_, (int64_t)block * n_pad + column + 8 * j + g, 32);
+    }
+    __device__ __forceinline__ uint2 lo(int block, int j) const {
+        return at(sum_, (int64_t)block * n_pad + column + 8 * j + g, 32);
+    }
+};
+
+#endif
