@@ -31,6 +31,23 @@ static void take(struct dsml_stream *s, struct dsml_message *m, bool text_is_val
     }
 }
 
+/* A closed block, taken out of the text, has the same calls again. */
+static void check_block(const struct dsml_stream *s, struct chat_text text,
+                        const struct dsml_message *m, const struct dsml_options *o) {
+    struct dsml_options again = { .tools = true, .live = o->live, .loose = o->loose };
+    struct dsml_message alone;
+    size_t from, to;
+    if (!dsml_stream_block(s, &from, &to)) return;
+    CHECK(from < to && to <= text.len && m->n_calls > 0);
+    dsml_message_init(&alone);
+    struct chat_text block = { text.data + from, to - from };
+    CHECK(dsml_parse(&alone, block, &again, false, NULL) == 0);
+    CHECK(alone.content.size == 0 && alone.n_calls == m->n_calls);
+    for (size_t i = 0; i < m->n_calls; i++)
+        CHECK(same(&alone.calls[i].arguments, &m->calls[i].arguments));
+    dsml_message_deinit(&alone);
+}
+
 static void parse_pieces(struct dsml_message *m, struct chat_text text, uint64_t seed, bool cut,
                          const struct dsml_options *o, bool text_is_valid) {
     struct dsml_stream *s;
@@ -47,6 +64,7 @@ static void parse_pieces(struct dsml_message *m, struct chat_text text, uint64_t
     CHECK(dsml_stream_end(s, cut) == 0);
     take(s, m, text_is_valid);
     m->finish = dsml_stream_finish(s);
+    check_block(s, text, m, o);
     dsml_stream_free(s);
 }
 
