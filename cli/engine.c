@@ -87,11 +87,15 @@ void engine_close(struct engine *g) {
     *g = (struct engine){ 0 };
 }
 
-/* A later stage that fails leaves the earlier ones longer than itself; they are taken back, or the sequence must be dropped. */
+/* A later stage that fails leaves the earlier ones longer than itself. They are taken back; where that is too far, the sequence
+ * begins anew in all of them, so that no two stages ever hold different tokens. */
 static void undo(struct engine *g, const struct stage_seg *segs, uint32_t n_seg, int n_done) {
-    for (int i = 0; i < n_done; i++)
-        for (uint32_t s = 0; s < n_seg; s++)
-            stage_seq_rollback(g->stage[i], segs[s].slot, stage_seq_len(g->stage[i], segs[s].slot) - segs[s].n, NULL);
+    for (uint32_t s = 0; s < n_seg; s++) {
+        bool back = true;
+        for (int i = 0; i < n_done; i++)
+            back &= stage_seq_rollback(g->stage[i], segs[s].slot, stage_seq_len(g->stage[i], segs[s].slot) - segs[s].n, NULL) == 0;
+        for (int i = 0; i < g->n_stages && !back; i++) stage_seq_rollback(g->stage[i], segs[s].slot, 0, NULL);
+    }
 }
 
 int engine_run(struct engine *g, const struct stage_seg *segs, uint32_t n_seg, const int32_t *logit_rows, uint32_t n_logits,
@@ -135,8 +139,8 @@ int engine_eval(struct engine *g, const int32_t *token, uint32_t n, uint32_t n_l
     int rc = 0;
     for (uint32_t done = 0; rc >= 0 && done < n;) {
         uint32_t part = MIN(g->chunk, n - done), first_row = n - n_last;
-        if (done < first_row) part = MIN(part, first_row - done);      /* a chunk has wanted rows only, or none */
-        else part = MIN(part, EVAL_ROWS);
+        if (done + part > first_row)                                   /* at most EVAL_ROWS wanted rows in a chunk */
+            part = MIN(part, MAX(first_row, done) - done + EVAL_ROWS);
         rc = eval_chunk(g, token, done, part, n, n_last, logits, row, row_ctx, e);
         done += part;
         if (rc >= 0 && progress && !progress(progress_ctx, done, n)) rc = err_set(e, ERR_CANCELLED, "stopped");

@@ -13,7 +13,7 @@
 
 #include <stdlib.h>
 
-enum { KV_SLAB_BYTES = 1 << 20, KV_TABLE_ROOM = 16, KV_VERSION = 1 };
+enum { KV_SLAB_BYTES = 1 << 20, KV_TABLE_ROOM = 16, KV_VERSION = 2, KV_CTX_MAX = 1 << 30 };
 
 struct kv_page {
     void *data;
@@ -48,7 +48,7 @@ struct kv_slot_layer {
 
 struct kv_slot {
     bool open;
-    uint32_t len, high;                            /* high: the longest it was; the rings hold what is behind that */
+    uint32_t len, high;                            /* high: positions below it were written; the rings hold the last of those */
     struct kmem *rings;
     struct kv_slot_layer *layer;
 };
@@ -104,6 +104,7 @@ int kv_cache_new(struct kv_cache **out, struct kernels *k, const struct kv_confi
     *out = NULL;
     if (config->n_slots < 1 || config->n_slots > 4096)
         return err_set(e, ERR_INVALID, "%u sequences at once: between 1 and 4096 are possible", config->n_slots);
+    if (config->n_ctx_max > KV_CTX_MAX) return err_set(e, ERR_INVALID, "a context of %u tokens: at most %d are possible", config->n_ctx_max, KV_CTX_MAX);
     struct kv_cache *kv = xcalloc(1, sizeof *kv);
     kv->k = k;
     kv->config = *config;
@@ -323,15 +324,25 @@ int kv_slot_reserve(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens, struc
     return 0;
 }
 
+bool kv_slot_is_whole(const struct kv_cache *kv, uint32_t slot) {
+    const struct kv_slot *s = &kv->slot[slot];
+    return s->len == 0 || s->len + KV_ROLLBACK >= s->high;
+}
+
+void kv_slot_begin(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens) {
+    struct kv_slot *s = &kv->slot[slot];
+    s->high = s->len ? MAX(s->high, s->len + n_tokens) : n_tokens;
+}
+
 void kv_slot_advance(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens) {
     struct kv_slot *s = &kv->slot[slot];
+    CHECK(s->len + n_tokens <= s->high);
     s->len += n_tokens;
-    s->high = MAX(s->high, s->len);
 }
 
 static int rollback_check(const struct kv_slot *s, uint32_t n_tokens, struct err *e) {
     if (n_tokens > s->len) return err_set(e, ERR_INVALID, "cannot go back to %u tokens: only %u are stored", n_tokens, s->len);
-    if (n_tokens == 0 || n_tokens == s->len || n_tokens + KV_ROLLBACK >= s->high) return 0;
+    if (n_tokens == 0 || n_tokens + KV_ROLLBACK >= s->high) return 0;
     return err_set(e, ERR_INVALID, "cannot go back from %u to %u tokens: at most %d can be taken back", s->high, n_tokens, KV_ROLLBACK);
 }
 
@@ -412,14 +423,14 @@ uint64_t kv_cache_bytes_for(const struct kv_cache *kv, uint32_t n_tokens) {
 
 struct kv_header {
     char magic[4];
-    uint32_t version, numerics, n_tokens, layer_begin, layer_end, mtp;
+    uint32_t version, numerics, n_tokens, n_written, layer_begin, layer_end, mtp;
     uint32_t head_dim, n_rot, idx_dim, n_swa, rollback, ratios_hash;
 };
 
-static struct kv_header header_for(const struct kv_cache *kv, uint32_t n_tokens) {
+static struct kv_header header_for(const struct kv_cache *kv, uint32_t n_tokens, uint32_t n_written) {
     const struct hparams *hp = kv->config.hp;
     struct kv_header h = {
-        .magic = "PLKV", .version = KV_VERSION, .numerics = kv->config.numerics, .n_tokens = n_tokens,
+        .magic = "PLKV", .version = KV_VERSION, .numerics = kv->config.numerics, .n_tokens = n_tokens, .n_written = n_written,
         .layer_begin = kv->config.layer_begin, .layer_end = kv->config.layer_end, .mtp = kv->config.mtp,
         .head_dim = hp->head_dim, .n_rot = hp->n_rot, .idx_dim = hp->idx_dim, .n_swa = hp->n_swa, .rollback = KV_ROLLBACK,
         .ratios_hash = (uint32_t)hash_64(hp->ratio, hp->n_layer * sizeof hp->ratio[0], 0),
@@ -449,9 +460,10 @@ static void transfer(struct kv_transfer *t, void *device, uint64_t size) {
     }
 }
 
-/* The last rows of a ring, by position. */
-static void transfer_ring(struct kv_transfer *t, void *ring, uint32_t cap, uint64_t row_bytes, uint32_t len) {
-    for (uint32_t pos = len > cap ? len - cap : 0; pos < len; pos++)
+/* What a ring still holds of the positions below len, by position. Rows that were taken back have overwritten older ones, so
+ * the ring reaches back from the highest row ever written, not from len. */
+static void transfer_ring(struct kv_transfer *t, void *ring, uint32_t cap, uint64_t row_bytes, const struct kv_slot *s) {
+    for (uint32_t pos = s->high > cap ? s->high - cap : 0; pos < s->len; pos++)
         transfer(t, (uint8_t *)ring + (pos % cap) * row_bytes, row_bytes);
 }
 
@@ -463,20 +475,22 @@ static void transfer_slot(struct kv_transfer *t, struct kv_slot *s) {
     for (uint32_t i = 0; i < t->kv->n_layers; i++) {
         const struct kv_layer *layer = &t->kv->layer[i];
         struct kv_slot_layer *state = &s->layer[i];
-        transfer_ring(t, state->slice.raw, (uint32_t)layer->raw_cap, (uint64_t)layer->row_bytes, s->len);
+        transfer_ring(t, state->slice.raw, (uint32_t)layer->raw_cap, (uint64_t)layer->row_bytes, s);
         if (!layer->ratio) continue;
         uint64_t n = s->len / (uint32_t)layer->ratio;
-        transfer_ring(t, state->slice.hist, (uint32_t)layer->hist_cap, (uint64_t)hist_floats(layer, layer->head_dim) * sizeof(float), s->len);
+        transfer_ring(t, state->slice.hist, (uint32_t)layer->hist_cap, (uint64_t)hist_floats(layer, layer->head_dim) * sizeof(float), s);
         transfer_pages(t, &state->entries, n, (uint64_t)layer->row_bytes);
         if (!layer->overlap) continue;
-        transfer_ring(t, state->slice.idx_hist, (uint32_t)layer->hist_cap, (uint64_t)hist_floats(layer, layer->idx_dim) * sizeof(float), s->len);
+        transfer_ring(t, state->slice.idx_hist, (uint32_t)layer->hist_cap, (uint64_t)hist_floats(layer, layer->idx_dim) * sizeof(float), s);
         transfer_pages(t, &state->keys, n, (uint64_t)layer->key_bytes);
     }
 }
 
 int kv_slot_save(struct kv_cache *kv, uint32_t slot, struct buf *out, struct err *e) {
-    struct kv_header header = header_for(kv, kv->slot[slot].len);
+    const struct kv_slot *s = &kv->slot[slot];
+    struct kv_header header = header_for(kv, s->len, s->high);
     size_t start = out->size;
+    if (!kv_slot_is_whole(kv, slot)) return err_set(e, ERR_INVALID, "sequence %u lost its state in a batch that failed", slot);
     struct kv_transfer t = { .kv = kv, .out = out, .e = e };
     if (buf_add(out, &header, sizeof header) < 0) return err_set(e, ERR_NOMEM, "the snapshot does not fit into memory");
     transfer_slot(&t, &kv->slot[slot]);
@@ -494,8 +508,10 @@ static int snapshot_check(const struct kv_cache *kv, const uint8_t *data, size_t
         return err_set(e, ERR_CORRUPT, "not a snapshot of this version");
     memcpy(&sum, data + size - sizeof sum, sizeof sum);
     if (!hash_equal(sum, hash_128(data, size - sizeof sum))) return err_set(e, ERR_CORRUPT, "the snapshot's checksum is wrong");
-    struct kv_header want = header_for(kv, header->n_tokens);
+    struct kv_header want = header_for(kv, header->n_tokens, header->n_written);
     if (memcmp(&want, header, sizeof want) != 0) return err_set(e, ERR_STALE, "the snapshot belongs to another model, numerics or layer range");
+    if (header->n_written < header->n_tokens || (header->n_tokens ? header->n_written - header->n_tokens > KV_ROLLBACK : header->n_written > 0))
+        return err_set(e, ERR_CORRUPT, "the snapshot says that %u of %u tokens were taken back", header->n_written - header->n_tokens, header->n_written);
     return 0;
 }
 
@@ -506,7 +522,8 @@ int kv_slot_restore(struct kv_cache *kv, const void *data, size_t size, uint32_t
     if (rc == 0) rc = kv_slot_open(kv, &to, e);
     if (rc < 0) return rc;
     rc = kv_slot_reserve(kv, to, header.n_tokens, e);
-    kv->slot[to].len = kv->slot[to].high = header.n_tokens;
+    kv->slot[to].len = header.n_tokens;
+    kv->slot[to].high = header.n_written;
     struct kv_transfer t = { .kv = kv, .in = (const uint8_t *)data + sizeof header, .e = e, .rc = rc };
     t.end = (const uint8_t *)data + size - sizeof(struct hash128);
     transfer_slot(&t, &kv->slot[to]);

@@ -31,8 +31,13 @@ bool kv_slot_is_open(const struct kv_cache *kv, uint32_t slot);
 
 /* Room for positions < n_tokens; call before a batch that goes there. On failure the slot is as before. */
 int kv_slot_reserve(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens, struct err *e);
-void kv_slot_advance(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens);    /* after the batch ran */
-/* Back to n_tokens. At most KV_ROLLBACK tokens behind the longest length since open/restore, or to 0. */
+/* Around a batch: positions up to len + n_tokens are about to be written; they were, and count now. A batch that fails in
+ * between has written over what the rings held; when it was longer than KV_ROLLBACK the slot is no longer whole: it can only
+ * go back to 0 or be closed. */
+void kv_slot_begin(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens);
+void kv_slot_advance(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens);
+bool kv_slot_is_whole(const struct kv_cache *kv, uint32_t slot);
+/* Back to n_tokens. At most KV_ROLLBACK tokens behind the highest position ever written, or to 0. */
 int kv_slot_rollback(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens, struct err *e);
 /* A new slot with the same tokens (n_tokens as in rollback). */
 int kv_slot_fork(struct kv_cache *kv, uint32_t from, uint32_t n_tokens, uint32_t *slot, struct err *e);
@@ -41,9 +46,9 @@ int kv_slot_fork(struct kv_cache *kv, uint32_t from, uint32_t n_tokens, uint32_t
 const struct kv_layer *kv_layer_view(const struct kv_cache *kv, uint32_t layer);
 
 /* Snapshot of one slot, device-independent:
- *   "PLKV" u32 version, numerics, n_tokens, layer_begin, layer_end, mtp, six u32 of shape, then per layer: window rows (last
- *   min(len, n_swa + KV_ROLLBACK), by position), history rows (likewise), entries, index history rows, keys; XXH3-128 of
- *   everything before it. Restoring checks all of it: another model, another layer range or damage give an error and
+ *   "PLKV" u32 version, numerics, n_tokens, n_written (with the tokens taken back), layer_begin, layer_end, mtp, six u32 of
+ *   shape, then per layer: window rows (positions n_written - n_swa - KV_ROLLBACK .. n_tokens), history rows (likewise),
+ *   entries, index history rows, keys; XXH3-128 of everything before it. Restoring checks all of it: another model, another layer range or damage give an error and
  *   leave no slot behind. */
 int kv_slot_save(struct kv_cache *kv, uint32_t slot, struct buf *out, struct err *e);
 int kv_slot_restore(struct kv_cache *kv, const void *data, size_t size, uint32_t *slot, struct err *e);

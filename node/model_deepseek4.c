@@ -119,6 +119,7 @@ struct layer_run {                                 /* what the parts of a layer 
     const struct tensor *rope, *rope_win;          /* rope_win NULL: no compressor */
     float clamp_exp, clamp_shexp;
     int32_t n;
+    int32_t first;                                 /* rows before it only feed the state: nobody reads their streams */
 };
 
 static void matmul(const struct layer_run *r, struct tensor *out, const struct tensor *in, const struct tensor *weight, int64_t n) {
@@ -130,17 +131,31 @@ static void matmul_f32(const struct layer_run *r, struct tensor *out, const stru
     kernels_matmul(r->m->k, &(struct matmul_args){ .out = out, .in = in, .weight = weight, .n = (int32_t)n, .n_group = 1, .f32_act = true });
 }
 
-static void hc_pre(const struct layer_run *r, const struct tensor *fn, const struct tensor *scale, const struct tensor *base,
-                   const struct tensor *norm) {
+/* The part of a work tensor from row `first` on, whole rows. */
+static struct tensor from_row(const struct layer_run *r, const struct tensor *t, int32_t first) {
+    return view(t, t->ne[0], first, r->n - first);
+}
+
+/* Streams of the rows from `first` on: four rows of x each. */
+static struct tensor streams_from(const struct layer_run *r, int32_t first) {
+    return view(&r->m->x, r->m->x.ne[0], (int64_t)first * HC_STREAMS, (int64_t)(r->n - first) * HC_STREAMS);
+}
+
+static void hc_pre(const struct layer_run *r, int32_t first, const struct tensor *fn, const struct tensor *scale,
+                   const struct tensor *base, const struct tensor *norm) {
     struct model *m = r->m;
+    struct tensor x = streams_from(r, first), xn = from_row(r, &m->xn, first);
+    struct tensor post = from_row(r, &m->post, first), comb = from_row(r, &m->comb, first);
     kernels_hc_pre(m->k, &(struct hc_pre_args){
-        .out = &m->xn, .post = &m->post, .comb = &m->comb, .x = &m->x, .fn = fn, .scale = scale, .base = base, .norm = norm,
-        .rms_eps = m->hp->rms_eps, .hc_eps = m->hp->hc_eps, .n_sinkhorn = (int32_t)m->hp->n_sinkhorn, .n = r->n });
+        .out = &xn, .post = &post, .comb = &comb, .x = &x, .fn = fn, .scale = scale, .base = base, .norm = norm,
+        .rms_eps = m->hp->rms_eps, .hc_eps = m->hp->hc_eps, .n_sinkhorn = (int32_t)m->hp->n_sinkhorn, .n = r->n - first });
 }
 
 static void hc_post(const struct layer_run *r, const struct tensor *y2) {
     struct model *m = r->m;
-    kernels_hc_post(m->k, &(struct hc_post_args){ .x = &m->x, .y = &m->y, .y2 = y2, .post = &m->post, .comb = &m->comb, .n = r->n });
+    struct tensor x = streams_from(r, r->first), y = from_row(r, &m->y, r->first);
+    struct tensor post = from_row(r, &m->post, r->first), comb = from_row(r, &m->comb, r->first);
+    kernels_hc_post(m->k, &(struct hc_post_args){ .x = &x, .y = &y, .y2 = y2, .post = &post, .comb = &comb, .n = r->n - r->first });
 }
 
 /* Window rows, compressed entries, indexer keys of all rows of the batch. They come before attention, because an entry that a
@@ -211,33 +226,37 @@ static void block_attention(const struct layer_run *r, int32_t row0, int32_t n) 
 
 static void layer_attention(const struct layer_run *r) {
     struct model *m = r->m;
-    hc_pre(r, &r->w->hc_attn_fn, &r->w->hc_attn_scale, &r->w->hc_attn_base, &r->w->attn_norm);
+    hc_pre(r, 0, &r->w->hc_attn_fn, &r->w->hc_attn_scale, &r->w->hc_attn_base, &r->w->attn_norm);
     matmul(r, &m->qr, &m->xn, &r->w->attn_q_a, r->n);
     kernels_rms_norm(m->k, &(struct rms_norm_args){
         .out = &m->qr, .in = &m->qr, .weight = &r->w->attn_q_a_norm, .eps = m->hp->rms_eps, .n = r->n });
     layer_state(r);
-    for (int32_t row0 = 0; row0 < r->n; row0 += MODEL_BLOCK) block_attention(r, row0, MIN(MODEL_BLOCK, r->n - row0));
+    for (int32_t row0 = r->first; row0 < r->n; row0 += MODEL_BLOCK) block_attention(r, row0, MIN(MODEL_BLOCK, r->n - row0));
     kernels_kv_commit(m->k, &(struct kv_commit_args){ .rows = &m->rows, .layer = r->kv, .batch = r->batch });
-    hc_post(r, NULL);
+    if (r->first < r->n) hc_post(r, NULL);
 }
 
 static void layer_ffn(const struct layer_run *r, bool hashed) {
     struct model *m = r->m;
     const struct layer_weights *w = r->w;
-    hc_pre(r, &w->hc_ffn_fn, &w->hc_ffn_scale, &w->hc_ffn_base, &w->ffn_norm);
-    matmul_f32(r, &m->route, &m->xn, &w->ffn_gate_inp, r->n);
+    int32_t first = r->first, n = r->n - first;
+    struct tensor xn = from_row(r, &m->xn, first), y = from_row(r, &m->y, first);
+    struct kbatch batch = *r->batch;               /* the rows that go on; segments keep naming rows of the whole batch */
+    batch.n_rows = n, batch.token += first, batch.pos += first, batch.seg += first;
+    hc_pre(r, first, &w->hc_ffn_fn, &w->hc_ffn_scale, &w->hc_ffn_base, &w->ffn_norm);
+    matmul_f32(r, &m->route, &xn, &w->ffn_gate_inp, n);
     kernels_moe_route(m->k, &(struct moe_route_args){
         .ids = &m->ids, .weights = &m->route_w, .logits = &m->route, .bias = hashed ? NULL : &w->exp_probs_b,
-        .tid2eid = hashed ? &w->ffn_gate_tid2eid : NULL, .batch = r->batch, .scale = m->hp->expert_scale,
+        .tid2eid = hashed ? &w->ffn_gate_tid2eid : NULL, .batch = &batch, .scale = m->hp->expert_scale,
         .n_used = (int32_t)m->hp->n_expert_used });
     kernels_moe_experts(m->k, &(struct moe_experts_args){
-        .out = &m->y, .x = &m->xn, .ids = &m->ids, .weights = &m->route_w, .gate = &w->ffn_gate_exps, .up = &w->ffn_up_exps,
-        .down = &w->ffn_down_exps, .clamp = r->clamp_exp, .n = r->n, .n_used = (int32_t)m->hp->n_expert_used,
+        .out = &y, .x = &xn, .ids = &m->ids, .weights = &m->route_w, .gate = &w->ffn_gate_exps, .up = &w->ffn_up_exps,
+        .down = &w->ffn_down_exps, .clamp = r->clamp_exp, .n = n, .n_used = (int32_t)m->hp->n_expert_used,
         .e_begin = 0, .e_end = (int32_t)m->hp->n_expert });
-    matmul(r, &m->gate, &m->xn, &w->ffn_gate_shexp, r->n);
-    matmul(r, &m->up, &m->xn, &w->ffn_up_shexp, r->n);
-    kernels_swiglu(m->k, &(struct swiglu_args){ .out = &m->gate, .gate = &m->gate, .up = &m->up, .clamp = r->clamp_shexp, .n = r->n });
-    matmul(r, &m->y2, &m->gate, &w->ffn_down_shexp, r->n);
+    matmul(r, &m->gate, &xn, &w->ffn_gate_shexp, n);
+    matmul(r, &m->up, &xn, &w->ffn_up_shexp, n);
+    kernels_swiglu(m->k, &(struct swiglu_args){ .out = &m->gate, .gate = &m->gate, .up = &m->up, .clamp = r->clamp_shexp, .n = n });
+    matmul(r, &m->y2, &m->gate, &w->ffn_down_shexp, n);
     hc_post(r, &m->y2);
 }
 
@@ -247,15 +266,15 @@ static const struct tensor *rope_window(const struct model *m, uint32_t ratio) {
     return NULL;
 }
 
-void model_layer(struct model *m, const struct kbatch *batch, uint32_t layer) {
+void model_layer(struct model *m, const struct kbatch *batch, uint32_t layer, int32_t first) {
     uint32_t ratio = m->hp->ratio[layer];
     struct layer_run r = {
-        .m = m, .w = &m->w->layer[layer], .kv = kv_layer_view(m->kv, layer), .batch = batch, .n = batch->n_rows,
+        .m = m, .w = &m->w->layer[layer], .kv = kv_layer_view(m->kv, layer), .batch = batch, .n = batch->n_rows, .first = first,
         .rope = ratio ? &m->rope_comp : &m->rope_base, .rope_win = rope_window(m, ratio),
         .clamp_exp = m->hp->swiglu_clamp_exp[layer], .clamp_shexp = m->hp->swiglu_clamp_shexp[layer],
     };
     layer_attention(&r);
-    layer_ffn(&r, layer < m->hp->n_hash_layer);
+    if (first < r.n) layer_ffn(&r, layer < m->hp->n_hash_layer);
 }
 
 /* ---- head ---- */

@@ -68,8 +68,9 @@ void model_deinit(struct model *m);
 int model_begin(struct model *m, const struct kbatch *batch, struct err *e);
 /* x = the embeddings of the batch's tokens. */
 void model_embed(struct model *m, const struct kbatch *batch);
-/* One layer over all rows of m->x, and the rows of its state. */
-void model_layer(struct model *m, const struct kbatch *batch, uint32_t layer);
+/* One layer over the rows of m->x, and the state of all of them. Streams of rows before `first` are not computed: in the last
+ * layer nobody reads those that give no logits. Their values are undefined afterwards. */
+void model_layer(struct model *m, const struct kbatch *batch, uint32_t layer, int32_t first);
 /* m->logits[i] = logits of batch row row_i[i], for n <= MODEL_HEAD_ROWS. */
 void model_head(struct model *m, const int32_t *row_i, int32_t n);
 

@@ -3,7 +3,8 @@
  * The caller (a node, the in-process engine, a test) knows sequences, positions and rows; what runs behind the seam may be the
  * real model (stage_model), or a stand-in for tests. One thread at a time uses a stage. Everything passed in is
  * borrowed for the call; results are written to the caller's memory. A failed call leaves the lengths of all sequences as
- * they were, so it may be repeated. */
+ * they were and may be repeated, unless it had begun to compute more than KV_ROLLBACK tokens of a sequence: then every later
+ * use of that sequence says so until it is taken back to 0 or closed. */
 #ifndef NODE_STAGE_H
 #define NODE_STAGE_H
 
@@ -85,7 +86,7 @@ struct stage_config {
     void *progress_ctx;
 };
 
-enum { STAGE_ROWS_DEFAULT = 512 };
+enum { STAGE_ROWS_DEFAULT = 1024 };
 
 int stage_model_open(struct stage **out, const struct stage_config *config, struct err *e);
 

@@ -88,8 +88,10 @@ static int batch_rows(struct stage_model *s, struct kv_cache *kv, const struct s
     int32_t row = 0;
     for (uint32_t i = 0; i < n_seg; i++) {
         if (!kv_slot_is_open(kv, segs[i].slot)) return err_set(e, ERR_INVALID, "sequence %u is not open", segs[i].slot);
+        if (!kv_slot_is_whole(kv, segs[i].slot))
+            return err_set(e, ERR_INVALID, "sequence %u lost its state in a batch that failed", segs[i].slot);
         uint32_t len = kv_slot_len(kv, segs[i].slot);
-        int rc = segs[i].n > UINT32_MAX / 2 - len ? ERR_LIMIT : kv_slot_reserve(kv, segs[i].slot, len + segs[i].n, e);
+        int rc = kv_slot_reserve(kv, segs[i].slot, len + segs[i].n, e);    /* both fit 31 bits: n_ctx_max and a batch do */
         if (rc < 0) return rc;
         s->segs[i] = (struct kseg){ .row0 = row, .n = (int32_t)segs[i].n, .pos0 = (int32_t)len, .slot = (int32_t)segs[i].slot };
         for (uint32_t t = 0; t < segs[i].n; t++, row++) {
@@ -116,6 +118,10 @@ static int run_logits(struct stage_model *s, head_fn *head, const int32_t *rows,
     return 0;
 }
 
+static void begin(struct kv_cache *kv, const struct stage_seg *segs, uint32_t n_seg) {
+    for (uint32_t i = 0; i < n_seg; i++) kv_slot_begin(kv, segs[i].slot, segs[i].n);
+}
+
 static void advance(struct kv_cache *kv, const struct stage_seg *segs, uint32_t n_seg) {
     for (uint32_t i = 0; i < n_seg; i++) kv_slot_advance(kv, segs[i].slot, segs[i].n);
 }
@@ -135,8 +141,12 @@ static int sm_run(struct stage *base, const struct stage_batch *b, struct err *e
     if (rc == 0) rc = model_begin(&s->model, &batch, e);
     if (rc == 0 && b->x_in) rc = streams_in(s, b->x_in, b->n_rows, e);
     if (rc < 0) return rc;
+    begin(s->kv, b->segs, b->n_seg);
     if (!b->x_in) model_embed(&s->model, &batch);
-    for (uint32_t l = base->layer_begin; l < base->layer_end; l++) model_layer(&s->model, &batch, l);
+    for (uint32_t l = base->layer_begin; l < base->layer_end; l++) {
+        bool last = l + 1 == base->layer_end && !b->x_out;              /* only the rows with logits are still needed */
+        model_layer(&s->model, &batch, l, !last ? 0 : b->n_logits ? b->logit_rows[0] : batch.n_rows);
+    }
     if (b->x_out) rc = streams_out(s, b->x_out, b->n_rows, e);
     if (rc == 0) rc = run_logits(s, model_head, b->logit_rows, b->n_logits, b->logits, e);
     int rc_finish = kernels_finish(s->k, rc < 0 ? NULL : e);
@@ -152,6 +162,7 @@ static int sm_run_mtp(struct stage *base, const struct stage_mtp_batch *b, struc
     if (rc == 0) rc = model_begin(&s->model, &batch, e);
     if (rc == 0) rc = streams_in(s, b->x_in, b->n_rows, e);
     if (rc < 0) return rc;
+    begin(s->kv_mtp, b->segs, b->n_seg);
     model_mtp(&s->model, &batch);
     if (b->x_out) rc = streams_out(s, b->x_out, b->n_rows, e);
     int32_t *all = malloc(b->n_rows * sizeof *all);
