@@ -143,7 +143,8 @@ static void check_split(const size_t *symbol, size_t n) {
     for (size_t i = 0; i < n; i++) {
         struct character *c = &known[symbol[i]];
         const struct symbol *sym = &symbols[symbol[i]];
-        if (!c->n_bytes) *c = (struct character){ class_of(sym->cp), (uint8_t)strlen(sym->text), sym->cp < 128 ? (uint8_t)sym->cp : 0 };
+        uint8_t ascii = sym->cp < 128 ? (uint8_t)sym->cp : 0;
+        if (!c->n_bytes) *c = (struct character){ class_of(sym->cp), (uint8_t)strlen(sym->text), ascii };
         s[i] = *c;
         memcpy(text + len, sym->text, c->n_bytes);
         len += c->n_bytes;
