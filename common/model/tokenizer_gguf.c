@@ -2,7 +2,7 @@
  *
  * Only gathers views; what they say is checked where the tables are built. tokenizer.ggml.add_bos_token
  * and its like are not read: encoding never adds anything, the chat encoder places control tokens. */
-#include "common/model/tokenizer.h"
+#include "common/model/tokenizer_private.h"
 
 #include <stdlib.h>
 
@@ -64,7 +64,7 @@ static int check_model(const struct gguf *g, struct err *e) {
     if (rc < 0) return rc;
     if (model.len == 4 && memcmp(model.data, "gpt2", 4) == 0) return 0;
     return err_set(e, ERR_UNSUPPORTED, "tokenizer.ggml.model is \"%.*s\", only gpt2 (byte-level BPE) is known",
-                   (int)MIN(model.len, 40), model.data);
+                   tokenizer_shown(model), model.data);
 }
 
 static int read_small(const struct gguf *g, struct tokenizer_vocab *v, struct err *e) {

@@ -1,6 +1,6 @@
 /* tokenizer_private - the tables behind tokenizer.h and the two look-ups that encoding consists of.
  *
- * Included by tokenizer.c (uses them), tokenizer_vocab.c (fills them) and tokenizer_bpe.c only.
+ * For tokenizer.c (uses them), tokenizer_vocab.c (fills them), tokenizer_bpe.c and tests.
  * Everything here is written once, while loading, and read by all threads afterwards. */
 #ifndef MODEL_TOKENIZER_PRIVATE_H
 #define MODEL_TOKENIZER_PRIVATE_H
@@ -54,6 +54,13 @@ struct tokenizer {
     struct trie_node *trie;
     uint32_t n_trie, trie_first[256];                 /* node for a first byte */
 };
+
+/* How much of a string from a file may stand in a message: printable ASCII from its start, at most 40. */
+static inline int tokenizer_shown(struct gguf_str s) {
+    int n = 0;
+    while (n < 40 && (uint64_t)n < s.len && s.data[n] >= 0x20 && s.data[n] < 0x7f) n++;
+    return n;
+}
 
 /* ---- merge rules ---- */
 

@@ -322,7 +322,7 @@ static bool str_is(struct gguf_str s, const char *text) {
 static int check_vocab(const struct tokenizer_vocab *v, struct err *e) {
     if (!str_is(v->pre, "joyai-llm") && !str_is(v->pre, "deepseek-v3"))
         return err_set(e, ERR_UNSUPPORTED, "splitting rule \"%.*s\" is not known, only joyai-llm and deepseek-v3",
-                       (int)MIN(v->pre.len, 40), v->pre.len ? v->pre.data : "");
+                       tokenizer_shown(v->pre), v->pre.len ? v->pre.data : "");
     if (v->n_tokens == 0 || v->n_tokens > TOKENIZER_VOCAB_MAX)
         return err_set(e, ERR_LIMIT, "%u tokens, the limit is %d", v->n_tokens, TOKENIZER_VOCAB_MAX);
     if (v->n_merges > TOKENIZER_MERGES_MAX)

@@ -256,7 +256,7 @@ static void spoil(int how) {
     struct small_vocab *s = &vocab;
     memset(long_text, 'x', sizeof long_text - 1);
     switch (how) {
-    case 0: s->v.pre = (struct gguf_str){ "deepseek-llm", 12 }; break;
+    case 0: s->v.pre = (struct gguf_str){ "deepseek-llm\033[2J", 16 }; break;
     case 1: s->v.pre = (struct gguf_str){ NULL, 0 }; break;
     case 2: s->v.n_tokens = 0; break;
     case 3: s->v.n_tokens = TOKENIZER_VOCAB_MAX + 1; break;
