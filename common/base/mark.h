@@ -31,9 +31,12 @@
     X(drain_waits)              /* node: DRAIN while work is queued */                                     \
     /* batches */                                                                                          \
     X(batch_late)               /* its deadline passed */                                                  \
+    X(batch_overtaken)          /* a later one came back first: this one was lost on the way */            \
     X(batch_unknown)            /* a result that nobody waits for any more */                              \
     X(batch_refused)                                                                                       \
     X(batch_failed)             /* the computation gave an error */                                        \
+    X(pipeline_wedged)          /* nothing comes through: a new epoch */                                   \
+    X(result_corrupt)           /* contradicts what was asked */                                           \
     X(row_wanted)               /* NEED_MORE */                                                            \
     X(row_gone)                 /* the last stage does not have the row any more */                        \
     X(row_unknown)              /* a row that nobody waits for */                                          \
