@@ -153,6 +153,7 @@ static bool pack(struct cuda *c, struct kmem *mem, enum dtype type, int64_t n_in
                (uint32_t)(tile_bytes / 16));
     }
     mem->layout = LAYOUT_TILES;
+    cuda_ok(c, cudaStreamSynchronize(c->stream), "rearrange weights");     /* kernels read weights before they wait for others */
     return source && !cuda_failed(c);
 }
 
