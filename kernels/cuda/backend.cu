@@ -120,7 +120,7 @@ struct patch {                                     /* at the start of staging: o
     uint32_t offset, size;
 };
 
-enum { PATCHES_MAX = 8192, PATCH_DATA = PATCHES_MAX * (int)sizeof(struct patch) };
+enum { PATCH_DATA = PATCHES_MAX * (int)sizeof(struct patch) };
 
 static __global__ void patch_kernel(const uint8_t *staging) {
     device_wait();
@@ -138,16 +138,39 @@ static uint8_t *staging_host(struct cuda *c) {
     return c->staging.host + (uint64_t)c->staging.current * STAGING_BYTES;
 }
 
+/* Pieces are put in place in no particular order, so two of the same bytes may not wait together. order: by address. */
+static bool patch_meets_another(const struct cuda *c, const struct patch *all, uint64_t to, uint64_t size, uint32_t *place) {
+    uint32_t low = 0, high = c->staging.n_patches;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (all[c->staging.order[middle]].to < to) low = middle + 1;
+        else high = middle;
+    }
+    *place = low;
+    if (low < c->staging.n_patches && all[c->staging.order[low]].to < to + size) return true;
+    if (low == 0) return false;
+    const struct patch *before = &all[c->staging.order[low - 1]];
+    return before->to + before->size > to;
+}
+
 static bool patch_add(struct cuda *c, void *to, const void *from, uint64_t size) {
-    if (c->staging.n_patches == PATCHES_MAX || PATCH_DATA + c->staging.used + ALIGN_UP(size, 16u) > STAGING_BYTES) cuda_patches_run(c);
+    uint32_t place = 0;
+    if (c->staging.n_patches == PATCHES_MAX || PATCH_DATA + c->staging.used + ALIGN_UP(size, (uint64_t)16) > STAGING_BYTES ||
+        patch_meets_another(c, (const struct patch *)staging_host(c), (uint64_t)to, size, &place)) {
+        cuda_patches_run(c);
+        place = 0;
+    }
     if (c->staging.n_patches == 0 && !cuda_ok(c, cudaEventSynchronize(c->staging.done[c->staging.current]), "wait for an upload"))
         return false;
+    uint16_t *order = c->staging.order;
+    memmove(order + place + 1, order + place, (c->staging.n_patches - place) * sizeof *order);
+    order[place] = (uint16_t)c->staging.n_patches;
     struct patch *p = (struct patch *)staging_host(c) + c->staging.n_patches++;
     p->to = (uint64_t)to;
     p->offset = (uint32_t)(PATCH_DATA + c->staging.used);
     p->size = (uint32_t)size;
     memcpy(staging_host(c) + p->offset, from, size);
-    c->staging.used += ALIGN_UP(size, 16u);
+    c->staging.used += ALIGN_UP(size, (uint64_t)16);
     return true;
 }
 

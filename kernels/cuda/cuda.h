@@ -25,6 +25,7 @@ enum {
     STAGING_BYTES = 4 << 20,                       /* of small uploads between two runs of the queue */
     STAGING_BUFFERS = 4,
     PATCH_BYTES_MAX = 64 << 10,                    /* larger uploads go alone */
+    PATCHES_MAX = 8192,
 };
 
 /* ---- memory ---- */
@@ -122,6 +123,7 @@ struct cuda {
         cudaEvent_t done[STAGING_BUFFERS];
         int current;
         uint32_t n_patches;
+        uint16_t order[PATCHES_MAX];               /* the patches by address */
         uint64_t used;
     } staging;
     uint8_t *bounce;                               /* pinned, for downloads */

@@ -170,14 +170,18 @@ static void compare(const struct pair *p, uint64_t n, double tolerance, const ch
     free(cpu);
 }
 
-/* Share of differing bytes. */
-static void compare_bytes(const struct pair *p, double share, const char *what) {
+/* Share of differing bytes; of each row only the first `used`. */
+static void compare_used(const struct pair *p, uint64_t used, double share, const char *what) {
     uint8_t *gpu = fetch(p, GPU), *cpu = fetch(p, CPU);
-    uint64_t n = 0;
-    for (uint64_t i = 0; i < p->bytes; i++) n += gpu[i] != cpu[i];
+    uint64_t n = 0, row = p->bytes / (uint64_t)p->t[CPU].ne[1];
+    for (uint64_t i = 0; i < p->bytes; i++) n += i % row < used && gpu[i] != cpu[i];
     verdict((double)n <= share * (double)p->bytes, "%s differs in %llu of %llu bytes", what, (unsigned long long)n, (unsigned long long)p->bytes);
     free(gpu);
     free(cpu);
+}
+
+static void compare_bytes(const struct pair *p, double share, const char *what) {
+    compare_used(p, UINT64_MAX, share, what);
 }
 
 static bool wanted(const char *part) {
@@ -350,7 +354,8 @@ static void matmul_case(enum dtype type, int64_t n_in, int64_t n_out, int n_grou
     struct pair *w = weights(type, n_in, n_out, 1, 1 / sqrtf((float)n_in)), *in = values(n_in * n_group, n, 1, 0), *out = output(DTYPE_F32, n_out, n);
     matmul_run(out, in, w, 0, n, n_group, f32_act);
     bool exact_type = type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16;
-    bool tiles = type == DTYPE_Q8_0 || type == DTYPE_MXFP4 || type == DTYPE_Q2_K || type == DTYPE_Q4_K || type == DTYPE_IQ2_XXS;
+    bool tiles = (type == DTYPE_Q8_0 || type == DTYPE_MXFP4 || type == DTYPE_Q2_K || type == DTYPE_Q4_K || type == DTYPE_IQ2_XXS) &&
+                 n_out % 16 == 0 && n_in % 128 == 0 && (n_group == 1 || n_out / n_group % 128 == 0);
     /* Where the card has no integer product it is the more exact of the two. */
     compare(out, 0, f32 || exact_type || f32_act || tiles ? 5e-6 : 2e-2, "out");
     uint32_t *whole = keep_bits(out);
@@ -469,7 +474,8 @@ static void experts_case(const struct experts_case *e) {
     struct pair *x = values(e->n_embd, e->n, 1, 0), *ids = numbers(e->n_used, e->n, ids_host), *w = values(e->n_used, e->n, 0.1f, 0.3f);
     struct pair *out = output(DTYPE_F32, e->n_embd, e->n);
     experts_run(e, out, x, ids, w, m, 0, e->n);
-    compare(out, 0, f32 ? 1e-5 : 1e-3, "out");     /* fast: hidden rows are rounded to int8, a flip is 1/127 */
+    /* fast: hidden rows are rounded to int8, a flip is 1/127; types without an integer product on the card differ by all roundings */
+    compare(out, 0, f32 ? 1e-5 : e->gate == DTYPE_Q6_K ? 3e-2 : 1e-3, "out");
     uint32_t *whole = keep_bits(out);
     for (int cut = 1; cut < e->n; cut = cut * 5 + 2) {
         poison(out);
@@ -630,6 +636,14 @@ static void share(struct pair *p) {
     free(host);
 }
 
+/* Without the padding of stored rows, which only the card clears. */
+static void compare_stored(const struct world *w, const struct pair *p, const char *what) {
+    const struct kv_layer *l = &w->layer[CPU];
+    int32_t n_nope = l->head_dim - l->n_rot, rot = l->numerics == NUMERICS_WIDE ? 4 : 2;
+    if (l->numerics == NUMERICS_EXACT) return;
+    compare_used(p, (uint64_t)(n_nope + n_nope / 64 + rot * l->n_rot), rot == 4 ? 0.05 : 0.01, what);    /* f32: last bits may differ */
+}
+
 static void compare_state(const struct world *w, const char *what) {
     char name[128];
     bool exact = w->layer[CPU].numerics == NUMERICS_EXACT;
@@ -637,7 +651,8 @@ static void compare_state(const struct world *w, const char *what) {
         struct pair *all[] = { w->raw[slot], w->entries[slot], w->keys[slot], w->hist[slot], w->idx_hist[slot] };
         for (size_t i = 0; i < COUNT_OF(all); i++) {
             snprintf(name, sizeof name, "%s of slot %d, part %d", what, slot, (int)i);
-            if (!exact) compare_bytes(all[i], 0.01, name);
+            if (i < 2) compare_stored(w, all[i], name);
+            else if (!exact) compare_bytes(all[i], 0.01, name);
             share(all[i]);
         }
     }
@@ -680,7 +695,7 @@ static void state_case(const struct state_case *c) {
     int n = b.b.n_rows;
     struct step t = step_new(&w, n, c->n_head, c->n_idx_head, c->top_k, NULL);
     step_state(&w, &t, &b.b, 0);
-    compare_bytes(t.rows, c->numerics == NUMERICS_EXACT ? 1 : 0.01, "rows");
+    compare_stored(&w, t.rows, "rows");
     share(t.rows);
     compare_state(&w, "after the prompt");
     step_attention(&w, &t, &b.b, 0, n, c->n_head, c->n_idx_head, c->top_k);
