@@ -7,7 +7,8 @@
 void mm_avx512(const struct mm_tile *t);
 
 void mm_panel_avx512(const struct mm_tile *t);     /* quantised, any n_x */
+void mm_row32_avx512(const struct mm_tile *t);     /* Q8_0 Q4_0 MXFP4, n_x = 1 */
+void mm_row256_avx512(const struct mm_tile *t);    /* the others, n_x = 1 */
 void mm_float_avx512(const struct mm_tile *t);     /* ACT_F32 */
-void mm_row_q8_0_avx512(const struct mm_tile *t);  /* Q8_0, n_x = 1 */
 
 #endif
