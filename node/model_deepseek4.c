@@ -224,26 +224,31 @@ static void block_attention(const struct layer_run *r, int32_t row0, int32_t n) 
     matmul(r, &y, &low, &r->w->attn_output_b, n);
 }
 
-static void layer_attention(const struct layer_run *r) {
+/* From m->xn to m->y, and the state of all rows. */
+static void attention(const struct layer_run *r) {
     struct model *m = r->m;
-    hc_pre(r, 0, &r->w->hc_attn_fn, &r->w->hc_attn_scale, &r->w->hc_attn_base, &r->w->attn_norm);
     matmul(r, &m->qr, &m->xn, &r->w->attn_q_a, r->n);
     kernels_rms_norm(m->k, &(struct rms_norm_args){
         .out = &m->qr, .in = &m->qr, .weight = &r->w->attn_q_a_norm, .eps = m->hp->rms_eps, .n = r->n });
     layer_state(r);
     for (int32_t row0 = r->first; row0 < r->n; row0 += MODEL_BLOCK) block_attention(r, row0, MIN(MODEL_BLOCK, r->n - row0));
     kernels_kv_commit(m->k, &(struct kv_commit_args){ .rows = &m->rows, .layer = r->kv, .batch = r->batch });
+}
+
+static void layer_attention(const struct layer_run *r) {
+    hc_pre(r, 0, &r->w->hc_attn_fn, &r->w->hc_attn_scale, &r->w->hc_attn_base, &r->w->attn_norm);
+    attention(r);
     if (r->first < r->n) hc_post(r, NULL);
 }
 
-static void layer_ffn(const struct layer_run *r, bool hashed) {
+/* From m->xn to m->y (routed experts) and m->y2 (the shared one, its first row for r->first). */
+static void ffn(const struct layer_run *r, bool hashed) {
     struct model *m = r->m;
     const struct layer_weights *w = r->w;
     int32_t first = r->first, n = r->n - first;
     struct tensor xn = from_row(r, &m->xn, first), y = from_row(r, &m->y, first);
     struct kbatch batch = *r->batch;               /* the rows that go on; segments keep naming rows of the whole batch */
     batch.n_rows = n, batch.token += first, batch.pos += first, batch.seg += first;
-    hc_pre(r, first, &w->hc_ffn_fn, &w->hc_ffn_scale, &w->hc_ffn_base, &w->ffn_norm);
     matmul_f32(r, &m->route, &xn, &w->ffn_gate_inp, n);
     kernels_moe_route(m->k, &(struct moe_route_args){
         .ids = &m->ids, .weights = &m->route_w, .logits = &m->route, .bias = hashed ? NULL : &w->exp_probs_b,
@@ -257,7 +262,12 @@ static void layer_ffn(const struct layer_run *r, bool hashed) {
     matmul(r, &m->up, &xn, &w->ffn_up_shexp, n);
     kernels_swiglu(m->k, &(struct swiglu_args){ .out = &m->gate, .gate = &m->gate, .up = &m->up, .clamp = r->clamp_shexp, .n = n });
     matmul(r, &m->y2, &m->gate, &w->ffn_down_shexp, n);
-    hc_post(r, &m->y2);
+}
+
+static void layer_ffn(const struct layer_run *r, bool hashed) {
+    hc_pre(r, r->first, &r->w->hc_ffn_fn, &r->w->hc_ffn_scale, &r->w->hc_ffn_base, &r->w->ffn_norm);
+    ffn(r, hashed);
+    hc_post(r, &r->m->y2);
 }
 
 static const struct tensor *rope_window(const struct model *m, uint32_t ratio) {
@@ -266,15 +276,29 @@ static const struct tensor *rope_window(const struct model *m, uint32_t ratio) {
     return NULL;
 }
 
-void model_layer(struct model *m, const struct kbatch *batch, uint32_t layer, int32_t first) {
+static struct layer_run layer_run(struct model *m, const struct kbatch *batch, uint32_t layer, int32_t first) {
     uint32_t ratio = m->hp->ratio[layer];
-    struct layer_run r = {
+    return (struct layer_run){
         .m = m, .w = &m->w->layer[layer], .kv = kv_layer_view(m->kv, layer), .batch = batch, .n = batch->n_rows, .first = first,
         .rope = ratio ? &m->rope_comp : &m->rope_base, .rope_win = rope_window(m, ratio),
         .clamp_exp = m->hp->swiglu_clamp_exp[layer], .clamp_shexp = m->hp->swiglu_clamp_shexp[layer],
     };
+}
+
+void model_layer(struct model *m, const struct kbatch *batch, uint32_t layer, int32_t first) {
+    struct layer_run r = layer_run(m, batch, layer, first);
     layer_attention(&r);
     if (first < r.n) layer_ffn(&r, layer < m->hp->n_hash_layer);
+}
+
+void model_attention(struct model *m, const struct kbatch *batch, uint32_t layer) {
+    struct layer_run r = layer_run(m, batch, layer, 0);
+    attention(&r);
+}
+
+void model_ffn(struct model *m, const struct kbatch *batch, uint32_t layer) {
+    struct layer_run r = layer_run(m, batch, layer, 0);
+    ffn(&r, layer < m->hp->n_hash_layer);
 }
 
 /* ---- head ---- */

@@ -71,6 +71,9 @@ void model_embed(struct model *m, const struct kbatch *batch);
 /* One layer over the rows of m->x, and the state of all of them. Streams of rows before `first` are not computed: in the last
  * layer nobody reads those that give no logits. Their values are undefined afterwards. */
 void model_layer(struct model *m, const struct kbatch *batch, uint32_t layer, int32_t first);
+/* The two halves of a layer without their connections: from m->xn (normalised) to m->y; the FFN's output is m->y + m->y2. */
+void model_attention(struct model *m, const struct kbatch *batch, uint32_t layer);
+void model_ffn(struct model *m, const struct kbatch *batch, uint32_t layer);
 /* m->logits[i] = logits of batch row row_i[i], for n <= MODEL_HEAD_ROWS. */
 void model_head(struct model *m, const int32_t *row_i, int32_t n);
 
