@@ -8,6 +8,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum {
@@ -250,6 +251,16 @@ int file_folder_of(const char *path, char *out, size_t size, struct err *e) {
     if (len + 1 > size) return err_set(e, ERR_LIMIT, "%.64s...: folder name too long", path);
     memcpy(out, slash ? path : ".", len);
     out[len] = 0;
+    return 0;
+}
+
+int file_free_bytes(const char *path, uint64_t *bytes, struct err *e) {
+    char folder[FILE_PATH_MAX];
+    struct statvfs fs;
+    int rc = file_folder_of(path, folder, sizeof folder, e);
+    if (rc < 0) return rc;
+    if (statvfs(folder, &fs) < 0) return err_errno(e, errno == ENOENT ? ERR_NOTFOUND : ERR_IO, "%s", folder);
+    *bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
     return 0;
 }
 

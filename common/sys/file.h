@@ -67,4 +67,7 @@ void file_names_free(struct file_names *names);
 /* The folder part of a path ("." when it has none) into out. ERR_LIMIT if it does not fit. */
 int file_folder_of(const char *path, char *out, size_t size, struct err *e);
 
+/* Bytes that may still be written to the disk on which `path` would lie. */
+int file_free_bytes(const char *path, uint64_t *bytes, struct err *e);
+
 #endif
