@@ -28,6 +28,7 @@ static const struct sm_table node_table = { "node", node_states, ND_STATES };
 
 void cluster_init(struct coord *c) {
     c->cluster.node = xcalloc(c->config.n_node_max, sizeof *c->cluster.node);
+    for (uint32_t i = 0; i < c->config.n_node_max; i++) c->cluster.node[i].stage_i = -1;
     c->cluster.plan_at_ns = UINT64_MAX;
     snprintf(c->cluster.why, sizeof c->cluster.why, "no node has joined");
 }

@@ -18,8 +18,8 @@
 static const struct sm_state states[NODE_STATES] = {
     [NODE_IDLE]     = { "idle",     SM_BIT(NODE_LOADING) },
     [NODE_LOADING]  = { "loading",  SM_BIT(NODE_LOADING) | SM_BIT(NODE_READY) | SM_BIT(NODE_IDLE) },
-    [NODE_READY]    = { "ready",    SM_BIT(NODE_LOADING) | SM_BIT(NODE_SERVING) | SM_BIT(NODE_DRAINING) },
-    [NODE_SERVING]  = { "serving",  SM_BIT(NODE_LOADING) | SM_BIT(NODE_DRAINING) },
+    [NODE_READY]    = { "ready",    SM_BIT(NODE_LOADING) | SM_BIT(NODE_SERVING) | SM_BIT(NODE_DRAINING) | SM_BIT(NODE_IDLE) },
+    [NODE_SERVING]  = { "serving",  SM_BIT(NODE_LOADING) | SM_BIT(NODE_DRAINING) | SM_BIT(NODE_IDLE) },
     [NODE_DRAINING] = { "draining", SM_BIT(NODE_LOADING) | SM_BIT(NODE_IDLE) },
 };
 static const struct sm_table state_table = { "node", states, NODE_STATES };
@@ -106,7 +106,7 @@ static void send_hello(struct node *n, struct peer *p, uint32_t link, struct nod
     m->u.hello.version_min = MSG_VERSION_MIN;
     m->u.hello.version_max = MSG_VERSION;
     m->u.hello.role = MSG_ROLE_NODE;
-    if (n->has_assign && n->state != NODE_IDLE) {
+    if (n->holds_weights) {
         m->u.hello.held_model_lo = n->assign.model_lo;
         m->u.hello.held_model_hi = n->assign.model_hi;
         m->u.hello.held_begin = n->assign.layer_begin;
@@ -263,7 +263,7 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
         MARK(node_stale_epoch);
         return;
     }
-    if (m->epoch == n->epoch && n->has_assign) {
+    if (m->epoch == n->epoch && n->has_assign && !n->retired) {
         MARK(assign_repeated);
         tell_state(n, outs);
         return;
@@ -275,6 +275,7 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
     if (a->n_helper) memcpy(n->helper, a->helper, MIN(a->n_helper, (uint32_t)MSG_HELPERS_MAX) * sizeof n->helper[0]);
     n->assign.helper = n->helper;
     n->has_assign = true;
+    n->retired = n->holds_weights = false;
     n->progress = (struct msg_progress){ 0 };
     n->load_code = 0;
     n->load_text[0] = 0;
@@ -291,6 +292,21 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
     o->epoch = n->epoch;
 }
 
+/* The coordinator is in a newer plan, and we have no part in it, or its ASSIGN was lost. The weights stay, the work is over. */
+static void retire(struct node *n, uint64_t epoch, struct node_outs *outs) {
+    MARK(node_retired);
+    work_drop_all(n, outs);
+    next_connect(n, &(struct msg_hop){ .address = "" }, outs);
+    n->epoch = epoch;
+    n->retired = true;
+    if (n->state != NODE_IDLE) node_set_state(n, NODE_IDLE);
+}
+
+static void on_ping(struct node *n, struct peer *p, const struct node_event *ev, struct node_outs *outs) {
+    peer_on_ping(p, &ev->msg->u.ping, n->now_ns);
+    if (ev->link == NODE_LINK_COORDINATOR && ev->msg->epoch > n->epoch && n->has_assign) retire(n, ev->msg->epoch, outs);
+}
+
 static void on_progress(struct node *n, const struct node_load *load, struct node_outs *outs) {
     if (load->epoch != n->epoch || n->state != NODE_LOADING) return;
     n->progress = load->progress;
@@ -302,6 +318,7 @@ static void on_loaded(struct node *n, const struct node_load *load, struct node_
     n->ready = load->ready;
     n->load_code = load->code;
     snprintf(n->load_text, sizeof n->load_text, "%s", load->code < 0 && load->text ? load->text : "");
+    n->holds_weights = load->code >= 0;
     node_set_state(n, load->code < 0 ? NODE_IDLE : NODE_READY);
     if (n->coordinator.up) tell_state(n, outs);
 }
@@ -330,7 +347,7 @@ static void dispatch(struct node *n, struct peer *p, const struct node_event *ev
     const struct msg *m = ev->msg;
     bool coordinator = ev->link == NODE_LINK_COORDINATOR, accepted = ev->link >= NODE_LINK_ACCEPTED;
     switch (m->kind) {
-    case MSG_PING: peer_on_ping(p, &m->u.ping, n->now_ns); break;
+    case MSG_PING: on_ping(n, p, ev, outs); break;
     case MSG_ASSIGN: if (coordinator) on_assign(n, m, outs); break;
     case MSG_DRAIN: if (coordinator) on_drain(n); break;
     case MSG_SYNC: if (coordinator) work_on_sync(n, &m->u.sync, outs); break;

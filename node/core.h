@@ -9,6 +9,7 @@
  *     ^                 |  ^             |                  |  |                            (DRAINED)
  *     +--- load failed -+  +-------------+------------------+  +-- DRAIN --> draining --+
  *                                ASSIGN of a newer epoch, from any state                 +--> idle
+ *            PING of a newer epoch: idle, from any state; the weights stay
  *
  *   a batch:   queued* --positions fit--> computing* --> held* (credit, link) --> sent* (CREDIT) --> over
  *                                              |
@@ -102,7 +103,7 @@ enum node_out_kind {
     NODE_OUT_DROP,                                            /* link: an accepted one */
     NODE_OUT_LOAD,                                            /* assign, epoch; an unfinished older load is given up */
     NODE_OUT_RUN,                                             /* job: valid until its NODE_EV_COMPUTED */
-    NODE_OUT_SEQ_CLOSE,                                       /* slot */
+    NODE_OUT_SEQ_CLOSE,                                       /* slot; it may be that the job that opened it failed */
     NODE_OUT_FREE,                                            /* payload */
     NODE_OUT_NOTICE                                           /* code, text: worth a line in the log, once */
 };

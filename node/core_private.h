@@ -7,7 +7,6 @@
 struct node_seq {
     uint64_t id;
     uint32_t slot, len, len_max;                  /* tokens after all posted jobs; the longest since it was opened */
-    bool broken;                                  /* a job failed: only position 0 is taken now */
 };
 
 struct node_batch {
@@ -36,7 +35,7 @@ struct node {
     bool next_wanted;
     int refused_code;                             /* of the last REFUSE, so that each reason is told once */
 
-    bool has_assign;
+    bool has_assign, retired, holds_weights;      /* retired: the plan of `assign` is over, and we are in no newer one */
     struct msg_assign assign;
     struct msg_helper helper[MSG_HELPERS_MAX];
     struct msg_ready ready;

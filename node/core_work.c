@@ -269,7 +269,7 @@ void work_on_work(struct node *n, const struct node_event *ev, struct payload *p
 static bool position_fits(const struct node_seq *s, uint32_t pos0) {
     if (PLANT(position_unchecked)) return true;
     if (pos0 == 0) return true;                   /* from the beginning is always possible */
-    if (!s || s->broken || s->len < pos0) return false;
+    if (!s || s->len < pos0) return false;
     return s->len == pos0 || s->len_max - pos0 <= MSG_ROLLBACK;
 }
 
@@ -286,9 +286,18 @@ static bool positions_fit(struct node *n, struct node_batch *b, struct node_outs
             return false;
         }
     }
-    if (n_new <= n->assign.n_slot - n->n_seq) return true;
+    if (n_new <= n->assign.n_slot) return true;
     MARK(node_slots_refused);
     refuse(n, b->id, b->work.seg[0].seq, MSG_REFUSED_SLOTS, n->n_seq, outs);
+    return false;
+}
+
+/* The coordinator never has more sequences alive than there are slots, so the SYNC that ends some of ours is on its way. */
+static bool slots_suffice(struct node *n, const struct node_batch *b) {
+    uint32_t n_new = 0;
+    for (uint32_t i = 0; i < b->work.n_seg; i++) n_new += !seq_find(n, b->work.seg[i].seq);
+    if (n_new <= n->assign.n_slot - n->n_seq) return true;
+    MARK(node_waits_for_slot);
     return false;
 }
 
@@ -323,8 +332,12 @@ static void start_what_can(struct node *n, struct node_outs *outs) {
     while (n->n_computing < NODE_COMPUTING_MAX) {
         struct node_batch *b = lowest(n, NB_QUEUED);
         if (!b) return;
-        if (positions_fit(n, b, outs)) batch_start(n, b, outs);
-        else batch_end(n, b, outs);
+        if (!positions_fit(n, b, outs)) {
+            batch_end(n, b, outs);
+            continue;
+        }
+        if (!slots_suffice(n, b)) return;
+        batch_start(n, b, outs);
     }
 }
 
@@ -355,9 +368,10 @@ static void send_result(struct node *n, struct node_batch *b, const struct node_
 
 static void compute_failed(struct node *n, struct node_batch *b, const struct node_done *done, struct node_outs *outs) {
     MARK(node_compute_failed);
+    /* Jobs posted after this one build on what it did not do, and will fail too; what comes later is refused by position. */
     for (uint32_t i = 0; i < b->work.n_seg; i++) {
-        struct node_seq *s = seq_find(n, b->work.seg[i].seq);
-        if (s) s->broken = true;                  /* jobs posted after this one build on what it did not do */
+        uint32_t at = seq_place(n, b->work.seg[i].seq);
+        if (at < n->n_seq && n->seq[at].id == b->work.seg[i].seq) seq_close(n, at, outs);
     }
     struct msg *m = node_send(n, outs, NODE_LINK_COORDINATOR, MSG_FAILED);
     m->trace = b->id;
@@ -368,11 +382,8 @@ static void compute_failed(struct node *n, struct node_batch *b, const struct no
 void work_on_computed(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
     const struct node_done *done = &ev->done;
     struct payload kept = done->take_kept;
-    if (!pool_resolves(&n->batches, done->job) || n->batch[done->job.index].state != NB_COMPUTING) {
-        MARK(node_computed_stale);
-        node_give(outs, &kept);
-        return;
-    }
+    /* Jobs come back once each, and a batch keeps its place until then. */
+    CHECK(pool_resolves(&n->batches, done->job) && n->batch[done->job.index].state == NB_COMPUTING);
     struct node_batch *b = &n->batch[done->job.index];
     n->n_computing--;
     n->counters.n_batch++;

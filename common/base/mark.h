@@ -28,6 +28,7 @@
     X(coord_link_lost)          /* node: the coordinator is silent */                                      \
     X(coord_restarted)          /* node: another coordinator process answers */                            \
     X(next_link_lost)           /* node: the next stage is silent, or another process */                   \
+    X(node_retired)             /* node: a newer plan goes on without it */                               \
     X(drain_waits)              /* node: DRAIN while work is queued */                                     \
     /* batches */                                                                                          \
     X(batch_late)               /* its deadline passed */                                                  \
@@ -62,6 +63,7 @@
     X(node_position_refused)                                                                               \
     X(node_rolled_back)                                                                                    \
     X(node_slots_refused)                                                                                  \
+    X(node_waits_for_slot)                                                                                \
     X(node_state_refused)                                                                                  \
     X(node_waits_for_credit)                                                                               \
     X(node_credit_unknown)      /* came after the batch was over */                                        \
@@ -70,8 +72,7 @@
     X(node_dead_in_queue)                                                                                  \
     X(node_compute_failed)                                                                                 \
     X(node_seq_closed_by_sync)                                                                             \
-    X(node_sync_old)            /* an older SYNC after a newer one */                                      \
-    X(node_computed_stale)      /* a result of an epoch that is over */
+    X(node_sync_old)            /* an older SYNC after a newer one */
 
 enum mark_id {
 #define MARK_ENUM(name) MARK_##name,

@@ -1,0 +1,121 @@
+/* clients - who submits what and when, and whether what comes out is what has to. */
+#include "tests/sim/world.h"
+
+#include "common/base/check.h"
+
+#include "common/base/banned.h"
+
+/* The reference: one process, one sequence, no cluster. */
+static void expect(struct world *w, struct client *c) {
+    int32_t token[2 * CTX_MAX];
+    uint32_t n = c->n_prompt, room = MIN(c->n_new, w->n_ctx - MIN(w->n_ctx, c->n_prompt));
+    memcpy(token, c->prompt, n * sizeof token[0]);
+    bool end = false;
+    for (c->n_expected = 0; c->n_expected < room && !end; n++) {
+        token[n] = compute_pick(compute_reference(w, token, n), c->seed, n, &end);
+        c->expected[c->n_expected++] = token[n];
+    }
+}
+
+static struct client *client_new(struct world *w, uint64_t at) {
+    CHECK(w->n_client < CLIENTS_MAX);
+    struct client *c = &w->client[w->n_client];
+    *c = (struct client){ .seed = rng_u64(&w->rng), .n_prompt = (uint32_t)world_between(w, 1, world_chance(w, 3) ? 48 : 8),
+                          .n_new = (uint32_t)world_between(w, 1, 16) };
+    for (uint32_t i = 0; i < c->n_prompt; i++) c->prompt[i] = (int32_t)world_between(w, 0, VOCAB - 1);
+    world_post(w, (struct ev){ .t = at, .kind = EV_CLIENT, .arg = w->n_client++ });
+    return c;
+}
+
+void clients_init(struct world *w) {
+    uint32_t n = (uint32_t)world_between(w, 1, 14);
+    uint64_t span = world_chance(w, 3) ? 500 * MS : w->faults_end - w->now;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t at = w->now + world_between(w, 0, span);
+        struct client *c = client_new(w, at);
+        if (world_chance(w, 5)) {
+            c->cancels = true;
+            world_post(w, (struct ev){ .t = at + world_between(w, 0, 4000 * MS), .kind = EV_CANCEL, .arg = i });
+        }
+        if (world_chance(w, 12)) c->deadline_ms = (uint32_t)world_between(w, 10, 5000);
+        if (world_chance(w, 25)) {
+            c->n_prompt = (uint32_t)world_between(w, w->n_ctx, CTX_MAX);
+            for (uint32_t k = 0; k < c->n_prompt; k++) c->prompt[k] = (int32_t)(k % VOCAB);
+            c->long_one = true;
+        }
+        expect(w, c);
+    }
+}
+
+/* After the faults: these have no excuse. */
+void clients_add_strict(struct world *w) {
+    for (int i = 0; i < 2; i++) {
+        struct client *c = client_new(w, w->now + world_between(w, 60000 * MS, 90000 * MS));
+        c->strict = true;
+        expect(w, c);
+    }
+}
+
+struct client *client_of(struct world *w, uint64_t tag) {
+    for (uint32_t i = 0; i < w->n_client; i++)
+        if (w->client[i].tag == tag && w->client[i].state == CLIENT_WAITS) return &w->client[i];
+    return NULL;
+}
+
+void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index) {
+    struct client *c = client_of(w, tag);
+    if (!c) {
+        world_fail(w, "a token for nobody (tag %llu)", (unsigned long long)tag);
+        return;
+    }
+    uint32_t i = (uint32_t)(c - w->client);
+    world_say(w, NOBODY, "client %u gets token %u: %d", i, index, token);
+    if (c->cancelled) world_fail(w, "client %u gets a token after it cancelled", i);
+    if (index != c->n_got) world_fail(w, "client %u gets token %u, and waits for %u", i, index, c->n_got);
+    else if (index >= c->n_expected) world_fail(w, "client %u gets more tokens than there are", i);
+    else if (token != c->expected[index])
+        world_fail(w, "client %u, token %u: %d instead of %d", i, index, token, c->expected[index]);
+    c->n_got++;
+}
+
+/* Which ends are right: complete; cancelled by itself; too long; its own deadline; and, when things were broken, an error that says so. */
+static bool end_is_right(const struct world *w, const struct client *c, int code) {
+    if (code == 0) return c->n_got == c->n_expected;
+    if (code == ERR_CANCELLED) return c->cancelled;
+    if (code == ERR_LIMIT) return c->long_one;
+    if (c->strict) return false;
+    if (code == ERR_TIMEOUT && c->deadline_ms) return true;
+    bool broken = false;
+    for (int f = FAULT_CLOG; f < FAULTS; f++) broken |= w->fault[f];
+    return broken && (code == ERR_PEER || code == ERR_TIMEOUT || code == ERR_DEVICE || code == ERR_CORRUPT);
+}
+
+void client_over(struct world *w, uint64_t tag, int code) {
+    struct client *c = client_of(w, tag);
+    if (!c) {
+        world_fail(w, "an end for nobody (tag %llu)", (unsigned long long)tag);
+        return;
+    }
+    uint32_t i = (uint32_t)(c - w->client);
+    world_say(w, NOBODY, "client %u is over: %s after %u of %u tokens", i, code ? err_name(code) : "complete", c->n_got, c->n_expected);
+    if (code == ERR_BUSY) {                       /* as a client would: again, later */
+        c->state = CLIENT_IDLE;
+        world_post(w, (struct ev){ .t = w->now + 700 * MS, .kind = EV_CLIENT, .arg = i });
+        return;
+    }
+    if (!end_is_right(w, c, code))
+        world_fail(w, "client %u ends with %s after %u of %u tokens", i, code ? err_name(code) : "success", c->n_got, c->n_expected);
+    c->state = CLIENT_DONE;
+    c->code = code;
+    w->n_done++;
+}
+
+/* Requests die with the coordinator; clients ask again. */
+void clients_coordinator_gone(struct world *w) {
+    for (uint32_t i = 0; i < w->n_client; i++) {
+        struct client *c = &w->client[i];
+        if (c->state != CLIENT_WAITS) continue;
+        c->state = CLIENT_IDLE;
+        world_post(w, (struct ev){ .t = w->now + 1000 * MS, .kind = EV_CLIENT, .arg = i });
+    }
+}
