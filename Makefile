@@ -28,7 +28,8 @@ AR      := $(CROSS)-linux-gnu-ar
 UNAME_M := $(CROSS)
 CROSS_ROOT  := build/root-$(CROSS)
 CFLAGS_ALL  := -idirafter $(CROSS_ROOT)/usr/include
-LDFLAGS_ALL := -L$(CROSS_ROOT)/usr/lib/$(CROSS)-linux-gnu -Wl,-rpath-link,$(CROSS_ROOT)/usr/lib/$(CROSS)-linux-gnu
+LDFLAGS_ALL := -L$(CROSS_ROOT)/usr/lib/$(CROSS)-linux-gnu \
+               -Wl,-rpath-link,$(CROSS_ROOT)/usr/lib/$(CROSS)-linux-gnu:$(CROSS_ROOT)/lib/$(CROSS)-linux-gnu
 PKG_CONFIG  := false
 endif
 ifeq ($(UNAME_S),Darwin)
@@ -51,7 +52,7 @@ LIBRARY_LIBS   := $(foreach l,$(LIBRARIES),$(call library_libs,$(l)))
 # ---- compiler ----
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 WERROR  ?= 1
-# The sanitizers watch every load: their builds are for finding, not for speed, and compile ten times faster this way.
+# Sanitizer builds are for finding, not for speed; -O3 with them takes minutes on the SIMD files.
 OPT      := $(if $(SAN),-O1,-O2)
 OPT_SIMD := $(if $(SAN),-O1,-O3)
 # -ffp-contract=off: a result may not depend on which compiler fuses what; where we want fma we write it.
@@ -211,6 +212,19 @@ build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c build/fuzz/libpleiades.a
 	$(Q)$(FUZZ_CC) $(CFLAGS_ALL) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LDLIBS_ALL)
 endif
 
+# The simulation: the cores once more, compiled with the mistakes that it must be able to catch (common/base/plant.h).
+SIM      := $(B)/tests/sim/sim
+SRC_SIM  := $(wildcard tests/sim/*.c) $(addprefix coordinator/,core.c cluster.c request.c scheduler.c pipeline.c) \
+            node/core.c node/core_work.c common/wire/peer.c
+$(B)/sim/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	@echo "  CC    $< (simulation)"
+	$(Q)$(CC) $(CFLAGS_ALL) $(CFLAGS) -DPLEIADES_PLANTS -MMD -MP -c $< -o $@
+$(SIM): $(SRC_SIM:%.c=$(B)/sim/%.o) $(addprefix $(B)/common/base/,trace.o sm.o mark.o pool.o rng.o err.o)
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LDLIBS_ALL) $(LDLIBS)
+
 # tests/bench/bench_NAME.c measures one part alone; `pleiades bench` measures the whole.
 BENCHES := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/libpleiades.a
@@ -229,6 +243,7 @@ help:
 	@echo 'make unit       the unit tests alone, in seconds'
 	@echo 'make asan tsan  the unit tests with address + undefined, with thread sanitizer'
 	@echo 'make fuzz       every fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (needs clang)'
+	@echo 'make sim        1,000 seeds of the cluster simulation (SIM_SEEDS, SIM_FIRST)'
 	@echo 'make tidy       include rules, names of dangerous functions, line lengths'
 	@echo 'make demo       from nothing to generated text on this machine, with timings'
 	@echo 'make bench      speed of this machine; soak: hours of the same answers'
@@ -252,8 +267,9 @@ print-unit-tests:
 	@echo $(TESTS_UNIT)
 print-fuzz:
 	@echo $(FUZZ_NAMES)
+# Long tests do less here than in `make check`; PLEIADES_TEST_EFFORT=normal or full asks for more.
 unit: $(TESTS_UNIT) $(RUNNER)
-	@$(RUNNER) $(TESTS_UNIT)
+	@PLEIADES_TEST_EFFORT=$${PLEIADES_TEST_EFFORT:-quick} $(RUNNER) $(TESTS_UNIT)
 asan:
 	@$(MAKE) --no-print-directory SAN=asan unit
 tsan:
@@ -263,6 +279,9 @@ fuzz: $(FUZZ_NAMES:%=build/fuzz/fuzz_%)
 tidy: $(TIDY)
 	@$(TIDY) --self-test
 	@$(TIDY) .
+# A whole cluster in one process; SIM_SEEDS=N SIM_FIRST=N. One seed: $(SIM) --seed N --trace
+sim: $(SIM)
+	@$(SIM)
 bench: all $(BENCHES)
 	@bash tests/bench/run.sh $(B)/pleiades
 soak: all
@@ -285,7 +304,7 @@ clean:
 	rm -rf $(filter-out build/root-%,$(wildcard build/*)) dist
 
 FORCE:
-.PHONY: all help deps deps-ci tests fuzz-replay tools check unit asan tsan fuzz tidy bench soak demo install bundle format \
+.PHONY: all help deps deps-ci tests fuzz-replay tools check unit asan tsan fuzz tidy sim bench soak demo install bundle format \
         clean print-folder print-unit-tests print-fuzz FORCE
 .SECONDARY:
--include $(OBJ_LIB:.o=.d) $(OBJ_MAIN:.o=.d) $(wildcard $(B)/tests/*/*.d)
+-include $(OBJ_LIB:.o=.d) $(OBJ_MAIN:.o=.d) $(wildcard $(B)/tests/*/*.d) $(wildcard $(B)/sim/*/*.d $(B)/sim/*/*/*.d)

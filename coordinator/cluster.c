@@ -160,7 +160,7 @@ void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struc
     peer_start(&n->peer, link, h->name, m->incarnation, c->now_ns);
     n->peer.epoch = m->epoch;
     node_describe(n, h);
-    if (m->epoch > c->epoch) c->epoch = m->epoch; /* we are the restarted one: its plan is older than any we make now */
+    c->cluster.epoch_seen = MAX(c->cluster.epoch_seen, m->epoch);     /* of the coordinator before us: ours will be newer */
     set_node(c, n, ND_JOINED);
     c->cluster.n_node++;
     send_welcome(c, h, link, outs);
@@ -310,7 +310,7 @@ static void plan_try(struct coord *c, struct coord_outs *outs) {
     cl->plan = plan;
     cl->had_plan = true;
     cl->n_node_before = cl->n_node;
-    c->epoch++;
+    c->epoch = MAX(c->epoch, cl->epoch_seen) + 1;
     if (c->epoch > 1 && requests_active_or_queued(c)) MARK(plan_again);
     set_state(c, CL_LOADING, "nodes load their layers", outs);
     sched_plan(&c->sched, &cl->plan);

@@ -37,6 +37,7 @@ struct cluster {
     uint32_t n_node, n_node_before;                           /* neither gone nor failed; when the last plan was made */
     struct coord_plan plan;                                   /* its node numbers are places in `node` */
     bool had_plan;
+    uint64_t epoch_seen;                                      /* highest that any node spoke of in its HELLO */
     uint64_t since_ns, changed_ns;                            /* of the state; of the membership */
     uint64_t unserved_ns;                                     /* when serving ended last */
     uint64_t plan_at_ns;                                      /* waiting: try then; UINT64_MAX: not before something changes */

@@ -11,7 +11,7 @@
 
 #include "common/base/banned.h"
 
-enum { ESTIMATE_FACTOR = 4, LATE_SCALE_MAX = 16, WEDGED_AFTER = 3 };
+enum { ESTIMATE_FACTOR = 4, LATE_SCALE_MAX = 64, WEDGED_AFTER = 3 };
 
 static const struct sm_state states[FL_STATES] = {
     [FL_OVER]   = { "over",   SM_BIT(FL_FLYING) },
@@ -52,7 +52,6 @@ void pipeline_deinit(struct coord *c) {
 void pipeline_start(struct coord *c) {
     struct pipeline *p = &c->pipeline;
     p->n_dead = p->n_dead_row = 0;
-    p->late_scale = 1;
     p->result_ns = c->now_ns;
     p->sync_dirty = false;
 }
@@ -241,12 +240,21 @@ static uint64_t batch_deadline_ns(const struct coord *c, uint32_t n_row) {
     return c->now_ns + (us * 1000 * ESTIMATE_FACTOR + ms_to_ns(wait_ms)) * c->pipeline.late_scale;
 }
 
+/* Too late to be of use, but it shows how long things take here. */
+static void learn_from_late(struct coord *c, const struct msg_result *r) {
+    for (uint32_t i = 0; i < MIN(r->n_timing, (uint32_t)MSG_STAGES_MAX); i++)
+        sched_measured(&c->sched, r->timing[i].stage_i, MIN(r->timing[i].n_row, (uint32_t)MSG_ROWS_MAX), r->timing[i].compute_us);
+}
+
 void pipeline_on_result(struct coord *c, const struct coord_event *ev, struct coord_outs *outs) {
     const struct msg_result *result = &ev->msg->u.result;
     struct pipeline *p = &c->pipeline;
     struct flight *f = flight_find(c, result->batch);
     if (PLANT(old_result_taken) && !f && p->pool.n_used) f = &p->flight[pool_next(&p->pool, -1)];
-    if (!f) return;
+    if (!f) {
+        learn_from_late(c, result);
+        return;
+    }
     if (f->state != FL_FLYING) {
         MARK(batch_unknown);
         return;
@@ -490,7 +498,7 @@ void pipeline_timers(struct coord *c, struct coord_outs *outs) {
         flight_lost(c, &p->flight[i], 0, ERR_TIMEOUT, outs);
     }
     if (late) p->late_scale = MIN(p->late_scale * 2, (uint32_t)LATE_SCALE_MAX);
-    if (p->n_dead_row >= WEDGED_AFTER && c->now_ns >= p->result_ns + ms_to_ns(c->config.wedge_ms)) {
+    if (p->n_dead_row >= WEDGED_AFTER && c->now_ns >= p->result_ns + ms_to_ns(c->config.wedge_ms) * p->late_scale) {
         MARK(pipeline_wedged);
         cluster_fail_plan(c, "no batch comes through", outs);
     }
@@ -506,7 +514,7 @@ uint64_t pipeline_deadline_ns(const struct coord *c) {
 void pipeline_check(const struct coord *c) {
     const struct pipeline *p = &c->pipeline;
     CHECK(p->pool.n_used == 0 || c->cluster.state == CL_SERVING);
-    CHECK(p->pool.n_used <= c->config.n_window_max);
+    CHECK(p->pool.n_used == 0 || p->pool.n_used <= pipeline_window(c));
     for (int64_t i = -1; (i = pool_next(&p->pool, i)) >= 0;) {
         const struct flight *f = &p->flight[i];
         CHECK(f->state != FL_OVER && f->id < p->batch_next && f->n_seg > 0);

@@ -275,6 +275,7 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
     if (a->n_helper) memcpy(n->helper, a->helper, MIN(a->n_helper, (uint32_t)MSG_HELPERS_MAX) * sizeof n->helper[0]);
     n->assign.helper = n->helper;
     n->has_assign = true;
+    n->assigned_by = m->incarnation;
     n->retired = n->holds_weights = false;
     n->progress = (struct msg_progress){ 0 };
     n->load_code = 0;
@@ -304,7 +305,9 @@ static void retire(struct node *n, uint64_t epoch, struct node_outs *outs) {
 
 static void on_ping(struct node *n, struct peer *p, const struct node_event *ev, struct node_outs *outs) {
     peer_on_ping(p, &ev->msg->u.ping, n->now_ns);
-    if (ev->link == NODE_LINK_COORDINATOR && ev->msg->epoch > n->epoch && n->has_assign) retire(n, ev->msg->epoch, outs);
+    if (ev->link != NODE_LINK_COORDINATOR || !n->has_assign || n->retired) return;
+    /* A coordinator that was started anew has no plan of before, whatever its numbers. */
+    if (ev->msg->epoch > n->epoch || ev->msg->incarnation != n->assigned_by) retire(n, MAX(n->epoch, ev->msg->epoch), outs);
 }
 
 static void on_progress(struct node *n, const struct node_load *load, struct node_outs *outs) {
@@ -413,6 +416,7 @@ static void on_stop(struct node *n, struct node_outs *outs) {
 void node_step(struct node *n, const struct node_event *ev, struct node_outs *outs) {
     struct payload payload = ev->take_payload;
     outs->n = outs->n_msg = 0;
+    outs->deadline_ns = UINT64_MAX;
     n->now_ns = ev->now_ns;
     switch (ev->kind) {
     case NODE_EV_TICK: break;

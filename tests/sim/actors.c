@@ -55,6 +55,24 @@ static struct trace trace_of(struct world *w, uint8_t a) {
 
 /* ---- the coordinator ---- */
 
+static uint8_t actor_at(const char *address) {
+    return (uint8_t)strtoul(address + strlen("sim://"), NULL, 10);
+}
+
+/* Serving means: each stage that is still the same process has loaded this plan. */
+static void check_all_ready(struct world *w) {
+    struct coord_view v = coord_view(w->coord);
+    struct coord_node_view n;
+    for (uint32_t i = 0; v.state == CL_SERVING && i < w->coord_config.n_node_max; i++) {
+        if (!coord_view_node(w->coord, i, &n) || n.stage_i < 0) continue;
+        const struct actor *actor = &w->actor[actor_at(n.hello->address)];
+        if (!actor->up || actor->incarnation != n.peer->incarnation) continue;
+        struct node_view node = node_view(actor->node);
+        if (node.epoch == v.epoch && node.state == NODE_LOADING) world_fail(w, "serving, but %s is still loading", actor->name);
+        if (node.epoch < v.epoch) world_fail(w, "serving, but %s does not know the plan", actor->name);
+    }
+}
+
 static void coordinator_carry_out(struct world *w) {
     struct coord_outs *outs = &w->coord_outs;
     for (uint32_t i = 0; i < outs->n; i++) {
@@ -65,7 +83,10 @@ static void coordinator_carry_out(struct world *w) {
         case COORD_OUT_ACCEPTED: client_of(w, o->tag)->handle = o->request; break;
         case COORD_OUT_TOKEN: client_token(w, o->tag, o->token, o->index); break;
         case COORD_OUT_DONE: client_over(w, o->tag, o->code); break;
-        case COORD_OUT_STATE: world_say(w, COORDINATOR, "%s", o->text); break;
+        case COORD_OUT_STATE:
+            world_say(w, COORDINATOR, "%s", o->text);
+            check_all_ready(w);
+            break;
         case COORD_OUT_NOTICE: world_say(w, COORDINATOR, "notice %d: %s", o->code, o->text); break;
         case COORD_OUT_DROP: break;
         }
@@ -106,10 +127,6 @@ void coordinator_cancel(struct world *w, struct client *c) {
 }
 
 /* ---- nodes ---- */
-
-static uint8_t actor_at(const char *address) {
-    return (uint8_t)strtoul(address + strlen("sim://"), NULL, 10);
-}
 
 static void node_carry_out(struct world *w, uint8_t a) {
     struct actor *actor = &w->actor[a];
@@ -162,7 +179,10 @@ void actor_deliver(struct world *w, struct parcel *p) {
     if (p->to == COORDINATOR) {
         coordinator_event(w, &(struct coord_event){ .kind = COORD_EV_MSG, .link = link, .msg = &p->msg, .take_payload = payload });
     } else {
+        struct node_view before = node_view(w->actor[p->to].node);
         node_event(w, p->to, &(struct node_event){ .kind = NODE_EV_MSG, .link = link, .msg = &p->msg, .take_payload = payload });
+        if (p->msg.kind == MSG_WORK && p->msg.epoch != before.epoch && node_view(w->actor[p->to].node).n_batch > before.n_batch)
+            world_fail(w, "%s takes a batch of another plan", w->actor[p->to].name);
     }
 }
 
@@ -188,6 +208,7 @@ static void start_node(struct world *w, uint8_t a) {
     if (!actor->state) actor->state = xcalloc(SLOTS_MAX, sizeof *actor->state);
     memset(actor->slot, 0, sizeof actor->slot);
     actor->n_job = actor->job_first = 0;
+    actor->ran_epoch = actor->ran_batch = 0;
     actor->job_runs = false;
     net_open(w, a, NODE_LINK_COORDINATOR, COORDINATOR);
 }

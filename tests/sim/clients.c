@@ -87,7 +87,8 @@ static bool end_is_right(const struct world *w, const struct client *c, int code
     if (code == ERR_TIMEOUT && c->deadline_ms) return true;
     bool broken = false;
     for (int f = FAULT_CLOG; f < FAULTS; f++) broken |= w->fault[f];
-    return broken && (code == ERR_PEER || code == ERR_TIMEOUT || code == ERR_DEVICE || code == ERR_CORRUPT);
+    return broken && (code == ERR_PEER || code == ERR_TIMEOUT || code == ERR_DEVICE || code == ERR_CORRUPT ||
+                      (code == ERR_INTERNAL && w->fault[FAULT_COMPUTE]));
 }
 
 void client_over(struct world *w, uint64_t tag, int code) {
@@ -114,6 +115,7 @@ void client_over(struct world *w, uint64_t tag, int code) {
 void clients_coordinator_gone(struct world *w) {
     for (uint32_t i = 0; i < w->n_client; i++) {
         struct client *c = &w->client[i];
+        c->handle = (struct handle){ 0 };         /* of a process that is gone */
         if (c->state != CLIENT_WAITS) continue;
         c->state = CLIENT_IDLE;
         world_post(w, (struct ev){ .t = w->now + 1000 * MS, .kind = EV_CLIENT, .arg = i });

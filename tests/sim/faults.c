@@ -67,6 +67,7 @@ static void stray(struct world *w) {
     uint32_t link = 1000000 + (uint32_t)world_between(w, 0, 1000000);
     const struct conn *known = some_conn(w);
     if (known && known->b_link && world_chance(w, 3)) to = known->b, link = known->b_link;
+    else if (what == 0 && to != COORDINATOR && world_chance(w, 2)) link = NODE_LINK_COORDINATOR;
     if (!w->actor[to].up) return;
     if (what > 0) {
         m.kind = MSG_HELLO;

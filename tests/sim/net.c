@@ -117,6 +117,7 @@ static struct payload payload_copy(struct world *w, struct payload p) {
 static void post(struct world *w, struct conn *c, int direction, struct parcel *p) {
     uint64_t t = w->now + w->delay_ns + p->payload.bytes * 50;
     if (w->fault[FAULT_JITTER] && !w->calm) t += world_between(w, 0, w->delay_ns * 4);
+    if (p->msg.kind == MSG_ROW) t += world_between(w, 0, 5 * MS);     /* a whole row is large */
     if (c->clogged_until > w->now) t += c->clogged_until - w->now;
     t = MAX(t, c->free_at[direction] + 1);
     c->free_at[direction] = t;
@@ -133,7 +134,7 @@ static void post_again(struct world *w, const struct parcel *first) {
     p->conn = first->conn;
     p->conn_generation = first->conn_generation;
     p->to = first->to;
-    world_post(w, (struct ev){ .t = w->now + w->delay_ns + world_between(w, 0, 3000 * MS), .kind = EV_PARCEL, .parcel = p });
+    world_post(w, (struct ev){ .t = w->now + w->delay_ns + world_between(w, 0, world_chance(w, 2) ? MS : 3000 * MS), .kind = EV_PARCEL, .parcel = p });
 }
 
 static void damage(struct world *w, struct msg *m) {
@@ -157,7 +158,7 @@ void net_send(struct world *w, uint8_t from, uint32_t link, const struct msg *m,
     struct parcel *parcel = pack(m);
     parcel->payload = p;
     post(w, c, opener ? 0 : 1, parcel);
-    if (fault_hits(w, FAULT_DUPLICATE, m->kind == MSG_ROW ? 3 : 30)) post_again(w, parcel);
+    if (fault_hits(w, FAULT_DUPLICATE, m->kind == MSG_ROW ? 2 : 30)) post_again(w, parcel);
     if (fault_hits(w, FAULT_DAMAGE, 200)) damage(w, &parcel->msg);
 }
 

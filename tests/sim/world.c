@@ -237,7 +237,7 @@ static void draw(struct world *w) {
     w->load_ns = world_between(w, MS, 2000 * MS);
     w->sticky_links = world_chance(w, 2);
     w->compute_fails_in = world_chance(w, 4) ? 2 : 40;
-    w->more_every = world_chance(w, 2) ? (uint32_t)world_between(w, 2, 20) : 0;
+    w->more_every = world_chance(w, 2) ? (uint32_t)world_between(w, 1, 12) : 0;
 }
 
 static void world_close(struct world *w) {

@@ -80,6 +80,7 @@ struct actor {
     bool job_runs;
     uint32_t layer_begin, layer_end;
     bool has_head;
+    uint64_t ran_epoch, ran_batch;                /* the last batch it computed */
     struct sim_slot slot[SLOTS_MAX];
     uint64_t (*state)[LAYERS_MAX][CTX_MAX + 1];   /* per slot: hash after so many tokens */
     uint32_t next_link;                           /* for connections that it accepts */
