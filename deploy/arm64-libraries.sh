@@ -26,6 +26,11 @@ apt-get "${options[@]}" update -qq >$apt/log 2>&1 || { tail -n 5 $apt/log; exit 
 # shellcheck disable=SC2086
 apt-get "${options[@]}" install -y -qq --no-install-recommends --download-only $packages >>$apt/log 2>&1 ||
     { tail -n 5 $apt/log; exit 1; }
-for package in $apt/archives/*.deb; do dpkg-deb -x "$package" $root; done
+for package in $apt/archives/*.deb; do
+    case $package in
+    */libc6-dev_* | */linux-libc-dev_*) ;;        # the cross compiler has its own; two would disagree
+    *) dpkg-deb -x "$package" $root ;;
+    esac
+done
 rm -rf $apt
 echo "$packages" > $root/.complete

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "common/base/types.h"
+#include "tests/harness/effort.h"
 
 #define TEST(name) cmocka_unit_test(name)
 
@@ -26,12 +27,10 @@
         if (rc_ < 0) fail_msg("%s: %d: %s", #call, rc_, (e)->text);                \
     } while (0)
 
-/* How many random cases to try: n, or a share of them where a machine is slow ($PLEIADES_TEST_PERCENT, set by `make
- * check` for sanitizers and emulation). Never for tests that need their number, like statistics. */
+/* How many random cases to try: n, or a share of them where each is slow (effort.h). Never for tests that need their
+ * number, like statistics. */
 static inline int test_rounds(int n) {
-    const char *percent = getenv("PLEIADES_TEST_PERCENT");
-    long share = percent && *percent ? strtol(percent, NULL, 10) : 100;
-    return share > 0 && share < 100 ? MAX(1, (int)(n * share / 100)) : n;
+    return effort() == EFFORT_QUICK ? MAX(1, n / 10) : n;
 }
 
 /* The folder with expected values, or NULL after a loud line; the test then calls skip(). */
