@@ -214,8 +214,8 @@ static void node_fails(struct coord *c, struct coord_node *n, const char *why, s
 
 /* ---- planning ---- */
 
-static void send_assign(struct coord *c, struct coord_node *n, const struct coord_plan_stage *s, const struct coord_plan_helper *as_helper,
-                        struct coord_outs *outs) {
+static void send_assign(struct coord *c, struct coord_node *n, const struct coord_plan_stage *s,
+                        const struct coord_plan_helper *as_helper, struct coord_outs *outs) {
     const struct coord_plan *p = &c->cluster.plan;
     uint32_t stage_i = (uint32_t)n->stage_i;
     bool last = stage_i + 1 == p->n_stage;
@@ -226,8 +226,12 @@ static void send_assign(struct coord *c, struct coord_node *n, const struct coor
                               .has_head = last && !as_helper, .is_helper = as_helper != NULL, .source = p->source,
                               .numerics = p->numerics, .precision = p->precision, .wire = s->wire, .n_slot = p->n_slot,
                               .n_ctx_max = p->n_ctx_max, .n_rows_max = p->n_rows_max, .n_credit = p->n_credit,
-                              .n_window = c->config.n_window_max, .expert_begin = as_helper ? as_helper->expert_begin : s->expert_begin,
-                              .expert_end = as_helper ? as_helper->expert_end : s->expert_end, .helper = n->helper };
+                              .n_window = c->config.n_window_max, .expert_begin = s->expert_begin, .expert_end = s->expert_end,
+                              .helper = n->helper };
+    if (as_helper) {
+        a->expert_begin = as_helper->expert_begin;
+        a->expert_end = as_helper->expert_end;
+    }
     snprintf(a->model, sizeof a->model, "%s", p->model);
     if (!last && !as_helper) {
         const struct msg_hello *next = &c->cluster.node[p->stage[stage_i + 1].node].hello;
@@ -262,7 +266,8 @@ static bool plan_adopt(struct coord *c, struct coord_plan *p, const uint32_t *pl
         return false;
     for (uint32_t i = 0; i < p->n_stage; i++) {
         struct coord_plan_stage *s = &p->stage[i];
-        if (s->node >= n_info || s->layer_begin != layer || s->layer_end <= s->layer_begin || s->n_helper > MSG_HELPERS_MAX) return false;
+        if (s->node >= n_info || s->n_helper > MSG_HELPERS_MAX) return false;
+        if (s->layer_begin != layer || s->layer_end <= s->layer_begin) return false;
         layer = s->layer_end;
         s->node = place[s->node];
         if (c->cluster.node[s->node].stage_i >= 0) return false;      /* one stage per node */
@@ -328,7 +333,8 @@ static void plan_try(struct coord *c, struct coord_outs *outs) {
 
 void cluster_on_progress(struct coord *c, struct coord_node *n, const struct msg_progress *progress) {
     if (n->state != ND_LOADING) return;
-    if (progress->done_bytes != n->progress.done_bytes || progress->total_bytes != n->progress.total_bytes) n->progress_ns = c->now_ns;
+    bool moved = progress->done_bytes != n->progress.done_bytes || progress->total_bytes != n->progress.total_bytes;
+    if (moved) n->progress_ns = c->now_ns;
     n->progress = *progress;
 }
 

@@ -126,8 +126,8 @@ static void on_msg(struct coord *c, const struct coord_event *ev, struct coord_o
         n->peer.epoch = m->epoch;
         if (needs_epoch(m->kind) && m->epoch != c->epoch && !PLANT(epoch_unchecked)) {
             MARK(coord_stale_epoch);
-            TRACE(&c->config.trace, "message %d of epoch %llu is stale (epoch %llu), dropped", (int)m->kind, (unsigned long long)m->epoch,
-                  (unsigned long long)c->epoch);
+            TRACE(&c->config.trace, "message %d of epoch %llu is stale (epoch %llu), dropped", (int)m->kind,
+                  (unsigned long long)m->epoch, (unsigned long long)c->epoch);
             return;
         }
         dispatch(c, n, ev, outs);
@@ -210,8 +210,9 @@ struct coord_view coord_view(const struct coord *c) {
 bool coord_view_node(const struct coord *c, uint32_t i, struct coord_node_view *out) {
     const struct coord_node *n = i < c->config.n_node_max ? &c->cluster.node[i] : NULL;
     if (!n || n->state == ND_GONE) return false;
-    *out = (struct coord_node_view){ .state = (enum coord_node_state)n->state, .hello = &n->hello, .peer = &n->peer, .ready = &n->ready,
-                                     .progress = n->progress, .stage_i = n->stage_i, .is_helper = n->is_helper };
+    *out = (struct coord_node_view){ .state = (enum coord_node_state)n->state, .hello = &n->hello, .peer = &n->peer,
+                                     .ready = &n->ready, .progress = n->progress, .stage_i = n->stage_i,
+                                     .is_helper = n->is_helper };
     if (n->stage_i >= 0) {
         out->layer_begin = c->cluster.plan.stage[n->stage_i].layer_begin;
         out->layer_end = c->cluster.plan.stage[n->stage_i].layer_end;

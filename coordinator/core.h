@@ -37,7 +37,7 @@ struct coord_plan_stage {
     enum msg_wire_format wire;                                /* to the next stage */
     uint32_t expert_begin, expert_end, n_helper;
     struct coord_plan_helper helper[MSG_HELPERS_MAX];
-    uint32_t us_row_1, us_row_n;                              /* predicted time of a batch of 1 and of n_rows_max rows; 0: not known */
+    uint32_t us_row_1, us_row_n;                              /* predicted: a batch of 1 and of n_rows_max rows; 0: not known */
 };
 
 struct coord_plan {

@@ -367,7 +367,8 @@ static void choose_decode(struct coord *c, struct flight *f, uint32_t n_most) {
 
 static uint32_t longest_prefill(struct coord *c) {
     uint32_t most = 0;
-    for (const struct request *r = request_first(c, RL_PREFILL); r; r = request_next(c, r)) most = MAX(most, r->n_token - r->n_sent);
+    for (const struct request *r = request_first(c, RL_PREFILL); r; r = request_next(c, r))
+        most = MAX(most, r->n_token - r->n_sent);
     return most;
 }
 
@@ -375,14 +376,15 @@ static uint32_t longest_prefill(struct coord *c) {
 static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) {
     uint32_t room = c->cluster.n_rows_max - f->n_row, n_prefill = c->requests.list[RL_PREFILL].n;
     struct sched_wish wish = { .n_group = n_group, .n_decode_row = f->n_decode, .others_wait = c->requests.n_decode > 0,
-                               .bound_us = c->config.bound_ms * 1000, .n_first = c->config.chunk_first, .n_min = c->config.chunk_min,
-                               .n_max = room, .n_left = longest_prefill(c) };
+                               .bound_us = c->config.bound_ms * 1000, .n_first = c->config.chunk_first,
+                               .n_min = c->config.chunk_min, .n_max = room, .n_left = longest_prefill(c) };
     bool bounded;
     uint32_t left = sched_chunk(&c->sched, &wish, &bounded);
     if (bounded) MARK(chunk_cut_for_bound);
     c->pipeline.chunk = left;
-    for (struct request *r = request_first(c, RL_PREFILL), *next; r && n_prefill-- > 0 && left > 0 && f->n_seg < c->config.n_seg_max; r = next) {
+    for (struct request *r = request_first(c, RL_PREFILL), *next; r && n_prefill-- > 0 && left > 0; r = next) {
         next = request_next(c, r);
+        if (f->n_seg == c->config.n_seg_max) return;
         uint32_t n = MIN(left, r->n_token - r->n_sent);
         if (!bias_fits(f, r)) continue;
         seg_add(c, f, r, n);
@@ -430,8 +432,9 @@ static void flight_send(struct coord *c, struct flight *f, struct coord_outs *ou
     set_state(c, f, FL_FLYING);
     struct msg *m = coord_send(c, outs, c->cluster.node[c->cluster.first_node].peer.link, MSG_WORK);
     m->trace = f->id;
-    m->u.work = (struct msg_work){ .batch = f->id, .batch_done = batch_done(c), .seg = f->msg_seg, .token = f->token, .want = f->want,
-                                   .bias = f->bias, .n_seg = f->n_seg, .n_row = f->n_row, .n_want = f->n_want, .n_bias = f->n_bias };
+    m->u.work = (struct msg_work){ .batch = f->id, .batch_done = batch_done(c), .seg = f->msg_seg, .token = f->token,
+                                   .want = f->want, .bias = f->bias, .n_seg = f->n_seg, .n_row = f->n_row,
+                                   .n_want = f->n_want, .n_bias = f->n_bias };
 }
 
 static bool launch_one(struct coord *c, struct coord_outs *outs) {

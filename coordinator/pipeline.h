@@ -14,7 +14,7 @@
 #include "coordinator/core.h"
 
 enum flight_state { FL_OVER, FL_FLYING, FL_ROWS, FL_STATES };
-enum { FLIGHT_NO_WANT = UINT32_MAX };
+#define FLIGHT_NO_WANT UINT32_MAX
 
 struct flight_seg {
     uint64_t seq;

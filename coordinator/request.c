@@ -11,12 +11,12 @@
 
 #include "common/base/banned.h"
 
-enum { PROMPT_MAX = 1 << 24, NOBODY = UINT32_MAX, BACKOFF_MS = 10, BACKOFF_MS_MAX = 1000 };
+enum { PROMPT_MAX = 1 << 24, BACKOFF_MS = 10, BACKOFF_MS_MAX = 1000 };
 
 static const struct sm_state states[RQ_STATES] = {
     [RQ_QUEUED]  = { "queued",  SM_BIT(RQ_PREFILL) | SM_BIT(RQ_DONE) },
     [RQ_PREFILL] = { "prefill", SM_BIT(RQ_DECODE) | SM_BIT(RQ_QUEUED) | SM_BIT(RQ_DRAIN) | SM_BIT(RQ_DONE) },  /* QUEUED: lost */
-    [RQ_DECODE]  = { "decode",  SM_BIT(RQ_QUEUED) | SM_BIT(RQ_PREFILL) | SM_BIT(RQ_DRAIN) | SM_BIT(RQ_DONE) }, /* PREFILL: a few again */
+    [RQ_DECODE]  = { "decode",  SM_BIT(RQ_QUEUED) | SM_BIT(RQ_PREFILL) | SM_BIT(RQ_DRAIN) | SM_BIT(RQ_DONE) }, /* a few again */
     [RQ_DRAIN]   = { "drain",   SM_BIT(RQ_DONE) },                  /* a batch of ours is still on some device */
     [RQ_DONE]    = { "done",    SM_BIT(RQ_QUEUED) },                /* the place is free */
 };
@@ -328,7 +328,8 @@ static void replay(struct coord *c, struct request *r) {
     list_insert(c, r, RL_QUEUE, true);
 }
 
-/* The first loss of a few rows goes on in place: stages go back to pos0. Anything else computes the sequence again, later each time. */
+/* The first loss of a few rows goes on in place: stages go back to pos0. Anything else computes the sequence again, and waits
+ * longer each time. */
 void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_replay, int code, struct coord_outs *outs) {
     if (r->n_sent <= pos0 && !must_replay) return;    /* another batch of it was lost with this one */
     if (r->n_retry++ == 0) r->retry_first_ns = c->now_ns;
@@ -343,7 +344,8 @@ void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_r
         r->n_sent = pos0;                         /* request_settle() lists it when its other batches are over */
         return;
     }
-    uint32_t shift = MIN(r->n_retry, 8u), wait_ms = r->n_retry < 2 ? 0 : MIN((uint32_t)BACKOFF_MS << shift, (uint32_t)BACKOFF_MS_MAX);
+    uint32_t wait_ms = MIN((uint32_t)BACKOFF_MS << MIN(r->n_retry, 8u), (uint32_t)BACKOFF_MS_MAX);
+    if (r->n_retry < 2) wait_ms = 0;
     r->not_before_ns = c->now_ns + ms_to_ns(wait_ms);
     if (wait_ms) check_at(c, r->not_before_ns);
     replay(c, r);

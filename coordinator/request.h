@@ -8,8 +8,8 @@
  *        |                                  +------> drain* <---+  last token, cancelled, error
  *        +-- cancelled, error --> done <--- its batches are over -+                          (* waits; each with a deadline)
  *
- * A request is its tokens: prompt and emitted. n_sent of them are on their way or in the stages, n_held are known to be in. Decode is
- * the case where just one is unsent. The sequence is what the stages know: it has a number of its own, never used twice,
+ * A request is its tokens: prompt and emitted. n_sent of them are on their way or in the stages, n_held are known to be in.
+ * Decode is the case where just one is unsent. The sequence is what the stages know: it has a number of its own, never used twice,
  * and is listed as alive in SYNC until its last batch is over. A replay is a new sequence with the same tokens.
  * Limits: n_request_max requests; as many sequences as slots. Part of the coordinator core. */
 #ifndef COORDINATOR_REQUEST_H

@@ -21,12 +21,12 @@ struct sched {
     uint32_t n_sample;                            /* batches seen in this epoch */
 };
 
-void sched_plan(struct sched *s, const struct coord_plan *plan);                 /* a new epoch: forget, start from the plan's figures */
+void sched_plan(struct sched *s, const struct coord_plan *plan);                 /* a new epoch: start from the plan's figures */
 void sched_measured(struct sched *s, uint32_t stage_i, uint32_t n_row, uint32_t us);
 void sched_between(struct sched *s, uint32_t us);
 
 uint32_t sched_stage_us(const struct sched *s, uint32_t stage_i, uint32_t n_row);    /* 0: nothing known */
-uint64_t sched_sum_us(const struct sched *s, uint32_t n_row);                    /* one batch alone through all stages; 0: not known */
+uint64_t sched_sum_us(const struct sched *s, uint32_t n_row);                    /* through all stages, alone; 0: not known */
 uint32_t sched_slowest_us(const struct sched *s, uint32_t n_row);
 
 /* In how many batches the decoding streams travel: n_stage, or some more where the way between the stages takes long. */

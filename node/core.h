@@ -30,8 +30,8 @@
 enum {
     NODE_LINK_COORDINATOR = 1, NODE_LINK_NEXT = 2,            /* we connect: HELLO is ours */
     NODE_LINK_ACCEPTED = 16,                                  /* and above: they connect */
-    NODE_LINKS_MAX = 16,                                      /* accepted: previous stage, its successor while plans change, tools */
-    NODE_COMPUTING_MAX = 2                                    /* one runs, one is next in the compute thread's ring: no gap between them */
+    NODE_LINKS_MAX = 16,                                      /* accepted: previous stages of this plan and the last, tools */
+    NODE_COMPUTING_MAX = 2                                    /* one runs, one waits in the ring: no gap between them */
 };
 
 enum node_state { NODE_IDLE, NODE_LOADING, NODE_READY, NODE_SERVING, NODE_DRAINING, NODE_STATES };

@@ -4,7 +4,9 @@
 
 void pool_init(struct pool *p, uint32_t n) {
     uint32_t n_word = (n + 63) / 64;
-    *p = (struct pool){ .generation = xcalloc(n, sizeof *p->generation), .free_bits = xcalloc(n_word, sizeof *p->free_bits), .n = n };
+    *p = (struct pool){ .n = n };
+    p->generation = xcalloc(n, sizeof *p->generation);
+    p->free_bits = xcalloc(n_word, sizeof *p->free_bits);
     for (uint32_t i = 0; i < n; i++) p->free_bits[i / 64] |= UINT64_C(1) << i % 64;
 }
 

@@ -1,8 +1,9 @@
 /* msg - every message between two machines as a plain C struct; the one vocabulary of both cores, the codec and the shells.
  *
  * A message is a header (kind, epoch, incarnation, sequence, trace) and one member of the union. Arrays and long texts
- * are borrowed: the sender's core keeps them until its next step, a decoder keeps them in its own arena until the next message. Bulk
- * bytes are never in here; a payload travels beside the header as a raw frame and is named by a handle of the process it lies in.
+ * are borrowed: the sender's core keeps them until its next step, a decoder keeps them in its own arena until the next
+ * message. Bulk bytes are never in here; a payload travels beside the header as a raw frame and is named by a handle of
+ * the process it lies in.
  * No functions, no ownership, no thread. The limits below bound what a decoder may allocate for one message.
  *
  *   initiator                     acceptor                what                                    link
@@ -196,7 +197,8 @@ struct msg_timing {
     uint32_t n_row;
 };
 
-struct msg_work {                                  /* payload: streams [n_row][4][n_embd] in the link's wire format; none to stage 0 */
+/* Payload: streams [n_row][4][n_embd] in the link's wire format; none to stage 0. */
+struct msg_work {
     uint64_t batch;
     uint64_t batch_done;                           /* batches below are over, see SYNC */
     const struct msg_seg *seg;
@@ -255,7 +257,8 @@ struct msg_sync {
 
 /* ---- experts on helper nodes ---- */
 
-struct msg_experts {                               /* payload: rows float[n_row][n_embd], weights float[n_row][n_used], ids int32[n_row][n_used] */
+/* Payload: rows float[n_row][n_embd], then weights float[n_row][n_used], then ids int32[n_row][n_used]. */
+struct msg_experts {
     uint64_t batch;
     uint32_t layer, n_row, n_used;
 };

@@ -13,11 +13,12 @@
 /* Contiguous stages over the nodes that there are, in an order that changes, with cuts that change. */
 static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out, struct err *e) {
     struct world *w = ctx;
-    uint32_t n_stage = MIN(MIN(n_node, w->n_stage_max), w->n_layer), layer = 0, first = (uint32_t)world_between(w, 0, n_node ? n_node - 1 : 0);
+    uint32_t n_stage = MIN(MIN(n_node, w->n_stage_max), w->n_layer), layer = 0;
+    uint32_t first = (uint32_t)world_between(w, 0, n_node ? n_node - 1 : 0);
     (void)node;
     if (n_node < w->n_node_min) return err_set(e, ERR_NOMEM, "%u nodes are needed", w->n_node_min);
-    *out = (struct coord_plan){ .model_lo = 1, .n_stage = n_stage, .n_slot = w->n_slot, .n_ctx_max = w->n_ctx, .n_rows_max = w->n_rows,
-                                .n_credit = w->n_credit };
+    *out = (struct coord_plan){ .model_lo = 1, .n_stage = n_stage, .n_slot = w->n_slot, .n_ctx_max = w->n_ctx,
+                                .n_rows_max = w->n_rows, .n_credit = w->n_credit };
     for (uint32_t i = 0; i < n_stage; i++) {
         uint32_t left = n_stage - i - 1, most = w->n_layer - layer - left;
         uint32_t n = left ? (uint32_t)world_between(w, 1, most) : most;
@@ -103,7 +104,8 @@ static void coordinator_event(struct world *w, struct coord_event *ev) {
 
 void coordinator_submit(struct world *w, struct client *c) {
     if (!w->actor[COORDINATOR].up || c->state == CLIENT_DONE) {
-        if (c->state == CLIENT_IDLE) world_post(w, (struct ev){ .t = w->now + 500 * MS, .kind = EV_CLIENT, .arg = (uint32_t)(c - w->client) });
+        struct ev later = { .t = w->now + 500 * MS, .kind = EV_CLIENT, .arg = (uint32_t)(c - w->client) };
+        if (c->state == CLIENT_IDLE) world_post(w, later);
         return;
     }
     c->state = CLIENT_WAITS;
@@ -114,7 +116,8 @@ void coordinator_submit(struct world *w, struct client *c) {
     ev.submit = (struct coord_submit){ .tag = c->tag, .token = c->prompt, .n_token = c->n_prompt, .n_new_max = c->n_new,
                                        .bias = bias, .deadline_ms = c->deadline_ms, .want = { .temperature = 1, .top_p = 1 } };
     ev.submit.want.n_bias = c->seed % 3 == 0 ? 2 : 0;
-    world_say(w, NOBODY, "client %u submits: %u tokens, %u new, expects %u", (uint32_t)(c - w->client), c->n_prompt, c->n_new, c->n_expected);
+    world_say(w, NOBODY, "client %u submits: %u tokens, %u new, expects %u", (uint32_t)(c - w->client), c->n_prompt, c->n_new,
+              c->n_expected);
     coordinator_event(w, &ev);
 }
 

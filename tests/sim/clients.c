@@ -78,7 +78,8 @@ void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index) 
     c->n_got++;
 }
 
-/* Which ends are right: complete; cancelled by itself; too long; its own deadline; and, when things were broken, an error that says so. */
+/* Which ends are right: complete; cancelled by itself; too long; its own deadline; and, when things were broken, an error that
+ * says so. */
 static bool end_is_right(const struct world *w, const struct client *c, int code) {
     if (code == 0) return c->n_got == c->n_expected;
     if (code == ERR_CANCELLED) return c->cancelled;
@@ -98,14 +99,15 @@ void client_over(struct world *w, uint64_t tag, int code) {
         return;
     }
     uint32_t i = (uint32_t)(c - w->client);
-    world_say(w, NOBODY, "client %u is over: %s after %u of %u tokens", i, code ? err_name(code) : "complete", c->n_got, c->n_expected);
+    const char *how = code ? err_name(code) : "complete";
+    world_say(w, NOBODY, "client %u is over: %s after %u of %u tokens", i, how, c->n_got, c->n_expected);
     if (code == ERR_BUSY) {                       /* as a client would: again, later */
         c->state = CLIENT_IDLE;
         world_post(w, (struct ev){ .t = w->now + 700 * MS, .kind = EV_CLIENT, .arg = i });
         return;
     }
     if (!end_is_right(w, c, code))
-        world_fail(w, "client %u ends with %s after %u of %u tokens", i, code ? err_name(code) : "success", c->n_got, c->n_expected);
+        world_fail(w, "client %u ends with %s after %u of %u tokens", i, how, c->n_got, c->n_expected);
     c->state = CLIENT_DONE;
     c->code = code;
     w->n_done++;

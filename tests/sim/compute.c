@@ -57,7 +57,8 @@ static void check_order(struct world *w, uint8_t a, const struct node_job *job) 
     struct actor *actor = &w->actor[a];
     uint64_t epoch = node_view(actor->node).epoch;
     if (actor->ran_epoch == epoch && job->batch <= actor->ran_batch)
-        world_fail(w, "%s computes batch %llu after %llu", actor->name, (unsigned long long)job->batch, (unsigned long long)actor->ran_batch);
+        world_fail(w, "%s computes batch %llu after %llu", actor->name, (unsigned long long)job->batch,
+                   (unsigned long long)actor->ran_batch);
     actor->ran_epoch = epoch;
     actor->ran_batch = job->batch;
 }
@@ -119,7 +120,8 @@ static void ship_rows(struct world *w, uint8_t a, const struct node_job *job, co
         bool enough = !w->more_every || hash % w->more_every;
         payload_data(w, ev->take_payload)[i] = enough ? hash : ~hash;
         payload_data(w, ev->done.take_kept)[i] = hash;
-        rows[i] = (struct msg_row_result){ .row = job->want[i].row, .offset = i * 8, .bytes = 8, .n_item = enough, .n_vocab = VOCAB };
+        rows[i] = (struct msg_row_result){ .row = job->want[i].row, .offset = i * 8, .bytes = 8, .n_item = enough,
+                                           .n_vocab = VOCAB };
     }
     ev->done.row = rows;
     ev->done.n_row = job->n_want;

@@ -71,8 +71,10 @@ static void stray(struct world *w) {
     if (!w->actor[to].up) return;
     if (what > 0) {
         m.kind = MSG_HELLO;
-        m.u.hello = (struct msg_hello){ .magic = what == 1 ? 7 : MSG_MAGIC, .version_min = 1, .version_max = 1, .role = MSG_ROLE_NODE };
-        snprintf(m.u.hello.name, sizeof m.u.hello.name, what == 2 ? "node-%u" : "ghost-%u", (unsigned)world_between(w, 1, w->n_node));
+        m.u.hello = (struct msg_hello){ .magic = what == 1 ? 7 : MSG_MAGIC, .version_min = 1, .version_max = 1,
+                                        .role = MSG_ROLE_NODE };
+        const char *name = what == 2 ? "node" : "ghost";
+        snprintf(m.u.hello.name, sizeof m.u.hello.name, "%s-%u", name, (unsigned)world_between(w, 1, w->n_node));
         snprintf(m.u.hello.address, sizeof m.u.hello.address, "sim://%u", (unsigned)world_between(w, 1, w->n_node));
     }
     uint32_t n = world_chance(w, 10) ? 20 : 1;    /* a scan */

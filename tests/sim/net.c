@@ -134,7 +134,8 @@ static void post_again(struct world *w, const struct parcel *first) {
     p->conn = first->conn;
     p->conn_generation = first->conn_generation;
     p->to = first->to;
-    world_post(w, (struct ev){ .t = w->now + w->delay_ns + world_between(w, 0, world_chance(w, 2) ? MS : 3000 * MS), .kind = EV_PARCEL, .parcel = p });
+    uint64_t later = world_between(w, 0, world_chance(w, 2) ? MS : 3000 * MS);
+    world_post(w, (struct ev){ .t = w->now + w->delay_ns + later, .kind = EV_PARCEL, .parcel = p });
 }
 
 static void damage(struct world *w, struct msg *m) {

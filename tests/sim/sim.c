@@ -39,7 +39,8 @@ static bool run(uint64_t seed, bool trace) {
 /* A core has found a contradiction in itself: say which seed, then end as CHECK wants. */
 static void on_abort(int sig) {
     (void)sig;
-    printf("# seed %llu: a CHECK failed (sim --seed %llu --trace)\n", (unsigned long long)world.seed, (unsigned long long)world.seed);
+    unsigned long long seed = (unsigned long long)world.seed;
+    printf("# seed %llu: a CHECK failed (sim --seed %llu --trace)\n", seed, seed);
     fflush(stdout);
 }
 
@@ -129,6 +130,7 @@ int main(int argc, char **argv) {
     if (marks) print_marks();
     failed += check_marks();
     for (int p = 1; plants && p < PLANT_N; p++)
-        failed += report(plant_is_caught((enum plant)p, 1000), "catches the planted mistake %s (within %llu seeds)", plant_names[p], 1000);
+        failed += report(plant_is_caught((enum plant)p, 1000), "catches the planted mistake %s (within %llu seeds)", plant_names[p],
+                         1000);
     return failed != 0;
 }

@@ -201,7 +201,8 @@ static bool all_done(const struct world *w) {
 static void check_nothing_left(struct world *w) {
     for (uint32_t i = 0; i < w->n_payload; i++)
         if (w->payload[i].generation & 1)
-            world_fail(w, "%u payloads are never given back, one is %u.%u, with %u", w->n_payload_used, i, w->payload[i].generation, w->payload[i].owner);
+            world_fail(w, "%u payloads are never given back, one is %u.%u, with %u", w->n_payload_used, i,
+                       w->payload[i].generation, w->payload[i].owner);
     if (coord_seqs_alive(w->coord)) world_fail(w, "%u sequences are never closed", coord_seqs_alive(w->coord));
     struct coord_view v = coord_view(w->coord);
     if (v.n_flying || v.n_active || v.n_queued) world_fail(w, "the coordinator keeps work that nobody waits for");
@@ -267,7 +268,8 @@ bool world_run(struct world *w, uint64_t seed, bool trace) {
     actors_start(w);
     while (!w->failed && !all_done(w)) {
         step(w);
-        if (w->now > w->end_by) world_fail(w, "after the faults ended %u of %u requests wait for ever", w->n_client - w->n_done, w->n_client);
+        if (w->now > w->end_by)
+            world_fail(w, "after the faults ended %u of %u requests wait for ever", w->n_client - w->n_done, w->n_client);
     }
     if (!w->failed) settle(w);
     world_close(w);
