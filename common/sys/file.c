@@ -13,7 +13,8 @@
 
 enum {
     WRITE_BUFFER = 4 << 20,                           /* one write() is large enough for any disk */
-    IO_PIECE = 1 << 30                                /* some systems refuse single calls over 2 GiB */
+    IO_PIECE = 1 << 30,                               /* some systems refuse single calls over 2 GiB */
+    FILE_HUGE_MIN = 64 << 20                          /* mappings of at least this ask for huge pages */
 };
 
 /* ---- opening and mapping ---- */
@@ -46,6 +47,10 @@ int file_map(struct file_map *map, const char *path, struct err *e) {
     int rc = data == MAP_FAILED ? err_errno(e, ERR_IO, "%s: mmap", path) : 0;
     close(fd);                                        /* the mapping keeps the file */
     if (rc < 0) return rc;
+#ifdef MADV_HUGEPAGE
+    /* Large files are read into huge pages where the file system can; pages that are cached already stay as they are. */
+    if (st.st_size >= FILE_HUGE_MIN) madvise(data, (size_t)st.st_size, MADV_HUGEPAGE);
+#endif
     map->data = data;
     map->size = (uint64_t)st.st_size;
     return 0;
