@@ -98,7 +98,7 @@ OBJ_MAIN  := $(SRC_MAIN:%.c=$(B)/%.o)
 ifneq ($(filter x86_64 amd64,$(UNAME_M)),)
 $(B)/kernels/cpu/%_avx2.o:   CFLAGS_FILE := -mavx2 -mfma -mf16c $(OPT_SIMD)
 $(B)/kernels/cpu/%_avx512.o: CFLAGS_FILE := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq \
-                                            -mavx512vnni -mavx512vbmi -mavx512bitalg -mavx512vbmi2 $(OPT_SIMD)
+                                            -mavx512vnni -mavx512vbmi -mavx512bitalg -mavx512vbmi2 -mprefer-vector-width=512 $(OPT_SIMD)
 endif
 ifneq ($(filter aarch64 arm64,$(UNAME_M)),)
 $(B)/kernels/cpu/%_neon.o:   CFLAGS_FILE := $(if $(filter Darwin,$(UNAME_S)),,-march=armv8.2-a+dotprod+fp16) $(OPT_SIMD)

@@ -3,9 +3,14 @@
 
 #if defined(__x86_64__)
 #include "kernels/cpu/attn_avx512.h"
+#include "kernels/cpu/idx_avx512.h"
+#include "kernels/cpu/vec_avx512.h"
 #define VEC(name) name##_avx512
 #define VEC_OWN_kv_unpack
 #define VEC_OWN_attn
+#define VEC_OWN_idx_scores
+#define VEC_OWN_dot
+#define VEC_OWN_hadamard
 #include "kernels/cpu/vec_body.inc"
 
 #include "kernels/cpu/mm_avx512.h"
