@@ -375,9 +375,11 @@ static uint32_t longest_prefill(struct coord *c) {
 /* Each prefilling request in turn gets what it can use of the chunk; who got something goes to the end of the row. */
 static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) {
     uint32_t room = c->cluster.n_rows_max - f->n_row, n_prefill = c->requests.list[RL_PREFILL].n;
-    struct sched_wish wish = { .n_group = n_group, .n_decode_row = f->n_decode, .others_wait = c->requests.n_decode > 0,
-                               .bound_us = c->config.bound_ms * 1000, .n_first = c->config.chunk_first,
-                               .n_min = c->config.chunk_min, .n_max = room, .n_left = longest_prefill(c) };
+    uint32_t n_row = (c->requests.n_decode + n_group - 1) / n_group;
+    struct sched_wish wish = { .n_window = pipeline_window(c), .n_group = n_group, .n_decode_row = n_row,
+                               .others_wait = c->requests.n_decode > 0, .bound_us = c->config.bound_ms * 1000,
+                               .n_first = c->config.chunk_first, .n_min = c->config.chunk_min, .n_max = room,
+                               .n_left = longest_prefill(c) };
     bool bounded;
     uint32_t left = sched_chunk(&c->sched, &wish, &bounded);
     if (bounded) MARK(chunk_cut_for_bound);
@@ -437,6 +439,13 @@ static void flight_send(struct coord *c, struct flight *f, struct coord_outs *ou
                                    .n_want = f->n_want, .n_bias = f->n_bias };
 }
 
+static uint32_t groups_flying(const struct coord *c) {
+    uint32_t n = 0;
+    for (int64_t i = -1; (i = pool_next(&c->pipeline.pool, i)) >= 0;)
+        n += c->pipeline.flight[i].state == FL_FLYING && c->pipeline.flight[i].n_decode > 0;
+    return n;
+}
+
 static bool launch_one(struct coord *c, struct coord_outs *outs) {
     struct pipeline *p = &c->pipeline;
     struct requests *q = &c->requests;
@@ -447,9 +456,11 @@ static bool launch_one(struct coord *c, struct coord_outs *outs) {
     struct flight *f = &p->flight[i];
     f->n_seg = f->n_row = f->n_want = f->n_bias = f->n_decode = f->n_more = 0;
     f->id = UINT64_MAX;
-    uint32_t n_group = sched_groups(&c->sched, c->config.n_extra);
+    uint32_t n_group = sched_groups(&c->sched, q->n_decode, c->config.n_extra);
     uint32_t share = (q->n_decode + n_group - 1) / n_group;
-    choose_decode(c, f, MIN(MAX(share, 1), MIN(c->config.n_seg_max, c->cluster.n_rows_max)));
+    /* With all groups on the way, more rows wait for the next one to return instead of becoming a small group of their own. */
+    uint32_t n_most = MIN(MAX(share, 1), MIN(c->config.n_seg_max, c->cluster.n_rows_max));
+    if (groups_flying(c) < n_group) choose_decode(c, f, n_most);
     if (q->list[RL_PREFILL].n && f->n_row < c->cluster.n_rows_max) choose_prefill(c, f, n_group);
     if (f->n_seg == 0) {
         pool_give(&p->pool, (uint32_t)i);

@@ -3,9 +3,10 @@
 #include "common/base/banned.h"
 
 enum {
-    CHUNKS_PER_STAGE = 16,                        /* a long prompt fills a pipeline of S stages to 16 / 17 with 16 (S-1) chunks */
-    CHUNK_EFFICIENT = 64,                         /* rows below which it is not cut for that */
-    CHUNK_STEP = 16                               /* whole tiles of the kernels */
+    CHUNKS_PER_STAGE = 16,                        /* unmeasured: 16 (S-1) chunks fill a pipeline of S stages to 16 / 17 */
+    CHUNK_EFFICIENT = 64,                         /* rows below which a prompt is not cut for that */
+    CHUNK_STEP = 16,                              /* whole tiles of the kernels */
+    BOUND_PERCENT = 90                            /* the rest is for what the estimate does not know */
 };
 
 void sched_plan(struct sched *s, const struct coord_plan *plan) {
@@ -42,6 +43,19 @@ void sched_between(struct sched *s, uint32_t us) {
     s->between_us = s->between_us ? smooth(s->between_us, us) : us;
 }
 
+/* The straight line through two points, at n_row. Never falling: a dip is noise. */
+static uint64_t on_line(const struct sched_stage *t, int32_t a, int32_t b, uint32_t n_row) {
+    int64_t rise = MAX((int64_t)t->us[b] - t->us[a], 0), run = MAX((int64_t)t->row[b] - t->row[a], 1);
+    return (uint64_t)((int64_t)t->us[a] + rise * ((int64_t)n_row - t->row[a]) / run);
+}
+
+/* More rows than ever seen: the line of the last two points goes on; with one point, in proportion. */
+static uint64_t beyond(const struct sched_stage *t, int32_t last, uint32_t n_row) {
+    for (int32_t k = last - 1; k >= 0; k--)
+        if (t->row[k]) return MAX(on_line(t, k, last, n_row), t->us[last]);
+    return (uint64_t)t->us[last] * n_row / t->row[last];
+}
+
 uint32_t sched_stage_us(const struct sched *s, uint32_t stage_i, uint32_t n_row) {
     const struct sched_stage *t = &s->stage[stage_i];
     int32_t below = -1, above = -1;
@@ -52,14 +66,7 @@ uint32_t sched_stage_us(const struct sched *s, uint32_t stage_i, uint32_t n_row)
     }
     if (below < 0 && above < 0) return 0;
     if (below < 0) return t->us[above];           /* fewer rows never take longer; how much less we cannot know */
-    uint64_t us;
-    if (above < 0) {
-        us = (uint64_t)t->us[below] * n_row / t->row[below];
-    } else {
-        int64_t rise = (int64_t)t->us[above] - t->us[below];
-        int64_t more = rise * (int64_t)(n_row - t->row[below]) / (int64_t)(t->row[above] - t->row[below]);
-        us = (uint64_t)((int64_t)t->us[below] + MAX(more, 0));
-    }
+    uint64_t us = above < 0 ? beyond(t, below, n_row) : on_line(t, below, above, n_row);
     return us < UINT32_MAX ? MAX(1, (uint32_t)us) : UINT32_MAX;
 }
 
@@ -79,41 +86,58 @@ uint32_t sched_slowest_us(const struct sched *s, uint32_t n_row) {
     return slowest;
 }
 
-/* Splitting decode rows further than the stages need costs weight traffic, so an extra group has to buy something: it hides
- * the time that a batch is in no stage at all. One tenth of the slowest stage is not worth hiding. */
-uint32_t sched_groups(const struct sched *s, uint32_t n_extra) {
-    uint32_t slowest = sched_slowest_us(s, 1);
-    if (slowest && s->between_us < slowest / 10) return s->n_stage;
-    if (slowest) n_extra = MIN(n_extra, 1 + s->between_us / slowest);
-    return s->n_stage + n_extra;
+/* All streams get a token once per cycle: when each group has been through the slowest stage, or when one group has been all
+ * the way round, whichever takes longer. Unmeasured: as many as fill the pipeline. */
+uint32_t sched_groups(const struct sched *s, uint32_t n_stream, uint32_t n_extra) {
+    uint32_t most = s->n_stage + n_extra, best = most;
+    uint64_t least = UINT64_MAX;
+    if (!sched_sum_us(s, 1) || n_stream == 0) return most;
+    for (uint32_t g = most; g > 0; g--) {
+        uint32_t n = (n_stream + g - 1) / g;
+        uint64_t queue = (uint64_t)sched_slowest_us(s, n) * g, way = sched_sum_us(s, n) + s->between_us;
+        uint64_t cycle = MAX(queue, way);
+        if (cycle < least) least = cycle, best = g;
+    }
+    return best;
 }
 
-/* How much later the next token of a stream comes when every batch carries n more rows: it meets n_group batches at the
- * slowest stage, and has to go through all stages itself. */
+/* How much later the next token of a stream comes when every batch in flight carries n more rows: they all go through the
+ * slowest stage before its turn comes again, and its own goes through all stages. */
 static uint64_t delay_us(const struct sched *s, const struct sched_wish *w, uint32_t n) {
     uint32_t d = MAX(w->n_decode_row, 1);
-    uint64_t sum = sched_sum_us(s, d + n), cycle = (uint64_t)sched_slowest_us(s, d + n) * w->n_group;
+    uint64_t sum = sched_sum_us(s, d + n), cycle = (uint64_t)sched_slowest_us(s, d + n) * w->n_window;
     uint64_t sum_0 = sched_sum_us(s, d), cycle_0 = (uint64_t)sched_slowest_us(s, d) * w->n_group;
     uint64_t with = MAX(sum, cycle), without = MAX(sum_0, cycle_0);
     return with > without ? with - without : 0;
 }
 
-uint32_t sched_chunk(const struct sched *s, const struct sched_wish *w, bool *bounded) {
-    uint32_t most = w->n_max;
-    *bounded = false;
-    if (s->n_stage > 1) {
-        uint32_t fill = w->n_left / (CHUNKS_PER_STAGE * (s->n_stage - 1));
-        most = MIN(most, MAX(fill, (uint32_t)CHUNK_EFFICIENT));
+/* The chunk that takes n_left rows through soonest: all chunks through the slowest stage, and the last one through the others. */
+static uint32_t chunk_soonest(const struct sched *s, uint32_t n_left, uint32_t n_max) {
+    uint32_t fill = n_left / (CHUNKS_PER_STAGE * (s->n_stage - 1));
+    uint32_t best = MIN(n_max, MAX(fill, (uint32_t)CHUNK_EFFICIENT));
+    if (n_left <= CHUNK_EFFICIENT || !sched_sum_us(s, 1)) return best;
+    uint64_t least = UINT64_MAX;
+    for (uint32_t n = CHUNK_EFFICIENT; n < n_max + CHUNK_EFFICIENT; n += CHUNK_EFFICIENT / 2) {
+        uint32_t rows = MIN(n, n_max);
+        uint64_t total = (uint64_t)sched_slowest_us(s, rows) * ((n_left + rows - 1) / rows + s->n_stage - 1);
+        if (total < least) least = total, best = rows;
     }
+    return best;
+}
+
+uint32_t sched_chunk(const struct sched *s, const struct sched_wish *w, bool *bounded) {
+    uint32_t most = s->n_stage > 1 ? chunk_soonest(s, w->n_left, w->n_max) : w->n_max;
+    *bounded = false;
     if (!w->others_wait) return most;
     if (!sched_sum_us(s, 1)) {
         *bounded = w->n_first < most;
         return MIN(most, w->n_first);
     }
+    uint64_t bound_us = (uint64_t)w->bound_us * BOUND_PERCENT / 100;
     uint32_t lo = MIN(w->n_min, most), hi = most;     /* lo always goes */
     while (lo < hi) {
         uint32_t mid = hi - (hi - lo) / 2;
-        if (delay_us(s, w, mid) <= w->bound_us) lo = mid;
+        if (delay_us(s, w, mid) <= bound_us) lo = mid;
         else hi = mid - 1;
     }
     *bounded = lo < most;

@@ -139,7 +139,7 @@ static void end_what_is_dead(struct node *n, struct node_outs *outs) {
         if (b->state == NB_QUEUED) MARK(node_dead_in_queue);
         if (b->state == NB_SENT) {
             if (PLANT(credit_lost)) continue;
-            if (b->id >= n->batch_done) MARK(node_credit_healed);
+            MARK(node_credit_healed);
         }
         batch_end(n, b, outs);
     }

@@ -67,7 +67,7 @@
     X(node_state_refused)                                                                                  \
     X(node_waits_for_credit)                                                                               \
     X(node_credit_unknown)      /* came after the batch was over */                                        \
-    X(node_credit_healed)       /* SYNC brought home a credit that was lost */                             \
+    X(node_credit_healed)       /* the batch is over, and its CREDIT did not come */                             \
     X(node_dead_while_computing)                                                                           \
     X(node_dead_in_queue)                                                                                  \
     X(node_compute_failed)                                                                                 \

@@ -21,7 +21,7 @@ static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, 
                                 .n_rows_max = w->n_rows, .n_credit = w->n_credit };
     for (uint32_t i = 0; i < n_stage; i++) {
         uint32_t left = n_stage - i - 1, most = w->n_layer - layer - left;
-        uint32_t n = left ? (uint32_t)world_between(w, 1, most) : most;
+        uint32_t n = !left ? most : w->even ? w->n_layer / n_stage : (uint32_t)world_between(w, 1, most);
         out->stage[i] = (struct coord_plan_stage){ .node = (first + i) % n_node, .layer_begin = layer, .layer_end = layer + n };
         layer += n;
     }
@@ -34,7 +34,7 @@ static int sample(void *ctx, const struct coord_sample *s, struct coord_sampled 
     CHECK(c && s->payload.generation);
     if (!s->row->whole && s->row->n_item == 0) return COORD_NEED_MORE;
     uint64_t hash = payload_data(w, s->payload)[(s->payload.offset + s->row->offset) / 8];
-    out->token = compute_pick(hash, c->seed, s->position, &out->end);
+    out->token = compute_pick(w, hash, c->seed, s->position, &out->end);
     out->spent_us = 20;
     return 0;
 }
@@ -111,6 +111,7 @@ void coordinator_submit(struct world *w, struct client *c) {
     c->state = CLIENT_WAITS;
     c->tag = ++w->tag_next;
     c->n_got = 0;
+    c->submitted_at = w->now;
     struct msg_bias bias[2] = { { 3, 1.0f }, { 9, -1.0f } };
     struct coord_event ev = { .kind = COORD_EV_SUBMIT };
     ev.submit = (struct coord_submit){ .tag = c->tag, .token = c->prompt, .n_token = c->n_prompt, .n_new_max = c->n_new,

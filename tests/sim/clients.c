@@ -7,24 +7,34 @@
 
 /* The reference: one process, one sequence, no cluster. */
 static void expect(struct world *w, struct client *c) {
-    int32_t token[2 * CTX_MAX];
+    static int32_t token[2 * CTX_MAX];
+    struct reference ref = { .n = 0 };
     uint32_t n = c->n_prompt, room = MIN(c->n_new, w->n_ctx - MIN(w->n_ctx, c->n_prompt));
     memcpy(token, c->prompt, n * sizeof token[0]);
     bool end = false;
     for (c->n_expected = 0; c->n_expected < room && !end; n++) {
-        token[n] = compute_pick(compute_reference(w, token, n), c->seed, n, &end);
+        uint64_t x = reference_next(w, &ref, token, n);
+        token[n] = compute_pick(w, x, c->seed, n, &end);
         c->expected[c->n_expected++] = token[n];
     }
 }
 
-static struct client *client_new(struct world *w, uint64_t at) {
+struct client *clients_add(struct world *w, uint64_t at, uint32_t n_prompt, uint32_t n_new) {
     CHECK(w->n_client < CLIENTS_MAX);
     struct client *c = &w->client[w->n_client];
-    *c = (struct client){ .seed = rng_u64(&w->rng), .n_prompt = (uint32_t)world_between(w, 1, world_chance(w, 3) ? 48 : 8),
-                          .n_new = (uint32_t)world_between(w, 1, 16) };
+    memset(c, 0, sizeof *c);
+    c->seed = rng_u64(&w->rng);
+    c->n_prompt = n_prompt;
+    c->n_new = n_new;
     for (uint32_t i = 0; i < c->n_prompt; i++) c->prompt[i] = (int32_t)world_between(w, 0, VOCAB - 1);
     world_post(w, (struct ev){ .t = at, .kind = EV_CLIENT, .arg = w->n_client++ });
+    expect(w, c);
     return c;
+}
+
+static struct client *some_client(struct world *w, uint64_t at) {
+    uint32_t n_prompt = (uint32_t)world_between(w, 1, world_chance(w, 3) ? 48 : 8);
+    return clients_add(w, at, n_prompt, (uint32_t)world_between(w, 1, 16));
 }
 
 void clients_init(struct world *w) {
@@ -32,27 +42,26 @@ void clients_init(struct world *w) {
     uint64_t span = world_chance(w, 3) ? 500 * MS : w->faults_end - w->now;
     for (uint32_t i = 0; i < n; i++) {
         uint64_t at = w->now + world_between(w, 0, span);
-        struct client *c = client_new(w, at);
+        struct client *c = some_client(w, at);
         if (world_chance(w, 5)) {
             c->cancels = true;
             world_post(w, (struct ev){ .t = at + world_between(w, 0, 4000 * MS), .kind = EV_CANCEL, .arg = i });
         }
         if (world_chance(w, 12)) c->deadline_ms = (uint32_t)world_between(w, 10, 5000);
         if (world_chance(w, 25)) {
-            c->n_prompt = (uint32_t)world_between(w, w->n_ctx, CTX_MAX);
+            c->n_prompt = (uint32_t)world_between(w, w->n_ctx, CTX_DRAWN);
             for (uint32_t k = 0; k < c->n_prompt; k++) c->prompt[k] = (int32_t)(k % VOCAB);
             c->long_one = true;
+            expect(w, c);
         }
-        expect(w, c);
     }
 }
 
 /* After the faults: these have no excuse. */
 void clients_add_strict(struct world *w) {
     for (int i = 0; i < 2; i++) {
-        struct client *c = client_new(w, w->now + world_between(w, 60000 * MS, 90000 * MS));
+        struct client *c = some_client(w, w->now + world_between(w, 150000 * MS, 180000 * MS));
         c->strict = true;
-        expect(w, c);
     }
 }
 
@@ -75,7 +84,9 @@ void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index) 
     else if (index >= c->n_expected) world_fail(w, "client %u gets more tokens than there are", i);
     else if (token != c->expected[index])
         world_fail(w, "client %u, token %u: %d instead of %d", i, index, token, c->expected[index]);
-    c->n_got++;
+    if (c->n_got++ == 0) c->first_at = w->now;
+    else c->gap_max = MAX(c->gap_max, w->now - c->last_at);
+    c->last_at = w->now;
 }
 
 /* Which ends are right: complete; cancelled by itself; too long; its own deadline; and, when things were broken, an error that

@@ -21,34 +21,35 @@ static uint64_t layer(uint64_t x, uint32_t l, uint64_t before, uint64_t *after) 
     return mix(x, *after);
 }
 
-uint64_t compute_reference(const struct world *w, const int32_t *token, uint32_t n) {
-    uint64_t state[LAYERS_MAX] = { 0 }, x = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        x = embed(token[i]);
-        for (uint32_t l = 0; l < w->n_layer; l++) x = layer(x, l, state[l], &state[l]);
+/* Takes in token[ref->n .. n) and gives what comes out of the last one. */
+uint64_t reference_next(const struct world *w, struct reference *ref, const int32_t *token, uint32_t n) {
+    for (; ref->n < n; ref->n++) {
+        ref->x = embed(token[ref->n]);
+        for (uint32_t l = 0; l < w->n_layer; l++) ref->x = layer(ref->x, l, ref->state[l], &ref->state[l]);
     }
-    return x;
+    return ref->x;
 }
 
-int32_t compute_pick(uint64_t hash, uint64_t seed, uint32_t position, bool *end) {
+int32_t compute_pick(const struct world *w, uint64_t hash, uint64_t seed, uint32_t position, bool *end) {
     uint64_t x = mix(hash, rng_at(seed, position));
-    *end = x % 41 == 0;
+    *end = x % 41 == 0 && !w->endless;
     return (int32_t)((x >> 8) % VOCAB);
 }
 
 static uint64_t duration(struct world *w, const struct actor *a, const struct sim_job *j) {
     uint64_t slow = w->now < a->slow_until ? 30 : 1;
+    if (j->kind == NODE_OUT_SEQ_CLOSE || j->given_up) return 0;
     if (j->kind == NODE_OUT_LOAD) return world_between(w, w->load_ns / 2, w->load_ns) * slow;
-    if (j->kind == NODE_OUT_SEQ_CLOSE) return 0;
-    return (w->batch_ns + w->row_ns * j->job->n_row * (j->layer_end - j->layer_begin)) * slow;
+    return (w->batch_ns + w->row_ns * j->job->n_row) * (j->layer_end - j->layer_begin) * slow;
 }
 
 static void job_start(struct world *w, uint8_t a) {
     struct actor *actor = &w->actor[a];
     if (actor->job_runs || actor->n_job == 0) return;
     actor->job_runs = true;
-    uint64_t t = w->now + duration(w, actor, &actor->jobs[actor->job_first]);
-    if (actor->jobs[actor->job_first].kind == NODE_OUT_LOAD && fault_hits(w, FAULT_LOAD_SILENT, 4)) t += 40000 * MS;
+    const struct sim_job *j = &actor->jobs[actor->job_first];
+    uint64_t t = w->now + duration(w, actor, j);
+    if (j->kind == NODE_OUT_LOAD && !j->given_up && fault_hits(w, FAULT_LOAD_SILENT, 4)) t += 40000 * MS;
     world_post(w, (struct ev){ .t = t, .kind = EV_JOB, .actor = a, .generation = actor->generation });
 }
 
@@ -66,6 +67,10 @@ static void check_order(struct world *w, uint8_t a, const struct node_job *job) 
 void compute_push(struct world *w, uint8_t a, const struct node_out *o) {
     struct actor *actor = &w->actor[a];
     CHECK(actor->n_job < JOBS_MAX);
+    for (uint32_t i = 0; o->kind == NODE_OUT_LOAD && i < actor->n_job; i++) {
+        struct sim_job *older = &actor->jobs[(actor->job_first + i) % JOBS_MAX];
+        older->given_up = older->kind == NODE_OUT_LOAD;
+    }
     struct sim_job *j = &actor->jobs[(actor->job_first + actor->n_job++) % JOBS_MAX];
     *j = (struct sim_job){ .kind = o->kind, .slot = o->slot, .epoch = o->epoch, .layer_begin = actor->layer_begin,
                            .layer_end = actor->layer_end, .has_head = actor->has_head };
@@ -134,6 +139,7 @@ static void finish_run(struct world *w, uint8_t a, const struct sim_job *j, stru
     CHECK(job->n_row <= COUNT_OF(x));
     *ev = (struct node_event){ .kind = NODE_EV_COMPUTED, .done = { .job = j->handle } };
     ev->done.compute_us = (uint32_t)(duration(w, &w->actor[a], j) / 1000);
+    w->actor[a].busy_ns += duration(w, &w->actor[a], j);
     for (uint32_t i = 0; i < job->n_row; i++) x[i] = in.generation ? payload_data(w, in)[i] : embed(job->token[i]);
     if (in.generation) payload_free_one(w, a, in);
     ev->done.code = fault_hits(w, FAULT_COMPUTE, w->compute_fails_in) ? ERR_DEVICE : run(w, a, j, x);

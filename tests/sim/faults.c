@@ -47,7 +47,9 @@ bool fault_hits(struct world *w, enum fault fault, uint32_t one_in) {
 
 static struct conn *some_conn(struct world *w) {
     struct conn *c = &w->conn[world_between(w, 0, CONNS_MAX - 1)];
-    for (int i = 0; i < CONNS_MAX && !c->used; i++) c = &w->conn[(c - w->conn + 1) % CONNS_MAX];
+    bool data = world_chance(w, 2);               /* those between stages are fewer, and more is lost on them */
+    for (int i = 0; i < CONNS_MAX && (!c->used || (data && c->a_link != NODE_LINK_NEXT)); i++)
+        c = &w->conn[(c - w->conn + 1) % CONNS_MAX];
     return c->used ? c : NULL;
 }
 

@@ -126,7 +126,8 @@ int main(int argc, char **argv) {
         printf("seed %llu: %s, %llu steps\n", (unsigned long long)seed, fine ? "fine" : world.why, (unsigned long long)n_step);
         return !fine;
     }
-    int failed = run_seeds(number("SIM_FIRST", 1), number("SIM_SEEDS", 1000));
+    int failed = scenarios_run(&world);
+    failed += run_seeds(number("SIM_FIRST", 1), number("SIM_SEEDS", 1000));
     if (marks) print_marks();
     failed += check_marks();
     for (int p = 1; plants && p < PLANT_N; p++)

@@ -177,7 +177,7 @@ static int first_deadline(const struct world *w, uint64_t *t) {
     return first;
 }
 
-static void step(struct world *w) {
+void world_step(struct world *w) {
     uint64_t tick;
     int a = first_deadline(w, &tick);
     if (w->n_heap && w->heap[0].t <= tick) {
@@ -217,7 +217,7 @@ static void check_nothing_left(struct world *w) {
 
 static void settle(struct world *w) {
     uint64_t until = w->now + 8000 * MS;
-    while (!w->failed && w->now < until) step(w);
+    while (!w->failed && w->now < until) world_step(w);
     if (!w->failed) check_nothing_left(w);
 }
 
@@ -227,8 +227,8 @@ static void draw(struct world *w) {
     w->n_layer = (uint32_t)world_between(w, MAX(w->n_node, 2), LAYERS_MAX);
     w->n_stage_max = (uint32_t)world_between(w, 1, w->n_node);
     w->n_node_min = (uint32_t)world_between(w, 1, w->n_stage_max);
-    w->n_slot = (uint32_t)world_between(w, 1, SLOTS_MAX);
-    w->n_ctx = (uint32_t)world_between(w, 64, CTX_MAX);
+    w->n_slot = (uint32_t)world_between(w, 1, 8);
+    w->n_ctx = (uint32_t)world_between(w, 64, CTX_DRAWN);
     w->n_rows = (uint32_t)world_between(w, 4, 64);
     w->n_credit = (uint32_t)world_between(w, 1, 3);
     w->state_tokens = world_chance(w, 3) ? world_between(w, w->n_ctx, 2 * w->n_ctx) : 0;
@@ -241,7 +241,7 @@ static void draw(struct world *w) {
     w->more_every = world_chance(w, 2) ? (uint32_t)world_between(w, 1, 12) : 0;
 }
 
-static void world_close(struct world *w) {
+void world_close(struct world *w) {
     while (w->n_heap) {
         struct ev ev = heap_pop(w);
         if (ev.kind == EV_PARCEL) free(ev.parcel);
@@ -259,15 +259,22 @@ static void world_close(struct world *w) {
     free(w->heap);
 }
 
-bool world_run(struct world *w, uint64_t seed, bool trace) {
-    *w = (struct world){ .seed = seed, .trace = trace, .now = 1000 * MS };
+void world_open(struct world *w, uint64_t seed, bool trace) {
+    memset(w, 0, sizeof *w);
+    w->seed = seed;
+    w->trace = trace;
+    w->now = 1000 * MS;
     rng_init(&w->rng, seed, 1);
+}
+
+bool world_run(struct world *w, uint64_t seed, bool trace) {
+    world_open(w, seed, trace);
     draw(w);
     faults_init(w);
     clients_init(w);
     actors_start(w);
     while (!w->failed && !all_done(w)) {
-        step(w);
+        world_step(w);
         if (w->now > w->end_by)
             world_fail(w, "after the faults ended %u of %u requests wait for ever", w->n_client - w->n_done, w->n_client);
     }

@@ -13,7 +13,8 @@
 #include "node/core.h"
 
 enum {
-    ACTORS_MAX = 8, CONNS_MAX = 64, CLIENTS_MAX = 24, LAYERS_MAX = 8, SLOTS_MAX = 8, CTX_MAX = 128, JOBS_MAX = 64,
+    ACTORS_MAX = 8, CONNS_MAX = 64, CLIENTS_MAX = 24, LAYERS_MAX = 8, SLOTS_MAX = 24, CTX_MAX = 4352, JOBS_MAX = 64,
+    CTX_DRAWN = 128,                              /* most that a seed draws; scenarios take more */
     COORDINATOR = 0, VOCAB = 1000, NOBODY = 255
 };
 
@@ -64,7 +65,7 @@ struct sim_job {
     uint32_t slot;
     uint64_t epoch;
     uint32_t layer_begin, layer_end, n_slot;
-    bool has_head;
+    bool has_head, given_up;                      /* LOAD: a newer one waits */
 };
 
 struct sim_slot { bool open; uint32_t len; };
@@ -81,11 +82,17 @@ struct actor {
     uint32_t layer_begin, layer_end;
     bool has_head;
     uint64_t ran_epoch, ran_batch;                /* the last batch it computed */
+    uint64_t busy_ns;                             /* batches */
     struct sim_slot slot[SLOTS_MAX];
     uint64_t (*state)[LAYERS_MAX][CTX_MAX + 1];   /* per slot: hash after so many tokens */
     uint32_t next_link;                           /* for connections that it accepts */
     uint32_t link_of[ACTORS_MAX][2];              /* what it called their connections */
     char name[16];
+};
+
+struct reference {                                /* one sequence in one process */
+    uint64_t state[LAYERS_MAX], x;
+    uint32_t n;
 };
 
 enum client_state { CLIENT_IDLE, CLIENT_WAITS, CLIENT_DONE };
@@ -100,6 +107,7 @@ struct client {
     bool cancels, cancelled, strict;              /* strict: submitted after the faults, has to succeed */
     bool long_one;                                /* asks for more than there is */
     uint32_t deadline_ms;
+    uint64_t submitted_at, first_at, last_at, gap_max;        /* of its tokens */
     int code;
 };
 
@@ -111,6 +119,7 @@ struct world {
     bool fault[FAULTS];
     uint64_t fault_mean_ns, faults_end, end_by;
     bool calm;                                    /* no faults any more */
+    bool even, endless;                           /* scenarios: equal stages; a stream ends only at its limit */
 
     uint32_t n_node, n_layer, n_stage_max, n_node_min, n_slot, n_ctx, n_rows, n_credit;
     uint64_t state_tokens;
@@ -135,6 +144,11 @@ struct world {
     uint32_t *payload_free;
     uint32_t n_payload_free;
 };
+
+/* The parts of a run, for scenarios that set the shape themselves. */
+void world_open(struct world *w, uint64_t seed, bool trace);
+void world_step(struct world *w);
+void world_close(struct world *w);
 
 /* True: everything held. Otherwise w->why says what did not. */
 bool world_run(struct world *w, uint64_t seed, bool trace);
@@ -174,11 +188,12 @@ void coordinator_cancel(struct world *w, struct client *c);
 /* compute.c */
 void compute_push(struct world *w, uint8_t a, const struct node_out *o);
 void compute_done(struct world *w, uint8_t a, struct node_event *ev, struct msg_row_result *rows);
-uint64_t compute_reference(const struct world *w, const int32_t *token, uint32_t n);
-int32_t compute_pick(uint64_t hash, uint64_t seed, uint32_t position, bool *end);
+uint64_t reference_next(const struct world *w, struct reference *ref, const int32_t *token, uint32_t n);
+int32_t compute_pick(const struct world *w, uint64_t hash, uint64_t seed, uint32_t position, bool *end);
 
 /* clients.c */
 void clients_init(struct world *w);
+struct client *clients_add(struct world *w, uint64_t at, uint32_t n_prompt, uint32_t n_new);
 void clients_add_strict(struct world *w);
 struct client *client_of(struct world *w, uint64_t tag);
 void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index);
@@ -190,5 +205,8 @@ void faults_init(struct world *w);
 void faults_happen(struct world *w);
 void faults_end(struct world *w);
 bool fault_hits(struct world *w, enum fault fault, uint32_t one_in);
+
+/* scenario.c: how well the pipeline is used when nothing goes wrong; gives the number of failures. */
+int scenarios_run(struct world *w);
 
 #endif
