@@ -14,7 +14,7 @@ static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct a
     struct token_rows rows(a, (int)blockIdx.x);
     int dim = a.layer.head_dim, n_rot = a.layer.n_rot, warp = (int)threadIdx.x / 32;
     float *out = a.q + ((int64_t)blockIdx.x * a.n_head + blockIdx.y) * dim, o[VALUES_MAX] = { 0 };
-    float scale = 1.0f / sqrtf((float)dim), top = a.sinks[blockIdx.y], den = 1.0f;
+    float top = a.sinks[blockIdx.y], den = 1.0f;
     for (int d = (int)threadIdx.x; d < dim; d += HEAD_THREADS) q[d] = out[d];
     __syncthreads();
     for (int first = 0; first < rows.n; first += CHUNK) {
@@ -24,7 +24,7 @@ static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct a
             float dot = 0;
             for (int d = lane_id(); d < dim; d += 32) dot = fmaf(q[d], row_value(a.layer, row, d), dot);
             dot = warp_sum(dot);
-            if (lane_id() == 0) z[r] = scale * dot;
+            if (lane_id() == 0) z[r] = a.scale * dot;
         }
         __syncthreads();
         float before = top;
@@ -65,6 +65,12 @@ void run_attention(struct cuda *c, const struct attention_args *a) {
     if (a->sel) {
         r.sel = (const int32_t *)a->sel->data, r.n_sel = (const int32_t *)a->n_sel->data;
         r.sel_stride = (int)a->sel->ne[0];
+    }
+    r.scale = 1.0f / sqrtf((float)a->layer->head_dim);
+    if (attention_fits_mma(c, a->layer)) {
+        int n_entries = !a->layer->ratio ? 0 : a->sel ? r.sel_stride : c->batch.pos_bound / a->layer->ratio;
+        run_attention_mma(c, &r, a->layer->n_swa + n_entries);
+        return;
     }
     CHECK(a->layer->head_dim <= HEAD_THREADS * VALUES_MAX);
     launch(c, attention_kernel, dim3((unsigned)a->n, (unsigned)a->n_head), dim3(HEAD_THREADS), 0, r);

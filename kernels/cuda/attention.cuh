@@ -14,7 +14,14 @@ struct attention_run {
     struct kv_layer layer;
     struct dbatch batch;
     int row0, n, n_head;
+    float scale;                                   /* of scores */
+    float *z;                                      /* scores, when they go through memory: [n][n_head][z_stride] */
+    int z_stride;
 };
+
+/* attention_mma.cu. n_rows_max: no token reads more rows. */
+bool attention_fits_mma(const struct cuda *c, const struct kv_layer *l);
+void run_attention_mma(struct cuda *c, struct attention_run *r, int n_rows_max);
 
 /* Window rows by position, then entries ascending. */
 struct token_rows {

@@ -416,6 +416,7 @@ extern "C" int kernels_cuda_open(struct kernels **out, const struct kernels_conf
     c->base.config = *config;
     c->device = config->device;
     c->n_sm = prop.multiProcessorCount;
+    c->shared_max = (int)prop.sharedMemPerBlockOptin;
     c->overlap_launches = prop.major >= 9;
     c->queue = queue_new();
     if (!cuda_ok(c, cudaSetDevice(c->device), "select") || !buffers_open(c)) {

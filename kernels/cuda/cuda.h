@@ -107,6 +107,7 @@ struct queue;
 struct cuda {
     struct kernels base;                           /* must be first */
     int device, n_sm;
+    int shared_max;                                /* shared memory that a block may have */
     bool overlap_launches;                         /* programmatic dependent launch: compute capability 9 and later */
     cudaStream_t stream;
     struct cuda_batch batch;

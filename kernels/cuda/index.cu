@@ -3,27 +3,13 @@
  *   queries   rope, Hadamard, FP4: f32 values of the codes                one block per row and head
  *   scores    per row and entry the sum over heads, ascending              one block per row and page of keys
  *   select    exact: larger score first, then lower index; ascending      one block per row
+ * Packed keys of the serving model take index_mma.cu for the first two.
  *
  * Scores go through memory in groups of rows, so long contexts need no more than SCORES_BYTES of it. */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/index.cuh"
 #include "kernels/cuda/rows.cuh"
 
 enum { QUERY_THREADS = 128, SCORE_THREADS = 256, SELECT_THREADS = 1024, INDEX_DIM_MAX = 512, SCORES_BYTES = 512 << 20 };
-
-struct index_run {
-    float *q, *values, *scores;                    /* values: [n][n_head][dim] */
-    const float *weight, *rope;
-    int32_t *sel, *n_sel;
-    struct kv_layer layer;
-    struct dbatch batch;
-    int row0, n, n_head, top_k;
-    int first, n_scored;                           /* of row0's rows: this group; its rows' scores are n_scored apart */
-    bool all;                                      /* nobody needs scores */
-};
-
-static __device__ __forceinline__ int n_visible(const struct index_run &a, int i) {
-    return (a.batch.pos[a.row0 + i] + 1) / a.layer.ratio;
-}
 
 /* Grid: rows x heads. */
 static __global__ void __launch_bounds__(QUERY_THREADS) index_query_kernel(struct index_run a) {
@@ -48,7 +34,7 @@ static __global__ void __launch_bounds__(QUERY_THREADS) index_query_kernel(struc
         }
         __syncthreads();
     }
-    for (int d = (int)threadIdx.x; d < dim; d += QUERY_THREADS) a.values[at + d] = x[d];
+    for (int d = (int)threadIdx.x; d < dim; d += QUERY_THREADS) ((float *)a.values)[at + d] = x[d];
 }
 
 /* Grid: rows of the group x pages. A warp takes one key at a time. */
@@ -58,7 +44,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS) index_score_kernel(struc
     if (n <= a.top_k || page * KV_PAGE >= n) return;
     const struct kv_slice *slice = &a.layer.slices[a.batch.segs[a.batch.seg[a.row0 + i]].slot];
     const uint8_t *keys = slice->idx_pages[page];
-    const float *q = a.values + (int64_t)i * a.n_head * dim, *weight = a.weight + (int64_t)i * a.n_head;
+    const float *q = (const float *)a.values + (int64_t)i * a.n_head * dim, *weight = a.weight + (int64_t)i * a.n_head;
     float scale = 1.0f / sqrtf((float)dim * (float)a.n_head);
     for (int k = (int)threadIdx.x / 32; k < min(KV_PAGE, n - page * KV_PAGE); k += SCORE_THREADS / 32) {
         const uint8_t *key = keys + (int64_t)k * a.layer.key_bytes;
@@ -169,13 +155,16 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
     r.n_scored = (int)ALIGN_UP(n_max, 64);
     int32_t at_once = (int32_t)MIN((int64_t)a->n, MAX(SCORES_BYTES / (r.n_scored * (int64_t)sizeof(float)), 1));
     r.q = f32_of(a->q), r.weight = f32_of(a->weight), r.rope = f32_of(a->rope);
-    r.values = (float *)cuda_scratch(c, SCRATCH_QUERY, (uint64_t)a->n * (uint64_t)(a->n_head * a->layer->idx_dim) * sizeof(float));
+    r.values = cuda_scratch(c, SCRATCH_QUERY, (uint64_t)a->n * (uint64_t)(a->n_head * a->layer->idx_dim) * sizeof(float));
     r.scores = (float *)cuda_scratch(c, SCRATCH_SCORES, (uint64_t)at_once * (uint64_t)r.n_scored * sizeof(float));
     if (!r.values || !r.scores) return;
-    launch(c, index_query_kernel, dim3((unsigned)a->n, (unsigned)a->n_head), dim3(QUERY_THREADS), 0, r);
+    bool mma = index_fits_mma(c, a);
+    if (mma) run_index_queries_mma(c, &r);
+    else launch(c, index_query_kernel, dim3((unsigned)a->n, (unsigned)a->n_head), dim3(QUERY_THREADS), 0, r);
     for (r.first = 0; r.first < a->n; r.first += at_once) {
-        unsigned n = (unsigned)MIN(at_once, a->n - r.first);
-        launch(c, index_score_kernel, dim3(n, (unsigned)(r.n_scored / KV_PAGE)), dim3(SCORE_THREADS), 0, r);
-        launch(c, index_select_kernel, dim3(n), dim3(SELECT_THREADS), 0, r);
+        r.n_group = MIN(at_once, a->n - r.first);
+        if (mma) run_index_scores_mma(c, &r);
+        else launch(c, index_score_kernel, dim3((unsigned)r.n_group, (unsigned)(r.n_scored / KV_PAGE)), dim3(SCORE_THREADS), 0, r);
+        launch(c, index_select_kernel, dim3((unsigned)r.n_group), dim3(SELECT_THREADS), 0, r);
     }
 }
