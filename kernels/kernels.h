@@ -266,6 +266,7 @@ struct kernels {                                            /* first member of e
     const struct kernels_ops *ops;
     struct kernels_config config;
     struct err failed;                                      /* sticky: the first failure, reported by finish */
+    int32_t block_rows;                                     /* rows of queries that suit it best at once; 0: no opinion */
     bool timing;                                            /* collect op_ns (cpu: always exact; gpu: only with a finish per op) */
     uint64_t op_ns[KERNEL_COUNT], op_calls[KERNEL_COUNT];
 };

@@ -26,7 +26,7 @@ static struct tensor layout_tensor(struct layout *at, enum dtype type, int64_t r
 
 static void model_layout(struct model *m, struct layout *at, int32_t row_bytes) {
     MODEL_DIMENSIONS(m->hp);
-    int64_t R = m->n_rows_max, B = MIN(R, MODEL_BLOCK), L = MIN(R, MODEL_HEAD_ROWS);
+    int64_t R = m->n_rows_max, B = MIN(R, m->block), L = MIN(R, MODEL_HEAD_ROWS);
 #define MODEL_LAY(name, row, n) m->name = layout_tensor(at, DTYPE_F32, row, n);
     MODEL_TENSORS(MODEL_LAY)
 #undef MODEL_LAY
@@ -51,6 +51,7 @@ static int find_ratios(struct model *m, struct err *e) {
 int model_init(struct model *m, struct kernels *k, const struct hparams *hp, const struct weights *w, struct kv_cache *kv, struct kv_cache *kv_mtp,
                uint32_t n_rows_max, enum numerics numerics, struct err *e) {
     *m = (struct model){ .k = k, .hp = hp, .w = w, .kv = kv, .kv_mtp = kv_mtp, .n_rows_max = n_rows_max };
+    m->block = MAX(k->block_rows, MODEL_BLOCK);
     int rc = find_ratios(m, e);
     if (rc < 0) return rc;
     int32_t row_bytes = kv_row_bytes(numerics, (int32_t)hp->head_dim, (int32_t)hp->n_rot);
@@ -231,7 +232,7 @@ static void attention(const struct layer_run *r) {
     kernels_rms_norm(m->k, &(struct rms_norm_args){
         .out = &m->qr, .in = &m->qr, .weight = &r->w->attn_q_a_norm, .eps = m->hp->rms_eps, .n = r->n });
     layer_state(r);
-    for (int32_t row0 = r->first; row0 < r->n; row0 += MODEL_BLOCK) block_attention(r, row0, MIN(MODEL_BLOCK, r->n - row0));
+    for (int32_t row0 = r->first; row0 < r->n; row0 += r->m->block) block_attention(r, row0, MIN(r->m->block, r->n - row0));
     kernels_kv_commit(m->k, &(struct kv_commit_args){ .rows = &m->rows, .layer = r->kv, .batch = r->batch });
 }
 

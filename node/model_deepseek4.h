@@ -11,7 +11,7 @@
 #include "node/weights.h"
 
 enum {
-    MODEL_BLOCK = 128,                             /* rows of queries at once */
+    MODEL_BLOCK = 128,                             /* rows of queries at once, unless the backend likes more */
     MODEL_HEAD_ROWS = 16,                          /* rows of logits at once */
     MODEL_RATIOS_MAX = 4,                          /* different compress ratios in one model */
 };
@@ -48,6 +48,7 @@ struct model {
     const struct weights *w;
     struct kv_cache *kv, *kv_mtp;                  /* kv_mtp: one layer, NULL without MTP */
     uint32_t n_rows_max, n_ratios;
+    int32_t block;                                 /* rows of queries at once */
     uint32_t ratio[MODEL_RATIOS_MAX];
     struct rope_freqs freqs_base, freqs_comp;
 #define MODEL_FIELD(name, row, rows) struct tensor name;

@@ -18,6 +18,7 @@ enum {
     LOAD_CHUNK = 4 << 20,                          /* two of these per thread: 64 MiB of pinned memory while loading */
     LOAD_ALONE_MAX = 16 << 20,                     /* smaller weights are not worth the threads */
     DRIVER_MIN = 12000,
+    BLOCK_ROWS = 2048,                             /* 256 MiB of queries; fewer leave multiprocessors idle */
 };
 
 static int error_code(cudaError_t rc) {
@@ -414,6 +415,7 @@ extern "C" int kernels_cuda_open(struct kernels **out, const struct kernels_conf
     struct cuda *c = (struct cuda *)xcalloc(1, sizeof *c);
     c->base.ops = &cuda_ops;
     c->base.config = *config;
+    c->base.block_rows = BLOCK_ROWS;
     c->device = config->device;
     c->n_sm = prop.multiProcessorCount;
     c->shared_max = (int)prop.sharedMemPerBlockOptin;
