@@ -82,8 +82,8 @@ static void print_json(const struct generate *s, size_t n_prompt) {
 static int generate(struct generate *s, const struct engine_options *o, const char *ids_path, int n, struct err *e) {
     int rc = ids_read_file(ids_path, &s->ids, e);
     size_t n_prompt = s->ids.n;
-    if (rc == 0 && n_prompt == 0) rc = err_set(e, ERR_INVALID, "%s holds no token ids", ids_path);
     if (rc == 0) rc = engine_open(&s->g, o, e);
+    if (rc == 0) rc = ids_check(ids_path, &s->ids, engine_hparams(&s->g)->n_vocab, e);
     if (rc < 0) return rc;
     int n_vocab = (int)engine_hparams(&s->g)->n_vocab;
     rc = sampler_params_check(&s->params, n_vocab, e);

@@ -18,8 +18,8 @@ static int logits(const struct engine_options *o, const char *ids_path, uint32_t
     struct token_buf ids = { 0 };
     struct file_writer *w = NULL;
     int rc = ids_read_file(ids_path, &ids, e);
-    if (rc == 0 && ids.n == 0) rc = err_set(e, ERR_INVALID, "%s holds no token ids", ids_path);
     if (rc == 0) rc = engine_open(&g, o, e);
+    if (rc == 0) rc = ids_check(ids_path, &ids, engine_hparams(&g)->n_vocab, e);
     if (rc == 0) rc = file_writer_new(&w, out_path, e);
     const void *pair[2] = { &g, w };
     if (rc == 0) rc = engine_eval(&g, ids.ids, (uint32_t)ids.n, n_last ? n_last : (uint32_t)ids.n, write_row, pair, NULL, NULL, e);

@@ -31,3 +31,12 @@ int ids_read_file(const char *path, struct token_buf *out, struct err *e) {
     if (!is_stdin) fclose(in);
     return rc < 0 ? err_wrap(e, rc, "%s", path) : 0;
 }
+
+int ids_check(const char *path, const struct token_buf *ids, uint32_t n_vocab, struct err *e) {
+    if (ids->n == 0) return err_set(e, ERR_INVALID, "%s holds no token ids", path);
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->ids[i] < 0 || (uint32_t)ids->ids[i] >= n_vocab)
+            return err_set(e, ERR_INVALID, "%s: token id %d, number %zu of the input, is out of range (the vocabulary has %u)", path,
+                           ids->ids[i], i + 1, n_vocab);
+    return 0;
+}

@@ -6,5 +6,7 @@
 #include "common/model/tokenizer.h"
 
 int ids_read_file(const char *path, struct token_buf *out, struct err *e);
+/* There is at least one, and each is in a vocabulary of n_vocab tokens. */
+int ids_check(const char *path, const struct token_buf *ids, uint32_t n_vocab, struct err *e);
 
 #endif

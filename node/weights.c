@@ -89,7 +89,9 @@ static int bind(struct binder *b, struct tensor *out, const char *suffix, enum w
     snprintf(name, sizeof name, "%s%s", b->prefix, suffix);
     const struct gguf_tensor *t = gguf_find_tensor(b->g, name);
     if (!t) return err_set(e, ERR_NOTFOUND, "%s: tensor %s is missing", gguf_path(b->g, 0), name);
-    if (!t->data) return err_set(e, ERR_NOTFOUND, "%s: tensor %s has no data", gguf_path(b->g, 0), name);
+    if (!dtype_known(t->type))
+        return err_set(e, ERR_UNSUPPORTED, "%s: tensor %s has the unknown type %u", gguf_path(b->g, t->file_i), name, t->type);
+    if (!t->data) return err_set(e, ERR_NOTFOUND, "%s: tensor %s has no data", gguf_path(b->g, t->file_i), name);
     int rc = check_shape(t, kind, (uint64_t[3]){ ne0, ne1, ne2 }, e);
     if (rc == 0) rc = bind_data(b, out, t, kind, e);
     if (rc < 0) return err_wrap(e, rc, "%s: tensor %s", gguf_path(b->g, t->file_i), name);

@@ -90,7 +90,7 @@ static int take_header(struct cursor *c, uint64_t *n_tensors, uint64_t *n_kv, st
     if (rc < 0) return rc;
     if (version == 0x02000000 || version == 0x03000000)
         return err_set(e, ERR_UNSUPPORTED, "big-endian GGUF");
-    if (version != 2 && version != 3) return err_set(e, ERR_UNSUPPORTED, "GGUF version %u; 2 and 3 are", version);
+    if (version != 2 && version != 3) return err_set(e, ERR_UNSUPPORTED, "GGUF version %u; 2 and 3 can be read", version);
     rc = take(c, n_tensors, sizeof *n_tensors, "the header", e);
     if (rc == 0) rc = take(c, n_kv, sizeof *n_kv, "the header", e);
     if (rc == 0) rc = check_count(c, "metadata entries", *n_kv, KV_BYTES_MIN, GGUF_KV_MAX, e);
