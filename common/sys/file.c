@@ -138,6 +138,7 @@ close:
 
 struct file_writer {
     char *path, *tmp;
+    bool in_place;                                    /* tmp is path */
     int fd;
     int rc;                                           /* the first failure */
     uint64_t size;
@@ -150,6 +151,17 @@ static bool still_named(int fd, const char *tmp) {
     struct stat opened, named;
     return fstat(fd, &opened) == 0 && stat(tmp, &named) == 0 && opened.st_ino == named.st_ino &&
            opened.st_dev == named.st_dev;
+}
+
+/* A device, a pipe or a link (/dev/stdout is one) is written where it is: a rename would put a file in its place. */
+static bool is_special(const char *path) {
+    struct stat st;
+    return lstat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+static int open_special(const char *path, struct err *e) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    return fd < 0 ? err_errno(e, ERR_IO, "%s: cannot write", path) : fd;
 }
 
 /* Opens without truncating, takes the lock, then truncates: a second writer must not empty the first one's file. */
@@ -182,9 +194,10 @@ int file_writer_new(struct file_writer **out, const char *path, struct err *e) {
     w->path = xcalloc(1, len + 1);
     w->tmp = xcalloc(1, len + 5);
     memcpy(w->path, path, len);
-    snprintf(w->tmp, len + 5, "%s.tmp", path);
+    w->in_place = is_special(path);
+    snprintf(w->tmp, len + 5, "%s%s", path, w->in_place ? "" : ".tmp");
     w->buffer = xcalloc(1, WRITE_BUFFER);
-    int fd = open_tmp(w->tmp, e);
+    int fd = w->in_place ? open_special(path, e) : open_tmp(w->tmp, e);
     w->fd = fd < 0 ? -1 : fd;
     if (fd < 0) {
         writer_free(w);
@@ -285,7 +298,8 @@ static int commit(struct file_writer *w, struct err *e) {
     if (w->rc < 0) return err_set(e, w->rc, "%s: an earlier write failed", w->tmp);
     int rc = flush_buffer(w, e);
     if (rc < 0) return rc;
-    if (sync_fd(w->fd) < 0) return err_errno(e, ERR_IO, "%s: fsync", w->tmp);
+    if (sync_fd(w->fd) < 0 && !w->in_place) return err_errno(e, ERR_IO, "%s: fsync", w->tmp);   /* pipes cannot */
+    if (w->in_place) return 0;
     if (rename(w->tmp, w->path) < 0) return err_errno(e, ERR_IO, "%s: rename to %s", w->tmp, w->path);
     return 0;
 }
@@ -296,14 +310,14 @@ int file_writer_finish(struct file_writer *w, struct err *e) {
         file_writer_abort(w);
         return rc;
     }
-    rc = file_sync_folder_of(w->path, e);
+    rc = w->in_place ? 0 : file_sync_folder_of(w->path, e);
     writer_free(w);
     return rc;
 }
 
 void file_writer_abort(struct file_writer *w) {
     if (!w) return;
-    unlink(w->tmp);                                   /* while we still hold the lock */
+    if (!w->in_place) unlink(w->tmp);                 /* while we still hold the lock */
     writer_free(w);
 }
 

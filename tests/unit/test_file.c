@@ -6,6 +6,7 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 static bool exists(const char *path) {
     return access(path, F_OK) == 0;
@@ -116,6 +117,29 @@ static void names_the_file_that_cannot_be_created(void **state) {
     assert_int_equal(file_writer_new(&w, "/nonexistent-folder/a", &e), ERR_IO);
     assert_non_null(strstr(e.text, "/nonexistent-folder/a.tmp"));
     assert_int_equal(file_writer_new(&w, "", &e), ERR_INVALID);
+}
+
+/* A rename over /dev/stdout, /dev/full or a pipe would replace it for everybody on the machine. */
+static void writes_into_what_is_not_a_regular_file(void **state) {
+    (void)state;
+    struct scratch s;
+    struct stat st;
+    struct err e;
+    scratch_open(&s);
+    const char *alias = scratch_path(&s, "alias"), *target = scratch_path(&s, "target"), *full = scratch_path(&s, "full");
+    assert_fine(file_write_all(target, "something long", 14, &e), &e);
+    assert_int_equal(symlink(target, alias), 0);
+    assert_fine(file_write_all(alias, "short", 5, &e), &e);
+    assert_int_equal(lstat(alias, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    check_content(target, "short");
+    if (exists("/dev/full")) {
+        assert_int_equal(symlink("/dev/full", full), 0);
+        assert_int_equal(file_write_all(full, "x", 1, &e), ERR_IO);
+        assert_non_null(strstr(e.text, "full: write"));
+        assert_true(exists(full));
+    }
+    scratch_close(&s);
 }
 
 /* The disk fills up (here: a limit on file sizes) in the middle of a large write. */
@@ -270,6 +294,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(a_file_exists_only_when_it_is_complete),
         TEST(takes_over_what_a_crash_left),
+        TEST(writes_into_what_is_not_a_regular_file),
         TEST(two_writers_do_not_mix),
         TEST(large_and_small_writes_keep_their_order),
         TEST(names_the_file_that_cannot_be_created),
