@@ -1,4 +1,4 @@
-/* core (node) - links, heartbeats and the assignment; the work itself is in core_work.c. See core.h for the drawing.
+/* core (node) - links, heartbeats and the assignment; the work itself is in core_work.c, helpers in core_experts.c. See core.h for the drawing.
  *
  * One step: the event is dispatched, timers that are due act, then whatever can start or be sent does. Every message that
  * cannot be trusted ends in on_msg(), at one of three places: nobody said HELLO, another process speaks, another epoch. */
@@ -28,6 +28,8 @@ void node_set_state(struct node *n, enum node_state to) {
     sm_move(&state_table, &n->state, (int)to, n->epoch, &n->config.trace);
 }
 
+enum { EXPERTS_MS = 10000 };                      /* one layer of the largest batch on a slow helper takes a second */
+
 /* ---- outs ---- */
 
 /* The most that one step can cause, consumer by consumer. */
@@ -35,6 +37,7 @@ static uint32_t outs_max(const struct node_config *c) {
     return 4 * c->n_batch_max                     /* each ends (three payloads) and returns a credit */
            + c->n_slot_max                        /* each sequence is closed */
            + 2 * (NODE_LINKS_MAX + 2)             /* a PING or HELLO per link, a DROP */
+           + 4 * MSG_HELPERS_MAX                  /* the same, CONNECT, DISCONNECT, a question given up */
            + 2 * NODE_COMPUTING_MAX               /* RUN and CREDIT */
            + 16;                                  /* answers to the event itself: READY, REFUSE, LOAD, CONNECT, NOTICE */
 }
@@ -94,6 +97,7 @@ static void notice(struct node_outs *outs, int code, const char *text) {
 static struct peer *link_find(struct node *n, uint32_t link) {
     if (link == NODE_LINK_COORDINATOR) return &n->coordinator;
     if (link == NODE_LINK_NEXT) return &n->next;
+    if (link >= NODE_LINK_HELPER && link < NODE_LINK_HELPER + n->n_helper) return &n->helper_peer[link - NODE_LINK_HELPER];
     for (int i = 0; i < NODE_LINKS_MAX; i++)
         if (n->accepted[i].link == link) return &n->accepted[i];
     return NULL;
@@ -121,10 +125,15 @@ static void send_refuse(struct node *n, uint32_t link, int code, const char *tex
     snprintf(m->u.refuse.text, sizeof m->u.refuse.text, "%s", text);
 }
 
+static bool is_helper_link(uint32_t link) {
+    return link >= NODE_LINK_HELPER && link < NODE_LINK_HELPER + MSG_HELPERS_MAX;
+}
+
 /* One of the links that we open is not what it was: introduce ourselves again, at once and then with every period. */
-static void link_lost(struct node *n, struct peer *p, uint32_t link, struct node_outs *outs) {
+void node_link_lost(struct node *n, struct peer *p, uint32_t link, struct node_outs *outs) {
     uint32_t rtt_us = p->rtt_us;
     *p = (struct peer){ .link = link, .heard_ns = n->now_ns, .rtt_us = rtt_us };
+    if (is_helper_link(link)) experts_give_up(n, link - NODE_LINK_HELPER, ERR_PEER, outs);
     send_hello(n, p, link, outs);
 }
 
@@ -175,7 +184,7 @@ static void on_refuse(struct node *n, struct peer *p, const struct node_event *e
     if (p->up) {                                  /* it does not know us any more: it was restarted, or gave us up */
         if (ev->link == NODE_LINK_COORDINATOR) MARK(coord_link_lost);
         else MARK(next_link_lost);
-        link_lost(n, p, ev->link, outs);
+        node_link_lost(n, p, ev->link, outs);
     } else if (r->code != n->refused_code) {
         n->refused_code = r->code;
         notice(outs, r->code, r->text);
@@ -192,8 +201,8 @@ static void link_timers(struct node *n, struct peer *p, uint32_t link, struct no
         }
         if (link == NODE_LINK_COORDINATOR) MARK(coord_link_lost);
         else MARK(next_link_lost);
-        TRACE(&n->config.trace, "%s is silent", link == NODE_LINK_COORDINATOR ? "coordinator" : "next stage");
-        link_lost(n, p, link, outs);
+        TRACE(&n->config.trace, "%s is silent", link == NODE_LINK_COORDINATOR ? "coordinator" : "a stage or helper");
+        node_link_lost(n, p, link, outs);
     } else if (peer_ping_is_due(p, &n->pace, n->now_ns)) {
         if (!p->up) {
             send_hello(n, p, link, outs);
@@ -210,12 +219,15 @@ static void link_timers(struct node *n, struct peer *p, uint32_t link, struct no
 static void timers(struct node *n, struct node_outs *outs) {
     link_timers(n, &n->coordinator, NODE_LINK_COORDINATOR, outs);
     if (n->next_wanted) link_timers(n, &n->next, NODE_LINK_NEXT, outs);
+    for (uint32_t i = 0; i < n->n_helper; i++) link_timers(n, &n->helper_peer[i], NODE_LINK_HELPER + i, outs);
+    experts_timers(n, outs);
     for (int i = 0; i < NODE_LINKS_MAX; i++)
         if (n->accepted[i].link) link_timers(n, &n->accepted[i], n->accepted[i].link, outs);
 }
 
 static uint64_t deadline(const struct node *n) {
-    uint64_t d = peer_deadline_ns(&n->coordinator, &n->pace);
+    uint64_t d = MIN(peer_deadline_ns(&n->coordinator, &n->pace), experts_deadline_ns(n));
+    for (uint32_t i = 0; i < n->n_helper; i++) d = MIN(d, peer_deadline_ns(&n->helper_peer[i], &n->pace));
     if (n->next_wanted) d = MIN(d, peer_deadline_ns(&n->next, &n->pace));
     for (int i = 0; i < NODE_LINKS_MAX; i++)
         if (n->accepted[i].link) d = MIN(d, peer_deadline_ns(&n->accepted[i], &n->pace));
@@ -254,7 +266,7 @@ static void next_connect(struct node *n, const struct msg_hop *hop, struct node_
     struct node_out *o = node_out(outs, NODE_OUT_CONNECT);
     o->link = NODE_LINK_NEXT;
     o->hop = &n->assign.next;
-    link_lost(n, &n->next, NODE_LINK_NEXT, outs);
+    node_link_lost(n, &n->next, NODE_LINK_NEXT, outs);
 }
 
 static void on_assign(struct node *n, const struct msg *m, struct node_outs *outs) {
@@ -271,8 +283,9 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
     work_drop_all(n, outs);
     n->epoch = m->epoch;
     next_connect(n, &a->next, outs);
+    experts_connect(n, a, outs);
     n->assign = *a;
-    if (a->n_helper) memcpy(n->helper, a->helper, MIN(a->n_helper, (uint32_t)MSG_HELPERS_MAX) * sizeof n->helper[0]);
+    n->assign.n_helper = n->n_helper;
     n->assign.helper = n->helper;
     n->has_assign = true;
     n->assigned_by = m->incarnation;
@@ -298,6 +311,7 @@ static void retire(struct node *n, uint64_t epoch, struct node_outs *outs) {
     MARK(node_retired);
     work_drop_all(n, outs);
     next_connect(n, &(struct msg_hop){ .address = "" }, outs);
+    experts_connect(n, &(struct msg_assign){ .n_helper = 0 }, outs);
     n->epoch = epoch;
     n->retired = true;
     if (n->state != NODE_IDLE) node_set_state(n, NODE_IDLE);
@@ -342,7 +356,8 @@ static void drain_maybe_done(struct node *n, struct node_outs *outs) {
 /* ---- messages ---- */
 
 static bool needs_epoch(enum msg_kind kind) {
-    return kind == MSG_DRAIN || kind == MSG_WORK || kind == MSG_CREDIT || kind == MSG_ROW_GET || kind == MSG_SYNC;
+    return kind == MSG_DRAIN || kind == MSG_WORK || kind == MSG_CREDIT || kind == MSG_ROW_GET || kind == MSG_SYNC ||
+           kind == MSG_EXPERTS_DONE;
 }
 
 /* From a peer that we know, of this epoch where that matters. */
@@ -356,9 +371,12 @@ static void dispatch(struct node *n, struct peer *p, const struct node_event *ev
     case MSG_SYNC: if (coordinator) work_on_sync(n, &m->u.sync, outs); break;
     case MSG_ROW_GET: if (coordinator) work_on_row_get(n, &m->u.row_get, outs); break;
     case MSG_WORK:
+        if (n->assign.is_helper) break;
         if (coordinator ? n->assign.stage_i == 0 : accepted && n->assign.stage_i > 0) work_on_work(n, ev, payload, outs);
         break;
     case MSG_CREDIT: if (ev->link == NODE_LINK_NEXT) work_on_credit(n, &m->u.credit, outs); break;
+    case MSG_EXPERTS: if (accepted) experts_on_question(n, ev, payload, outs); break;
+    case MSG_EXPERTS_DONE: if (is_helper_link(ev->link)) experts_on_answer(n, ev, payload, outs); break;
     case MSG_LEAVE: if (accepted) accepted_forget(p); break;
     default: break;
     }
@@ -386,7 +404,7 @@ static void on_msg(struct node *n, const struct node_event *ev, struct payload *
             send_refuse(n, ev->link, ERR_STALE, "another process said HELLO here", outs);
         } else {
             if (ev->link == NODE_LINK_COORDINATOR) MARK(coord_restarted);
-            link_lost(n, p, ev->link, outs);
+            node_link_lost(n, p, ev->link, outs);
         }
     } else {
         p->heard_ns = n->now_ns;
@@ -425,6 +443,8 @@ void node_step(struct node *n, const struct node_event *ev, struct node_outs *ou
     case NODE_EV_PROGRESS: on_progress(n, &ev->load, outs); break;
     case NODE_EV_LOADED: on_loaded(n, &ev->load, outs); break;
     case NODE_EV_COMPUTED: work_on_computed(n, ev, &payload, outs); break;
+    case NODE_EV_EXPERTS: experts_on_ask(n, ev, &payload, outs); break;
+    case NODE_EV_EXPERTS_COMPUTED: experts_on_computed(n, ev, &payload, outs); break;
     case NODE_EV_STOP: on_stop(n, outs); break;
     }
     node_give(outs, &payload);                    /* whoever wanted it has taken it */
@@ -442,6 +462,7 @@ struct node *node_new(const struct node_config *config) {
     CHECK(config->incarnation && config->n_batch_max && config->n_slot_max && config->ping_ms && config->ping_misses);
     CHECK(peer_name_is_valid(config->hello.name));
     n->config = *config;
+    if (!n->config.experts_ms) n->config.experts_ms = EXPERTS_MS;
     n->pace = (struct peer_pace){ config->ping_ms * UINT64_C(1000000), config->ping_misses };
     n->coordinator.link = NODE_LINK_COORDINATOR;
     n->next.link = NODE_LINK_NEXT;

@@ -17,7 +17,11 @@
  *   (* waits.) Any of them ends when SYNC or a newer WORK says that the batch is over. batch_end() is the only way out: it gives
  *   back the payloads, and with the place the credit.
  *
- * The shell's part. Jobs (LOAD, RUN, SEQ_CLOSE) go to the compute thread in the order of the outs; it checks again that a sequence
+ * Experts. A stage may have helpers, each with some experts of its layers. Its compute thread asks them (EV_EXPERTS, one question
+ * per helper at a time) and waits for OUT_EXPERTS_DONE, which comes for every question: answer, error, or deadline. On the
+ * helper a question is a job like any other (OUT_EXPERTS, then EV_EXPERTS_COMPUTED).
+ *
+ * The shell's part. Jobs (LOAD, RUN, SEQ_CLOSE, EXPERTS) go to the compute thread in the order of the outs; it checks again that a sequence
  * holds `have` tokens, goes back to pos0, and runs. Slots in jobs are numbers below n_slot that this core hands out.
  * A payload in an event is ours; one in a SEND or RUN is the shell's until it comes back or is freed. */
 #ifndef NODE_CORE_H
@@ -29,7 +33,8 @@
 
 enum {
     NODE_LINK_COORDINATOR = 1, NODE_LINK_NEXT = 2,            /* we connect: HELLO is ours */
-    NODE_LINK_ACCEPTED = 16,                                  /* and above: they connect */
+    NODE_LINK_HELPER = 8,                                     /* and above, one per helper: we connect */
+    NODE_LINK_ACCEPTED = 32,                                  /* and above: they connect */
     NODE_LINKS_MAX = 16,                                      /* accepted: previous stages of this plan and the last, tools */
     NODE_COMPUTING_MAX = 2                                    /* one runs, one waits in the ring: no gap between them */
 };
@@ -43,6 +48,7 @@ struct node_config {
     uint32_t ping_ms, ping_misses;
     uint32_t n_batch_max, n_slot_max;
     uint32_t payload_bytes_max;
+    uint32_t experts_ms;                                      /* deadline of one question to a helper; 0: ten seconds */
     struct trace trace;
 };
 
@@ -53,6 +59,8 @@ enum node_event_kind {
     NODE_EV_PROGRESS,                                         /* load.epoch, load.progress */
     NODE_EV_LOADED,                                           /* load.epoch, load.code, load.text, load.ready */
     NODE_EV_COMPUTED,                                         /* done, take_payload */
+    NODE_EV_EXPERTS,                                          /* link: NODE_LINK_HELPER + i, experts, take_payload */
+    NODE_EV_EXPERTS_COMPUTED,                                 /* link, epoch as in the out, experts_done, take_payload */
     NODE_EV_STOP                                              /* say LEAVE; the shell exits when the outs are carried out */
 };
 
@@ -81,6 +89,9 @@ struct node_event {
     struct payload take_payload;
     struct node_load load;
     struct node_done done;
+    uint64_t epoch;
+    struct msg_experts experts;
+    struct msg_experts_done experts_done;
 };
 
 struct node_job_seg { uint32_t slot, pos0, n, have; bool open; };  /* have > pos0: go back first. open: a new sequence, have is 0 */
@@ -99,12 +110,14 @@ struct node_job {
 enum node_out_kind {
     NODE_OUT_SEND,                                            /* link, msg, payload (ours again: borrows) */
     NODE_OUT_CONNECT,                                         /* link, hop */
-    NODE_OUT_DISCONNECT,                                      /* link: NODE_LINK_NEXT */
+    NODE_OUT_DISCONNECT,                                      /* link: the next stage's, or a helper's */
     NODE_OUT_DROP,                                            /* link: an accepted one */
     NODE_OUT_LOAD,                                            /* assign, epoch; an unfinished older load is given up */
     NODE_OUT_RUN,                                             /* job: valid until its NODE_EV_COMPUTED */
     NODE_OUT_SEQ_CLOSE,                                       /* slot; it may be that the job that opened it failed */
     NODE_OUT_FREE,                                            /* payload */
+    NODE_OUT_EXPERTS,                                         /* link, epoch, experts, payload: compute, and answer with both */
+    NODE_OUT_EXPERTS_DONE,                                    /* link, experts_done, payload: to the thread that asked */
     NODE_OUT_NOTICE                                           /* code, text: worth a line in the log, once */
 };
 
@@ -118,6 +131,8 @@ struct node_out {
     const struct msg_hop *hop;
     const struct msg_assign *assign;
     const struct node_job *job;
+    struct msg_experts experts;
+    struct msg_experts_done experts_done;
     int code;
     const char *text;
 };

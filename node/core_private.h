@@ -1,4 +1,5 @@
-/* core_private - the node core's inside, shared by core.c (links, assignment) and core_work.c (sequences, batches). */
+/* core_private - the node core's inside, shared by core.c (links, assignment), core_work.c (sequences, batches) and
+ * core_experts.c (helpers). */
 #ifndef NODE_CORE_PRIVATE_H
 #define NODE_CORE_PRIVATE_H
 
@@ -24,6 +25,12 @@ struct node_batch {
     size_t block_bytes;
 };
 
+struct node_question {                            /* to a helper */
+    bool open;
+    uint64_t batch, deadline_ns;
+    uint32_t layer, n_row;
+};
+
 struct node {
     struct node_config config;
     struct peer_pace pace;
@@ -33,6 +40,9 @@ struct node {
 
     struct peer coordinator, next, accepted[NODE_LINKS_MAX];
     bool next_wanted;
+    struct peer helper_peer[MSG_HELPERS_MAX];
+    struct node_question question[MSG_HELPERS_MAX];
+    uint32_t n_helper;                            /* connected */
     int refused_code;                             /* of the last REFUSE, so that each reason is told once */
 
     bool has_assign, retired, holds_weights;      /* retired: the plan of `assign` is over, and we are in no newer one */
@@ -65,6 +75,18 @@ struct msg *node_send(struct node *n, struct node_outs *outs, uint32_t link, enu
 struct msg *node_send_payload(struct node *n, struct node_outs *outs, uint32_t link, enum msg_kind kind, struct payload p);
 void node_give(struct node_outs *outs, struct payload *p);
 void node_set_state(struct node *n, enum node_state to);
+
+void node_link_lost(struct node *n, struct peer *p, uint32_t link, struct node_outs *outs);
+
+/* core_experts.c */
+void experts_connect(struct node *n, const struct msg_assign *a, struct node_outs *outs);
+void experts_on_ask(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
+void experts_on_answer(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
+void experts_on_question(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
+void experts_on_computed(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
+void experts_give_up(struct node *n, uint32_t helper_i, int code, struct node_outs *outs);
+void experts_timers(struct node *n, struct node_outs *outs);
+uint64_t experts_deadline_ns(const struct node *n);
 
 /* core_work.c */
 void work_init(struct node *n);

@@ -65,6 +65,9 @@
     X(node_slots_refused)                                                                                  \
     X(node_waits_for_slot)                                                                                \
     X(node_state_refused)                                                                                  \
+    X(experts_unanswered)       /* a helper is silent, gone, or in another plan */                         \
+    X(experts_late)             /* an answer that nobody waits for any more */                             \
+    X(experts_refused)          /* helper: not in this plan */                                             \
     X(node_waits_for_credit)                                                                               \
     X(node_credit_unknown)      /* came after the batch was over */                                        \
     X(node_credit_healed)       /* the batch is over, and its CREDIT did not come */                             \

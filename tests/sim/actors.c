@@ -144,7 +144,7 @@ static void node_carry_out(struct world *w, uint8_t a) {
         case NODE_OUT_FREE: payload_free_one(w, a, o->payload); break;
         case NODE_OUT_LOAD: case NODE_OUT_RUN: case NODE_OUT_SEQ_CLOSE: compute_push(w, a, o); break;
         case NODE_OUT_NOTICE: world_say(w, a, "notice %d: %s", o->code, o->text); break;
-        case NODE_OUT_DROP: break;
+        case NODE_OUT_DROP: case NODE_OUT_EXPERTS: case NODE_OUT_EXPERTS_DONE: break;     /* no helpers here */
         }
     }
     actor->deadline_ns = outs->deadline_ns;
@@ -221,7 +221,7 @@ void actor_start(struct world *w, uint8_t a) {
     struct actor *actor = &w->actor[a];
     actor->up = true;
     actor->incarnation = rng_u64(&w->rng) | 1;
-    actor->next_link = 16 + actor->generation * 1000;
+    actor->next_link = NODE_LINK_ACCEPTED + actor->generation * 1000;
     actor->paused_until = actor->slow_until = 0;
     memset(actor->link_of, 0, sizeof actor->link_of);
     snprintf(actor->name, sizeof actor->name, a == COORDINATOR ? "coordinator" : "node-%u", a);

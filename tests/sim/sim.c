@@ -84,7 +84,8 @@ static bool plant_is_caught(enum plant plant, uint64_t n) {
 }
 
 /* Branches that only a unit test reaches, because no cluster that follows the protocol does. */
-static const enum mark_id elsewhere[] = { MARK_drain_waits, MARK_node_slots_refused };
+static const enum mark_id elsewhere[] = { MARK_drain_waits, MARK_node_slots_refused, MARK_experts_unanswered, MARK_experts_late,
+                                            MARK_experts_refused };
 
 static int check_marks(void) {
     int missed = 0;
