@@ -1,4 +1,5 @@
-/* core (node) - links, heartbeats and the assignment; the work itself is in core_work.c, helpers in core_experts.c. See core.h for the drawing.
+/* core (node) - links, heartbeats and the assignment; the work itself is in core_work.c, helpers in core_experts.c. The drawing
+ * is in core.h.
  *
  * One step: the event is dispatched, timers that are due act, then whatever can start or be sent does. Every message that
  * cannot be trusted ends in on_msg(), at one of three places: nobody said HELLO, another process speaks, another epoch. */

@@ -17,13 +17,14 @@
  *   (* waits.) Any of them ends when SYNC or a newer WORK says that the batch is over. batch_end() is the only way out: it gives
  *   back the payloads, and with the place the credit.
  *
- * Experts. A stage may have helpers, each with some experts of its layers. Its compute thread asks them (EV_EXPERTS, one question
- * per helper at a time) and waits for OUT_EXPERTS_DONE, which comes for every question: answer, error, or deadline. On the
- * helper a question is a job like any other (OUT_EXPERTS, then EV_EXPERTS_COMPUTED).
+ * Experts. A stage may have helpers, each with some experts of its layers. Its compute thread asks them (EV_EXPERTS, one
+ * question per helper at a time) and waits for OUT_EXPERTS_DONE, which comes for every question: answer, error, or deadline. On
+ * the helper a question is a job like any other (OUT_EXPERTS, then EV_EXPERTS_COMPUTED).
  *
- * The shell's part. Jobs (LOAD, RUN, SEQ_CLOSE, EXPERTS) go to the compute thread in the order of the outs; it checks again that a sequence
- * holds `have` tokens, goes back to pos0, and runs. Slots in jobs are numbers below n_slot that this core hands out.
- * A payload in an event is ours; one in a SEND or RUN is the shell's until it comes back or is freed. */
+ * The shell's part. Jobs (LOAD, RUN, SEQ_CLOSE, EXPERTS) go to the compute thread in the order of the outs; it checks again
+ * that a sequence holds `have` tokens, goes back to pos0, and runs. Slots in jobs are numbers below n_slot that this core
+ * hands out. A payload in an event is ours; one in a SEND or RUN is the shell's until it comes back or is freed.
+ */
 #ifndef NODE_CORE_H
 #define NODE_CORE_H
 

@@ -8,7 +8,8 @@
 
 #include "common/base/banned.h"
 
-static void answer(struct node *n, uint32_t i, const struct msg_experts_done *done, struct payload payload, struct node_outs *outs) {
+static void answer(struct node *n, uint32_t i, const struct msg_experts_done *done, struct payload payload,
+                   struct node_outs *outs) {
     n->question[i].open = false;
     struct node_out *o = node_out(outs, NODE_OUT_EXPERTS_DONE);
     o->link = NODE_LINK_HELPER + i;

@@ -1,0 +1,584 @@
+/* The coordinator core alone: nodes, results and faults by hand. What a whole cluster does is the simulation's business. */
+#include "tests/harness/test.h"
+
+#include "coordinator/core.h"
+
+enum { MS_NS = 1000000, A = 11, B = 12 };          /* links of two nodes */
+
+struct bench {
+    struct coord_config config;
+    struct coord *coord;
+    struct coord_outs outs;
+    uint64_t now_ns;
+    struct msg msg;
+    uint32_t n_stage;                             /* the planner makes so many, or fails */
+    bool bad_plan;
+    int sample_code;
+    int32_t next_token, end_token;
+    struct handle request;
+};
+
+static struct bench b;
+
+static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out, struct err *e) {
+    (void)ctx;
+    (void)node;
+    if (n_node < b.n_stage) return err_set(e, ERR_NOMEM, "%u nodes are too few", n_node);
+    out->n_stage = b.n_stage;
+    out->n_slot = 4;
+    out->n_ctx_max = 64;
+    out->n_rows_max = 32;
+    out->n_credit = 2;
+    for (uint32_t i = 0; i < b.n_stage; i++)
+        out->stage[i] = (struct coord_plan_stage){ .node = b.bad_plan ? 0 : i, .layer_begin = i, .layer_end = i + 1 };
+    return 0;
+}
+
+static int sample(void *ctx, const struct coord_sample *s, struct coord_sampled *out) {
+    (void)ctx;
+    if (b.sample_code && !s->row->whole) return b.sample_code;
+    out->token = b.next_token++;
+    out->end = out->token == b.end_token;
+    out->spent_us = 100;
+    return 0;
+}
+
+static int set_up(void **state) {
+    (void)state;
+    memset(&b, 0, sizeof b);
+    coord_config_init(&b.config);
+    snprintf(b.config.name, sizeof b.config.name, "c");
+    b.config.incarnation = 5;
+    b.config.n_node_max = 3;
+    b.config.n_request_max = 6;
+    b.config.n_window_max = 4;
+    b.config.n_node_expected = 2;
+    b.config.stall_ms = 60000;
+    b.config.plan = plan;
+    b.config.sample = sample;
+    b.coord = coord_new(&b.config);
+    coord_outs_init(&b.outs, &b.config);
+    b.now_ns = 1000 * (uint64_t)MS_NS;
+    b.n_stage = 2;
+    b.next_token = 100;
+    b.end_token = -1;
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    coord_free(b.coord);
+    coord_outs_deinit(&b.outs);
+    return 0;
+}
+
+static void step(struct coord_event ev) {
+    ev.now_ns = b.now_ns;
+    coord_step(b.coord, &ev, &b.outs);
+    coord_check(b.coord);
+}
+
+static void tick(uint64_t ms) {
+    b.now_ns += ms * MS_NS;
+    step((struct coord_event){ .kind = COORD_EV_TICK });
+}
+
+static struct coord_view view(void) {
+    return coord_view(b.coord);
+}
+
+static struct msg *msg_from(enum msg_kind kind, uint64_t incarnation) {
+    memset(&b.msg, 0, sizeof b.msg);
+    b.msg.kind = kind;
+    b.msg.epoch = view().epoch;
+    b.msg.incarnation = incarnation;
+    return &b.msg;
+}
+
+static void deliver(uint32_t link, struct payload payload) {
+    step((struct coord_event){ .kind = COORD_EV_MSG, .link = link, .msg = &b.msg, .take_payload = payload });
+}
+
+static const struct coord_out *find(enum coord_out_kind kind, uint32_t nth) {
+    for (uint32_t i = 0; i < b.outs.n; i++)
+        if (b.outs.item[i].kind == kind && nth-- == 0) return &b.outs.item[i];
+    return NULL;
+}
+
+static const struct msg *sent_nth(enum msg_kind kind, uint32_t nth) {
+    for (uint32_t i = 0; i < b.outs.n; i++)
+        if (b.outs.item[i].kind == COORD_OUT_SEND && b.outs.item[i].msg->kind == kind && nth-- == 0) return b.outs.item[i].msg;
+    return NULL;
+}
+
+static const struct msg *sent(enum msg_kind kind) {
+    return sent_nth(kind, 0);
+}
+
+static void hello(uint32_t link, const char *name, uint64_t incarnation) {
+    struct msg *m = msg_from(MSG_HELLO, incarnation);
+    m->u.hello = (struct msg_hello){ .magic = MSG_MAGIC, .version_min = 1, .version_max = 1, .role = MSG_ROLE_NODE };
+    m->epoch = 0;
+    snprintf(m->u.hello.name, sizeof m->u.hello.name, "%s", name);
+    snprintf(m->u.hello.address, sizeof m->u.hello.address, "tcp://%s:1", name);
+    deliver(link, (struct payload){ 0 });
+}
+
+static void ready(uint32_t link, uint64_t state_tokens) {
+    struct msg *m = msg_from(MSG_READY, link);
+    m->u.ready.state_tokens_max = state_tokens;
+    deliver(link, (struct payload){ 0 });
+}
+
+/* Two stages, both ready; a node's incarnation is its link number. */
+static void serve(void) {
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    ready(A, 0);
+    ready(B, 0);
+    assert_int_equal(view().state, CL_SERVING);
+}
+
+static const int32_t prompt[200];
+
+static void submit_for(uint64_t tag, uint32_t n_token, uint32_t n_new, uint32_t deadline_ms) {
+    struct coord_submit s = { .tag = tag, .token = prompt, .n_token = n_token, .n_new_max = n_new, .deadline_ms = deadline_ms };
+    step((struct coord_event){ .kind = COORD_EV_SUBMIT, .submit = s });
+    if (find(COORD_OUT_ACCEPTED, 0)) b.request = find(COORD_OUT_ACCEPTED, 0)->request;
+}
+
+static void submit(uint64_t tag, uint32_t n_token, uint32_t n_new) {
+    submit_for(tag, n_token, n_new, 0);
+}
+
+/* The last stage answers a batch with one wanted row. */
+static void result(uint64_t batch, int32_t row) {
+    static struct msg_row_result r;
+    static struct msg_timing t[2] = { { .stage_i = 0, .compute_us = 1000, .n_row = 1 },
+                                      { .stage_i = 1, .compute_us = 2000, .n_row = 1 } };
+    r = (struct msg_row_result){ .row = (uint32_t)row, .bytes = 8 };
+    msg_from(MSG_RESULT, B)->u.result =
+        (struct msg_result){ .batch = batch, .row = &r, .n_row = row >= 0, .timing = t, .n_timing = 2 };
+    deliver(B, (struct payload){ 9, 1, 0, 8 });
+}
+
+/* ---- membership ---- */
+
+static void waits_for_the_expected_nodes_then_assigns(void **state) {
+    (void)state;
+    tick(0);
+    hello(A, "a", A);
+    assert_non_null(sent(MSG_WELCOME));
+    tick(2000);
+    assert_int_equal(view().state, CL_WAITING);
+    msg_from(MSG_PING, A);
+    deliver(A, (struct payload){ 0 });
+    hello(B, "b", B);
+    assert_int_equal(view().state, CL_LOADING);
+    const struct msg_assign *first = &sent_nth(MSG_ASSIGN, 0)->u.assign, *second = &sent_nth(MSG_ASSIGN, 1)->u.assign;
+    assert_true(first->has_embed && !first->has_head && second->has_head);
+    assert_string_equal(first->next.address, "tcp://b:1");
+    assert_string_equal(second->next.address, "");
+    ready(A, 0);
+    assert_int_equal(view().state, CL_LOADING);
+    ready(B, 0);
+    assert_int_equal(view().state, CL_SERVING);
+}
+
+static void an_assignment_is_repeated_until_it_is_answered(void **state) {
+    (void)state;
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    ready(A, 0);
+    tick(1000);
+    assert_non_null(sent(MSG_ASSIGN));
+    assert_null(sent_nth(MSG_ASSIGN, 1));         /* only to the one that has not answered */
+}
+
+static void a_second_process_with_a_name_is_refused_while_the_first_lives(void **state) {
+    (void)state;
+    serve();
+    hello(99, "a", 1234);
+    assert_int_equal(sent(MSG_REFUSE)->u.refuse.code, ERR_BUSY);
+    assert_int_equal(find(COORD_OUT_DROP, 0)->link, 99);
+    assert_int_equal(view().state, CL_SERVING);
+    tick(1100);                                   /* two periods of silence */
+    hello(99, "a", 1234);
+    assert_non_null(sent(MSG_WELCOME));
+    assert_int_equal(view().epoch, 2);            /* its predecessor's plan is over */
+}
+
+static void strangers_disturb_nothing(void **state) {
+    (void)state;
+    serve();
+    msg_from(MSG_RESULT, 1);
+    deliver(50, (struct payload){ 3, 1, 0, 8 });
+    assert_non_null(sent(MSG_REFUSE));
+    assert_int_equal(find(COORD_OUT_FREE, 0)->payload.slot, 3);
+    struct msg *m = msg_from(MSG_HELLO, 1);
+    m->u.hello = (struct msg_hello){ .magic = MSG_MAGIC, .version_min = 7, .version_max = 9, .role = MSG_ROLE_NODE, .name = "x" };
+    deliver(50, (struct payload){ 0 });
+    assert_int_equal(sent(MSG_REFUSE)->u.refuse.code, ERR_UNSUPPORTED);
+    hello(50, "c", 50);                           /* one that may stay: a spare */
+    assert_non_null(sent(MSG_WELCOME));
+    hello(51, "d", 51);
+    assert_non_null(sent(MSG_REFUSE));            /* the table is full */
+    assert_int_equal(view().state, CL_SERVING);
+    assert_int_equal(view().epoch, 1);
+}
+
+static void the_loss_of_a_spare_changes_nothing(void **state) {
+    (void)state;
+    serve();
+    hello(50, "c", 50);
+    step((struct coord_event){ .kind = COORD_EV_LINK_CLOSED, .link = 50 });
+    assert_int_equal(view().state, CL_SERVING);
+    assert_int_equal(view().n_node, 2);
+}
+
+static void a_planner_that_contradicts_itself_is_asked_again_later(void **state) {
+    (void)state;
+    b.bad_plan = true;
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    assert_int_equal(view().state, CL_WAITING);
+    assert_non_null(strstr(view().why, "contradicts"));
+    b.bad_plan = false;
+    tick(2100);
+    assert_int_equal(view().state, CL_LOADING);
+}
+
+static void a_node_that_cannot_load_is_left_out_for_a_while(void **state) {
+    (void)state;
+    b.n_stage = 1;
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    struct msg *m = msg_from(MSG_FAILED, A);
+    m->u.failed = (struct msg_failed){ .code = ERR_IO };
+    snprintf(m->u.failed.text, sizeof m->u.failed.text, "disk full");
+    deliver(A, (struct payload){ 0 });
+    struct coord_node_view n;
+    assert_true(coord_view_node(b.coord, 0, &n));
+    assert_int_equal(n.state, ND_FAILED);
+    b.config.n_node_expected = 1;
+    for (int i = 0; i < 12; i++) {                /* b goes on alone when a has been waited for */
+        b.now_ns += 500 * (uint64_t)MS_NS;
+        msg_from(MSG_PING, A);
+        deliver(A, (struct payload){ 0 });
+        msg_from(MSG_PING, B);
+        deliver(B, (struct payload){ 0 });
+    }
+    assert_int_equal(view().state, CL_LOADING);
+    assert_int_equal(view().epoch, 2);
+    assert_true(coord_view_node(b.coord, 1, &n));
+    assert_int_equal(n.stage_i, 0);
+}
+
+/* ---- requests ---- */
+
+static void a_request_becomes_tokens(void **state) {
+    (void)state;
+    serve();
+    submit(7, 3, 2);
+    const struct msg_work *w = &sent(MSG_WORK)->u.work;
+    assert_int_equal(w->n_row, 3);
+    assert_int_equal(w->n_want, 1);
+    assert_int_equal(w->want[0].row, 2);
+    assert_int_equal(w->seg[0].pos0, 0);
+    b.now_ns += 5 * (uint64_t)MS_NS;
+    result(1, 2);
+    assert_int_equal(find(COORD_OUT_TOKEN, 0)->token, 100);
+    assert_int_equal(find(COORD_OUT_TOKEN, 0)->tag, 7);
+    assert_int_equal(find(COORD_OUT_FREE, 0)->payload.slot, 9);
+    w = &sent(MSG_WORK)->u.work;                  /* the next step, in the same breath */
+    assert_int_equal(w->seg[0].pos0, 3);
+    assert_int_equal(w->token[0], 100);
+    assert_int_equal(w->batch_done, 2);
+    b.now_ns += 5 * (uint64_t)MS_NS;
+    result(2, 0);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, 0);
+    assert_int_equal(sent(MSG_SYNC)->u.sync.n_seq, 0);
+    assert_int_equal(coord_seqs_alive(b.coord), 0);
+}
+
+static void the_last_token_is_what_the_sampler_says(void **state) {
+    (void)state;
+    serve();
+    b.end_token = 100;
+    submit(7, 3, 20);
+    result(1, 2);
+    assert_int_equal(find(COORD_OUT_TOKEN, 0)->token, 100);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, 0);
+}
+
+static void the_queue_is_bounded(void **state) {
+    (void)state;
+    serve();
+    for (uint64_t i = 0; i < 6; i++) submit(i, 3, 2);
+    submit(6, 3, 2);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_BUSY);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->tag, 6);
+    assert_int_equal(view().n_queued, 2);         /* four slots */
+}
+
+static void nonsense_is_refused(void **state) {
+    (void)state;
+    serve();
+    submit(1, 0, 2);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_INVALID);
+    submit(1, 3, 0);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_INVALID);
+    submit(1, 64, 2);                             /* the context holds 64: no room for an answer */
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_LIMIT);
+    submit(1, 63, 2000);                          /* only too generous */
+    assert_non_null(find(COORD_OUT_ACCEPTED, 0));
+}
+
+static void memory_is_reserved_for_the_worst_case(void **state) {
+    (void)state;
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    ready(A, 50);
+    ready(B, 90);
+    submit(1, 10, 20);
+    assert_non_null(sent(MSG_WORK));
+    submit(2, 10, 20);                            /* 30 + 30 > 50 */
+    assert_null(sent(MSG_WORK));
+    submit(3, 3, 3);                              /* would fit, but does not overtake */
+    assert_int_equal(view().n_queued, 2);
+    submit(4, 10, 45);                            /* never */
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_LIMIT);
+    b.end_token = 100;
+    result(1, 9);
+    assert_int_equal(view().n_queued, 0);
+}
+
+static void cancelled_means_silent_and_soon_gone(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 20);
+    step((struct coord_event){ .kind = COORD_EV_CANCEL, .request = b.request });
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_CANCELLED);
+    assert_int_equal(coord_seqs_alive(b.coord), 1);                    /* a batch of it is still on its way */
+    step((struct coord_event){ .kind = COORD_EV_CANCEL, .request = b.request });
+    assert_null(find(COORD_OUT_DONE, 0));
+    result(1, 2);
+    assert_null(find(COORD_OUT_TOKEN, 0));
+    assert_int_equal(coord_seqs_alive(b.coord), 0);
+    assert_int_equal(sent(MSG_SYNC)->u.sync.n_seq, 0);
+}
+
+static void a_request_has_a_deadline_of_its_own(void **state) {
+    (void)state;
+    serve();
+    submit_for(1, 3, 20, 50);
+    assert_true(b.outs.deadline_ns <= b.now_ns + 50 * (uint64_t)MS_NS);
+    tick(50);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_TIMEOUT);
+}
+
+static void without_a_plan_a_request_ends_after_a_while(void **state) {
+    (void)state;
+    tick(0);
+    submit(1, 3, 20);
+    assert_non_null(find(COORD_OUT_ACCEPTED, 0));
+    tick(59000);
+    assert_null(find(COORD_OUT_DONE, 0));
+    tick(1000);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_PEER);
+    assert_string_equal(find(COORD_OUT_DONE, 0)->text, "no node has joined");
+}
+
+/* ---- what goes wrong ---- */
+
+static void a_row_that_does_not_suffice_is_fetched(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 2);
+    b.sample_code = COORD_NEED_MORE;
+    result(1, 2);
+    assert_null(find(COORD_OUT_TOKEN, 0));
+    assert_int_equal(sent(MSG_ROW_GET)->u.row_get.row, 2);
+    msg_from(MSG_ROW, B)->u.row = (struct msg_row){ .batch = 1, .row = 2, .n_vocab = 2 };
+    deliver(B, (struct payload){ 9, 1, 0, 8 });
+    assert_int_equal(find(COORD_OUT_TOKEN, 0)->token, 100);
+}
+
+static void a_row_that_is_gone_costs_another_try(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 2);
+    b.sample_code = COORD_NEED_MORE;
+    result(1, 2);
+    msg_from(MSG_ROW, B)->u.row = (struct msg_row){ .batch = 1, .row = 2, .code = ERR_NOTFOUND };
+    deliver(B, (struct payload){ 0 });
+    assert_null(find(COORD_OUT_TOKEN, 0));
+    assert_int_equal(sent(MSG_WORK)->u.work.seg[0].pos0, 2);           /* just the last token again */
+}
+
+static void a_sampler_that_fails_ends_the_request(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 2);
+    b.sample_code = ERR_CORRUPT;
+    result(1, 2);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_CORRUPT);
+}
+
+static void a_batch_that_is_late_is_sent_again_in_place(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 2);
+    tick(0);
+    for (int i = 0; i < 140 && !sent(MSG_WORK); i++) {
+        b.now_ns += 500 * (uint64_t)MS_NS;
+        msg_from(MSG_PING, A);
+        deliver(A, (struct payload){ 0 });
+        if (sent(MSG_WORK)) break;
+        msg_from(MSG_PING, B);
+        deliver(B, (struct payload){ 0 });
+    }
+    assert_int_equal(sent(MSG_WORK)->u.work.batch, 2);
+    assert_int_equal(sent(MSG_WORK)->u.work.seg[0].pos0, 0);
+    assert_int_equal(sent(MSG_SYNC)->u.sync.batch_done, 2);            /* batch 1 is over everywhere */
+    result(1, 2);
+    assert_null(find(COORD_OUT_TOKEN, 0));        /* too late */
+    result(2, 2);
+    assert_non_null(find(COORD_OUT_TOKEN, 0));
+}
+
+static void a_refused_position_computes_the_sequence_again(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 3);
+    result(1, 2);
+    uint64_t seq = sent(MSG_WORK)->u.work.seg[0].seq;
+    msg_from(MSG_WORK_REFUSED, A)->u.work_refused =
+        (struct msg_work_refused){ .batch = 2, .seq = seq, .reason = MSG_REFUSED_POSITION };
+    deliver(A, (struct payload){ 0 });
+    const struct msg_work *w = &sent(MSG_WORK)->u.work;
+    assert_true(w->seg[0].seq > seq);
+    assert_int_equal(w->seg[0].pos0, 0);
+    assert_int_equal(w->n_row, 4);                /* the prompt and the token that came */
+    assert_int_equal(w->token[3], 100);
+    result(3, 3);
+    assert_int_equal(find(COORD_OUT_TOKEN, 0)->index, 1);
+}
+
+static void a_result_that_contradicts_the_question_is_not_used(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 2);
+    result(1, 1);                                 /* another row */
+    assert_null(find(COORD_OUT_TOKEN, 0));
+    assert_int_equal(sent(MSG_WORK)->u.work.batch, 2);
+    static struct msg_row_result far = { .row = 2, .offset = 4, .bytes = 8 };
+    msg_from(MSG_RESULT, B)->u.result = (struct msg_result){ .batch = 2, .row = &far, .n_row = 1 };
+    deliver(B, (struct payload){ 9, 1, 0, 8 });   /* beyond its payload */
+    assert_null(find(COORD_OUT_TOKEN, 0));
+}
+
+static void only_the_last_stage_gives_results(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 2);
+    static struct msg_row_result row = { .row = 2 };
+    msg_from(MSG_RESULT, A)->u.result = (struct msg_result){ .batch = 1, .row = &row, .n_row = 1 };
+    deliver(A, (struct payload){ 0 });
+    assert_null(find(COORD_OUT_TOKEN, 0));
+}
+
+static void a_lost_node_is_a_pause(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 5);
+    result(1, 2);
+    msg_from(MSG_LEAVE, B);
+    deliver(B, (struct payload){ 0 });
+    assert_int_equal(view().state, CL_WAITING);
+    assert_null(find(COORD_OUT_DONE, 0));
+    hello(B, "b", 1000 + B);
+    assert_int_equal(view().state, CL_LOADING);
+    assert_int_equal(view().epoch, 2);
+    ready(A, 0);
+    msg_from(MSG_READY, 1000 + B);
+    deliver(B, (struct payload){ 0 });
+    const struct msg_work *w = &sent(MSG_WORK)->u.work;
+    assert_int_equal(w->n_row, 4);
+    assert_int_equal(w->token[3], 100);
+}
+
+static void what_a_stage_says_of_an_older_plan_is_dropped(void **state) {
+    (void)state;
+    serve();
+    struct msg *m = msg_from(MSG_FAILED, A);
+    m->epoch = 0;
+    deliver(A, (struct payload){ 0 });
+    assert_int_equal(view().state, CL_SERVING);
+}
+
+static void the_account_of_time_adds_up(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 12);
+    for (uint64_t i = 1; i <= 12; i++) {
+        b.now_ns += 5 * (uint64_t)MS_NS;
+        result(i, i == 1 ? 2 : 0);
+    }
+    const struct coord_totals *t = view().totals;
+    uint64_t parts = t->wait_us + t->queue_us + t->compute_us + t->hold_us + t->wire_us;
+    assert_int_equal(t->n_token, 11);             /* of decode; the first came with the prompt */
+    assert_true(parts * 100 >= t->wall_us * 98 && parts * 98 <= t->wall_us * 100);
+    assert_int_equal(t->compute_us, 11 * 3000);
+    assert_int_equal(t->stage_compute_us[1], 12 * 2000);
+    assert_int_equal(t->sample_us, 12 * 100);
+}
+
+static void stopping_ends_everything(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 12);
+    submit(2, 3, 12);
+    step((struct coord_event){ .kind = COORD_EV_STOP });
+    assert_non_null(find(COORD_OUT_DONE, 1));
+    assert_non_null(sent_nth(MSG_LEAVE, 1));
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        CASE(waits_for_the_expected_nodes_then_assigns),
+        CASE(an_assignment_is_repeated_until_it_is_answered),
+        CASE(a_second_process_with_a_name_is_refused_while_the_first_lives),
+        CASE(strangers_disturb_nothing),
+        CASE(the_loss_of_a_spare_changes_nothing),
+        CASE(a_planner_that_contradicts_itself_is_asked_again_later),
+        CASE(a_node_that_cannot_load_is_left_out_for_a_while),
+        CASE(a_request_becomes_tokens),
+        CASE(the_last_token_is_what_the_sampler_says),
+        CASE(the_queue_is_bounded),
+        CASE(nonsense_is_refused),
+        CASE(memory_is_reserved_for_the_worst_case),
+        CASE(cancelled_means_silent_and_soon_gone),
+        CASE(a_request_has_a_deadline_of_its_own),
+        CASE(without_a_plan_a_request_ends_after_a_while),
+        CASE(a_row_that_does_not_suffice_is_fetched),
+        CASE(a_row_that_is_gone_costs_another_try),
+        CASE(a_sampler_that_fails_ends_the_request),
+        CASE(a_batch_that_is_late_is_sent_again_in_place),
+        CASE(a_refused_position_computes_the_sequence_again),
+        CASE(a_result_that_contradicts_the_question_is_not_used),
+        CASE(only_the_last_stage_gives_results),
+        CASE(a_lost_node_is_a_pause),
+        CASE(what_a_stage_says_of_an_older_plan_is_dropped),
+        CASE(the_account_of_time_adds_up),
+        CASE(stopping_ends_everything),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
