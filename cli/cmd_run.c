@@ -47,11 +47,11 @@ struct run {
 
 /* ---- progress ---- */
 
-static void draw_bar(const char *what, uint64_t done, uint64_t total, double seconds, const char *unit) {
+static void draw_bar(const char *what, uint64_t done, uint64_t total, double seconds, double in_unit, const char *unit) {
     if (!term_is_terminal(stderr) || total == 0) return;
     int full = (int)(done * RUN_BAR / total);
     fprintf(stderr, "\r%-8s [%.*s%*s] %3d%%  %.1f %s/s", what, full, "==============================", RUN_BAR - full, "",
-            (int)(done * 100 / total), seconds > 0 ? (double)done / seconds : 0.0, unit);
+            (int)(done * 100 / total), seconds > 0 ? (double)done / in_unit / seconds : 0.0, unit);
     if (done >= total) fprintf(stderr, "\r\033[K");
     fflush(stderr);
 }
@@ -62,7 +62,7 @@ struct prefill_bar {
 
 static bool prefill_progress(void *ctx, uint32_t done, uint32_t total) {
     const struct prefill_bar *bar = ctx;
-    draw_bar("prompt", done, total, clock_seconds_since(bar->start_ns), "tokens");
+    draw_bar("prompt", done, total, clock_seconds_since(bar->start_ns), 1, "tokens");
     return !interrupted;
 }
 
@@ -320,7 +320,7 @@ static int converse_plain(struct run *r, struct err *e) {
 /* ---- start ---- */
 
 static bool load_progress(void *ctx, uint64_t done, uint64_t total) {
-    draw_bar("loading", done, total, clock_seconds_since(*(const uint64_t *)ctx), "bytes");
+    draw_bar("loading", done, total, clock_seconds_since(*(const uint64_t *)ctx), 1e9, "GB");
     return !interrupted;
 }
 

@@ -40,7 +40,8 @@ static int open_stages(struct engine *g, const struct engine_options *o, struct 
         .numerics = engine_numerics(o),
         .kernels = { .backend = o->backend, .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_FAST,
                      .n_threads = o->n_threads },
-        .n_rows_max = (uint32_t)o->chunk, .n_slots = (uint32_t)o->n_seqs, .n_ctx_max = (uint32_t)o->ctx, .progress = o->progress, .progress_ctx = o->progress_ctx,
+        .n_rows_max = (uint32_t)o->chunk, .n_slots = (uint32_t)o->n_seqs, .n_ctx_max = (uint32_t)o->ctx,
+        .progress = o->progress, .progress_ctx = o->progress_ctx,
     };
     uint32_t begin[ENGINE_STAGES_MAX];
     struct gguf *file = NULL;
@@ -65,6 +66,7 @@ int engine_open(struct engine *g, const struct engine_options *o, struct err *e)
     for (int i = 0; rc == 0 && i < g->n_stages; i++) rc = stage_seq_open(g->stage[i], &g->slot[i], e);
     if (rc == 0) {
         g->chunk = g->stage[0]->n_rows_max;
+        g->n_ctx = o->ctx ? (uint32_t)o->ctx : engine_hparams(g)->n_ctx_train;
         if (o->chunk) g->chunk = MIN(g->chunk, (uint32_t)o->chunk);
         uint64_t floats = (uint64_t)g->stage[0]->n_rows_max * HC_STREAMS * engine_hparams(g)->n_embd;
         for (int i = 0; i < 2 && g->n_stages > 1; i++)
@@ -134,6 +136,8 @@ static int eval_chunk(struct engine *g, const int32_t *token, uint32_t first, ui
 int engine_eval(struct engine *g, const int32_t *token, uint32_t n, uint32_t n_last, engine_row *row, void *row_ctx,
                 engine_progress *progress, void *progress_ctx, struct err *e) {
     n_last = MIN(n_last, n);
+    if (n > g->n_ctx - engine_len(g))                                  /* said now, not after an hour of prefill */
+        return err_set(e, ERR_LIMIT, "%u tokens after %u are past the context limit of %u tokens (see --ctx)", n, engine_len(g), g->n_ctx);
     float *logits = malloc((uint64_t)EVAL_ROWS * engine_hparams(g)->n_vocab * sizeof(float));
     if (!logits) return err_set(e, ERR_NOMEM, "no memory for logits");
     int rc = 0;

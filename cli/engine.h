@@ -25,7 +25,7 @@ struct engine {
     int n_stages;
     float *x[2];                                   /* streams between stages */
     struct tokenizer *tokenizer;                   /* NULL until engine_tokenizer */
-    uint32_t chunk;
+    uint32_t chunk, n_ctx;
     uint32_t slot[ENGINE_STAGES_MAX];              /* of the one sequence that engine_eval works on */
     double load_seconds;
 };

@@ -391,7 +391,7 @@ static int check_room(const char *path, uint64_t bytes, struct err *e) {
     uint64_t room;
     int rc = file_free_bytes(path, &room, e);
     if (rc < 0 || room >= bytes + HEADER_RESERVE) return rc;
-    return err_set(e, ERR_LIMIT, "%s: %.1f GB are needed, %.1f GB are free there", path,
+    return err_set(e, ERR_LIMIT, "%s: %.3f GB are needed, %.3f GB are free there", path,
                    (double)(bytes + HEADER_RESERVE) / 1e9, (double)room / 1e9);
 }
 

@@ -63,4 +63,7 @@ for keep in 0 3 24 1000 $((size / 2)) $((size - 1)); do
 done
 echo "1 2 3 999999" >"$tmp/wild"
 fails 1 "an id outside the vocabulary is an error" "$pleiades" generate -m "$model" --ids "$tmp/wild" -n 1
+says "that names the file of ids" "wild: token id 999999, number 4"
+fails 1 "a prompt longer than the context is refused before it is computed" "$pleiades" generate -m "$model" --ids "$tmp/ids" --ctx 4
+says "with both numbers" "$(wc -w <"$tmp/ids" | tr -d ' ') tokens after 0 are past the context limit of 4"
 fails 2 "no model is a usage error" "$pleiades" generate --ids "$tmp/ids"
