@@ -246,7 +246,7 @@ help:
 	@echo 'make sim        1,000 seeds of the cluster simulation (SIM_SEEDS, SIM_FIRST)'
 	@echo 'make tidy       include rules, names of dangerous functions, line lengths'
 	@echo 'make demo       from nothing to generated text on this machine, with timings'
-	@echo 'make bench      speed of this machine; soak: hours of the same answers'
+	@echo 'make bench      speed of this machine; soak: a million seeds of sim, then hours of the same answers'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR is honoured)'
 	@echo 'make bundle     dist/pleiades-VERSION-OS-ARCH.tar.gz, runs without installing anything'
 	@echo 'make format     breaks lines that are too long; clean: removes build/ and dist/'
@@ -284,7 +284,8 @@ sim: $(SIM)
 	@$(SIM)
 bench: all $(BENCHES)
 	@bash tests/bench/run.sh $(B)/pleiades
-soak: all
+soak: all $(SIM)
+	@bash tests/sim/soak.sh $(SIM)
 	@bash tests/soak.sh $(B)/pleiades
 demo:
 	@CUDA='$(CUDA)' METAL='$(METAL)' MAKE_PROGRAM='$(MAKE)' bash deploy/demo.sh

@@ -147,13 +147,19 @@ static bool result_is_sound(const struct coord *c, const struct flight *f, const
     return true;
 }
 
+/* Before the launch: waiting for a place in a batch, and before that for the sampler to be through with the batch before. */
+static uint32_t wait_us(const struct flight *f, uint64_t ready_ns) {
+    uint32_t us = us_between(ready_ns, f->launched_ns);
+    return us - MIN(us, f->spent_us);
+}
+
 /* The account of a batch: what the stages tell of themselves, and the rest of the round trip is wire. */
 static void account(struct coord *c, const struct flight *f, const struct msg_result *r) {
     struct coord_totals *t = &c->totals;
     struct coord_batch_trace *b = &c->trace[c->n_trace++ % COORD_TRACES];
     *b = (struct coord_batch_trace){ .batch = f->id, .launched_ns = f->launched_ns, .n_row = f->n_row, .n_decode = f->n_decode,
                                      .n_stage = r->n_timing, .total_us = us_between(f->launched_ns, c->now_ns),
-                                     .wait_us = f->n_decode ? us_between(f->ready_ns, f->launched_ns) : 0 };
+                                     .wait_us = f->n_decode ? wait_us(f, f->ready_ns) : 0, .sample_us = f->spent_us };
     for (uint32_t i = 0; i < r->n_timing; i++) {
         const struct msg_timing *m = &r->timing[i];
         sched_measured(&c->sched, m->stage_i, f->n_row, m->compute_us);
@@ -179,11 +185,12 @@ static void account_token(struct coord *c, const struct flight *f, uint64_t read
     t->n_token++;
     if (b->batch != f->id) return;                /* it needed another row, and batches have come since */
     t->wall_us += us_between(ready_ns, c->now_ns);
-    t->wait_us += us_between(ready_ns, f->launched_ns);
+    t->wait_us += wait_us(f, ready_ns);
+    t->sample_us += f->spent_us;
     t->queue_us += b->queue_us;
     t->compute_us += b->compute_us;
     t->hold_us += b->hold_us;
-    t->wire_us += b->wire_us;
+    t->wire_us += b->wire_us + us_between(f->launched_ns + b->total_us * UINT64_C(1000), c->now_ns);   /* and of a fetched row */
 }
 
 /* 0: the segment is over. COORD_NEED_MORE: the row has to be fetched. */
@@ -198,7 +205,6 @@ static int sample(struct coord *c, struct flight *f, struct flight_seg *s, const
         bool decode = s->n == 1;
         int rc = c->config.sample(c->config.ctx, &in, &out);
         c->pipeline.spent_us += out.spent_us;
-        c->totals.sample_us += out.spent_us;
         if (rc == COORD_NEED_MORE) return rc;
         if (rc < 0) {
             request_end(c, r, rc, "no token can be chosen", outs);
@@ -273,7 +279,6 @@ void pipeline_on_result(struct coord *c, const struct coord_event *ev, struct co
         const struct msg_row_result *row = s->want_i == FLIGHT_NO_WANT ? NULL : &result->row[s->want_i];
         if (sample(c, f, s, row, ev->take_payload, outs) == COORD_NEED_MORE) ask_for_row(c, f, s, outs);
     }
-    c->trace[(c->n_trace - 1) % COORD_TRACES].sample_us = (uint32_t)p->spent_us;
     uint64_t id = f->id;
     if (f->n_more) {
         f->deadline_ns = batch_deadline_ns(c, f->n_row);
@@ -429,6 +434,7 @@ static void flight_fill(struct coord *c, struct flight *f) {
 
 static void flight_send(struct coord *c, struct flight *f, struct coord_outs *outs) {
     f->id = c->pipeline.batch_next++;
+    f->spent_us = (uint32_t)c->pipeline.spent_us;
     f->launched_ns = c->now_ns + c->pipeline.spent_us * 1000;
     f->deadline_ns = batch_deadline_ns(c, f->n_row);
     set_state(c, f, FL_FLYING);

@@ -26,6 +26,7 @@ struct flight {
     uint8_t state;
     uint64_t id, launched_ns, deadline_ns;
     uint32_t n_seg, n_row, n_want, n_bias, n_decode, n_more;
+    uint32_t spent_us;                            /* sampling in the step that launched it: it had to wait for that */
     uint64_t ready_ns;                            /* earliest of its decode rows: since when they waited */
     struct flight_seg *seg;
     struct msg_seg *msg_seg;                      /* what the WORK message points to */

@@ -23,8 +23,7 @@
  *
  * The shell's part. Jobs (LOAD, RUN, SEQ_CLOSE, EXPERTS) go to the compute thread in the order of the outs; it checks again
  * that a sequence holds `have` tokens, goes back to pos0, and runs. Slots in jobs are numbers below n_slot that this core
- * hands out. A payload in an event is ours; one in a SEND or RUN is the shell's until it comes back or is freed.
- */
+ * hands out. A payload in an event is ours; one in a SEND or RUN is the shell's until it comes back or is freed. */
 #ifndef NODE_CORE_H
 #define NODE_CORE_H
 

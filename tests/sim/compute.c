@@ -1,4 +1,5 @@
-/* compute - the stage of the simulation: a hash chain per layer, a job queue with service times, and the reference. */
+/* compute - the stage of the simulation: a hash chain per layer, a job queue with service times, and
+ * the reference. */
 #include "tests/sim/world.h"
 
 #include "common/base/check.h"
@@ -72,8 +73,12 @@ void compute_push(struct world *w, uint8_t a, const struct node_out *o) {
         older->given_up = older->kind == NODE_OUT_LOAD;
     }
     struct sim_job *j = &actor->jobs[(actor->job_first + actor->n_job++) % JOBS_MAX];
-    *j = (struct sim_job){ .kind = o->kind, .slot = o->slot, .epoch = o->epoch, .layer_begin = actor->layer_begin,
-                           .layer_end = actor->layer_end, .has_head = actor->has_head };
+    *j = (struct sim_job){ .kind = o->kind,
+                           .slot = o->slot,
+                           .epoch = o->epoch,
+                           .layer_begin = actor->layer_begin,
+                           .layer_end = actor->layer_end,
+                           .has_head = actor->has_head };
     if (o->kind == NODE_OUT_RUN) {
         check_order(w, a, o->job);
         j->job = o->job;
@@ -98,7 +103,8 @@ static int run(struct world *w, uint8_t a, const struct sim_job *j, uint64_t *x)
         struct sim_slot *slot = &actor->slot[s->slot];
         if (s->open == !slot->open && (!slot->open || slot->len == s->have)) continue;
         /* Only a job that was posted behind one that failed may meet another length than the core thought. */
-        if (!w->fault[FAULT_COMPUTE]) world_fail(w, "%s: a job meets a sequence of another length", actor->name);
+        if (!w->fault[FAULT_COMPUTE])
+            world_fail(w, "%s: a job meets a sequence of another length", actor->name);
         return ERR_INTERNAL;
     }
     for (uint32_t i = 0; i < job->n_seg; i++) {
@@ -116,8 +122,8 @@ static int run(struct world *w, uint8_t a, const struct sim_job *j, uint64_t *x)
 }
 
 /* The last stage: its wanted rows, as candidates that suffice or do not, and the rows themselves kept. */
-static void ship_rows(struct world *w, uint8_t a, const struct node_job *job, const uint64_t *x, struct node_event *ev,
-                      struct msg_row_result *rows) {
+static void ship_rows(struct world *w, uint8_t a, const struct node_job *job, const uint64_t *x,
+                      struct node_event *ev, struct msg_row_result *rows) {
     ev->take_payload = job->n_want ? payload_new(w, a, job->n_want) : (struct payload){ 0 };
     ev->done.take_kept = job->n_want ? payload_new(w, a, job->n_want) : (struct payload){ 0 };
     for (uint32_t i = 0; i < job->n_want; i++) {
@@ -125,14 +131,16 @@ static void ship_rows(struct world *w, uint8_t a, const struct node_job *job, co
         bool enough = !w->more_every || hash % w->more_every;
         payload_data(w, ev->take_payload)[i] = enough ? hash : ~hash;
         payload_data(w, ev->done.take_kept)[i] = hash;
-        rows[i] = (struct msg_row_result){ .row = job->want[i].row, .offset = i * 8, .bytes = 8, .n_item = enough,
-                                           .n_vocab = VOCAB };
+        rows[i] = (struct msg_row_result){
+            .row = job->want[i].row, .offset = i * 8, .bytes = 8, .n_item = enough, .n_vocab = VOCAB
+        };
     }
     ev->done.row = rows;
     ev->done.n_row = job->n_want;
 }
 
-static void finish_run(struct world *w, uint8_t a, const struct sim_job *j, struct node_event *ev, struct msg_row_result *rows) {
+static void finish_run(struct world *w, uint8_t a, const struct sim_job *j, struct node_event *ev,
+                       struct msg_row_result *rows) {
     const struct node_job *job = j->job;
     struct payload in = job->take_in;
     uint64_t x[MSG_SEGS_MAX];
@@ -140,7 +148,8 @@ static void finish_run(struct world *w, uint8_t a, const struct sim_job *j, stru
     *ev = (struct node_event){ .kind = NODE_EV_COMPUTED, .done = { .job = j->handle } };
     ev->done.compute_us = (uint32_t)(duration(w, &w->actor[a], j) / 1000);
     w->actor[a].busy_ns += duration(w, &w->actor[a], j);
-    for (uint32_t i = 0; i < job->n_row; i++) x[i] = in.generation ? payload_data(w, in)[i] : embed(job->token[i]);
+    for (uint32_t i = 0; i < job->n_row; i++)
+        x[i] = in.generation ? payload_data(w, in)[i] : embed(job->token[i]);
     if (in.generation) payload_free_one(w, a, in);
     ev->done.code = fault_hits(w, FAULT_COMPUTE, w->compute_fails_in) ? ERR_DEVICE : run(w, a, j, x);
     if (ev->done.code < 0) {
@@ -156,8 +165,12 @@ static void finish_run(struct world *w, uint8_t a, const struct sim_job *j, stru
 static void finish_load(struct world *w, const struct sim_job *j, struct node_event *ev) {
     bool fails = fault_hits(w, FAULT_LOAD, 3);
     *ev = (struct node_event){ .kind = NODE_EV_LOADED };
-    ev->load = (struct node_load){ .epoch = j->epoch, .code = fails ? ERR_IO : 0, .text = fails ? "the simulated disk is bad" : "",
-                                   .ready = { .n_slot = j->n_slot, .n_ctx_max = w->n_ctx, .n_rows_max = w->n_rows,
+    ev->load = (struct node_load){ .epoch = j->epoch,
+                                   .code = fails ? ERR_IO : 0,
+                                   .text = fails ? "the simulated disk is bad" : "",
+                                   .ready = { .n_slot = j->n_slot,
+                                              .n_ctx_max = w->n_ctx,
+                                              .n_rows_max = w->n_rows,
                                               .state_tokens_max = w->state_tokens } };
 }
 

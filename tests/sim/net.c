@@ -22,7 +22,11 @@ void net_open(struct world *w, uint8_t a, uint32_t a_link, uint8_t b) {
     for (int i = 0; i < CONNS_MAX; i++) {
         struct conn *c = &w->conn[i];
         if (c->used) continue;
-        *c = (struct conn){ .used = true, .a = a, .b = b, .a_link = a_link, .a_generation = w->actor[a].generation,
+        *c = (struct conn){ .used = true,
+                            .a = a,
+                            .b = b,
+                            .a_link = a_link,
+                            .a_generation = w->actor[a].generation,
                             .generation = c->generation + 1 };
         return;
     }
@@ -41,7 +45,7 @@ void net_close_all_of(struct world *w, uint8_t a) {
         struct conn *c = &w->conn[i];
         if (!c->used || (c->a != a && c->b != a)) continue;
         if (c->a == a) c->used = false;
-        c->generation++;                          /* in flight both ways is lost; a dealer finds the next process by itself */
+        c->generation++;          /* in flight both ways is lost; a dealer finds the next process by itself */
         c->b_link = 0;
     }
 }
@@ -62,7 +66,10 @@ struct part { const void **at; size_t bytes; };
 /* The arrays of a message, as places of pointers in it. */
 static int parts_of(struct msg *m, struct part *part) {
     int n = 0;
-#define PART(field, count) part[n++] = (struct part){ (const void **)(void *)&(field), (size_t)(count) * sizeof *(field) }
+#define PART(field, count)                                                                         \
+    part[n++] = (struct part) {                                                                    \
+        (const void **)(void *)&(field), (size_t)(count) * sizeof *(field)                         \
+    }
     switch (m->kind) {
     case MSG_HELLO: PART(m->u.hello.file, m->u.hello.n_file); break;
     case MSG_ASSIGN: PART(m->u.assign.helper, m->u.assign.n_helper); break;
@@ -144,7 +151,8 @@ static void damage(struct world *w, struct msg *m) {
     else if (m->kind == MSG_WORK_REFUSED) m->u.work_refused.seq += world_between(w, 1, 5);
 }
 
-void net_send(struct world *w, uint8_t from, uint32_t link, const struct msg *m, struct payload p, bool borrows) {
+void net_send(struct world *w, uint8_t from, uint32_t link, const struct msg *m, struct payload p,
+              bool borrows) {
     bool opener = from != COORDINATOR && link < NODE_LINK_ACCEPTED;
     struct conn *c = opener ? by_opener(w, from, link) : by_acceptor(w, from, link);
     if (borrows && p.generation) {

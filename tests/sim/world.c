@@ -205,6 +205,10 @@ static void check_nothing_left(struct world *w) {
                        w->payload[i].generation, w->payload[i].owner);
     if (coord_seqs_alive(w->coord)) world_fail(w, "%u sequences are never closed", coord_seqs_alive(w->coord));
     struct coord_view v = coord_view(w->coord);
+    const struct coord_totals *t = v.totals;
+    uint64_t parts = t->wait_us + t->queue_us + t->compute_us + t->hold_us + t->wire_us + t->sample_us;
+    if (parts > t->wall_us + t->n_token * 20 || parts + t->n_token * 20 < t->wall_us)
+        world_fail(w, "of %llu us of tokens, %llu are accounted for", (unsigned long long)t->wall_us, (unsigned long long)parts);
     if (v.n_flying || v.n_active || v.n_queued) world_fail(w, "the coordinator keeps work that nobody waits for");
     for (uint32_t a = 1; a <= w->n_node && !w->failed; a++) {
         struct node_view n = node_view(w->actor[a].node);

@@ -1,9 +1,11 @@
-/* world - a whole cluster in one process, in virtual time: real cores, simulated links, compute, clients and faults.
+/* world - a whole cluster in one process, in virtual time: real cores, simulated links, compute,
+ * clients and faults.
  *
- * One seed decides everything. Actor 0 is the coordinator, actors 1..n are nodes. A link is a connection that one actor opened; it
- * keeps the order, delays, clogs, and on a reset loses what is in flight. The stage is a hash chain: what comes out
- * of a row depends on every token before it at every layer, so a lost, repeated, reordered or stale piece of work shows as a
- * wrong token. Payloads live in one store and know their owner, so a leak is a number that is not zero. */
+ * One seed decides everything. Actor 0 is the coordinator, actors 1..n are nodes. A link is a
+ * connection that one actor opened; it keeps the order, delays, clogs, and on a reset loses what is in
+ * flight. The stage is a hash chain: what comes out of a row depends on every token before it at every
+ * layer, so a lost, repeated, reordered or stale piece of work shows as a wrong token. Payloads live in
+ * one store and know their owner, so a leak is a number that is not zero. */
 #ifndef SIM_WORLD_H
 #define SIM_WORLD_H
 
@@ -13,16 +15,37 @@
 #include "node/core.h"
 
 enum {
-    ACTORS_MAX = 8, CONNS_MAX = 64, CLIENTS_MAX = 24, LAYERS_MAX = 8, SLOTS_MAX = 24, CTX_MAX = 4352, JOBS_MAX = 64,
-    CTX_DRAWN = 128,                              /* most that a seed draws; scenarios take more */
-    COORDINATOR = 0, VOCAB = 1000, NOBODY = 255
+    ACTORS_MAX = 8,
+    CONNS_MAX = 64,
+    CLIENTS_MAX = 24,
+    LAYERS_MAX = 8,
+    SLOTS_MAX = 24,
+    CTX_MAX = 4352,
+    JOBS_MAX = 64,
+    CTX_DRAWN = 128, /* most that a seed draws; scenarios take more */
+    COORDINATOR = 0,
+    VOCAB = 1000,
+    NOBODY = 255
 };
 
 #define MS UINT64_C(1000000)
 
 enum fault {
-    FAULT_JITTER, FAULT_CLOG, FAULT_RESET, FAULT_DUPLICATE, FAULT_CRASH, FAULT_SLOW, FAULT_PAUSE, FAULT_COMPUTE, FAULT_LOAD,
-    FAULT_LOAD_SILENT, FAULT_COORDINATOR, FAULT_STRAY, FAULT_LEAVE, FAULT_DAMAGE, FAULTS
+    FAULT_JITTER,
+    FAULT_CLOG,
+    FAULT_RESET,
+    FAULT_DUPLICATE,
+    FAULT_CRASH,
+    FAULT_SLOW,
+    FAULT_PAUSE,
+    FAULT_COMPUTE,
+    FAULT_LOAD,
+    FAULT_LOAD_SILENT,
+    FAULT_COORDINATOR,
+    FAULT_STRAY,
+    FAULT_LEAVE,
+    FAULT_DAMAGE,
+    FAULTS
 };
 
 struct payload_slot {
@@ -119,7 +142,7 @@ struct world {
     bool fault[FAULTS];
     uint64_t fault_mean_ns, faults_end, end_by;
     bool calm;                                    /* no faults any more */
-    bool even, endless;                           /* scenarios: equal stages; a stream ends only at its limit */
+    bool even, endless;                         /* scenarios: equal stages; a stream ends only at its limit */
 
     uint32_t n_node, n_layer, n_stage_max, n_node_min, n_slot, n_ctx, n_rows, n_credit;
     uint64_t state_tokens;
@@ -169,7 +192,8 @@ void payload_free_all_of(struct world *w, uint8_t owner);
 void net_open(struct world *w, uint8_t a, uint32_t a_link, uint8_t b);
 void net_close(struct world *w, uint8_t a, uint32_t a_link);
 void net_close_all_of(struct world *w, uint8_t a);
-void net_send(struct world *w, uint8_t from, uint32_t link, const struct msg *m, struct payload p, bool borrows);
+void net_send(struct world *w, uint8_t from, uint32_t link, const struct msg *m, struct payload p,
+              bool borrows);
 void net_reset(struct world *w, struct conn *c);
 bool net_arrives(struct world *w, struct parcel *p, uint32_t *link);   /* false: lost on the way */
 void net_inject(struct world *w, uint8_t to, uint32_t link, const struct msg *m);
