@@ -1,5 +1,6 @@
-/* Scores of the lightning indexer by hand for AVX-512: 32 keys at a time become bytes with a key per lane (12 + doubled value, unsigned
- * for vpdpbusd), then meet the heads four by four. Products are exact integers per block of 32; the scales are powers of two. */
+/* Scores of the lightning indexer by hand for AVX-512: 32 keys at a time become bytes with a key per
+ * lane (12 + doubled value, unsigned for vpdpbusd), then meet the heads four by four. Products are
+ * exact integers per block of 32; the scales are powers of two. */
 #include "kernels/cpu/idx_avx512.h"
 
 #if defined(__x86_64__)
@@ -21,17 +22,20 @@ INLINE __m512 pow2(__m512i e) {
 
 INLINE void unpack_half(struct keys *keys, int c, const uint8_t *const row[16], int n_blocks) {
     /* vpermb looks at six bits of a byte, so the table repeats every 16 */
-    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i table = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     for (int b = 0; b < n_blocks; b++) {
         __m512i v[4];
         int8_t e[16];
         columns_16(v, row, 16 * b);
         for (int j = 0; j < 4; j++) {
             _mm512_store_si512(keys->q[8 * b + j][c], _mm512_permutexvar_epi8(v[j], table));
-            _mm512_store_si512(keys->q[8 * b + 4 + j][c], _mm512_permutexvar_epi8(_mm512_srli_epi16(v[j], 4), table));
+            _mm512_store_si512(keys->q[8 * b + 4 + j][c],
+                               _mm512_permutexvar_epi8(_mm512_srli_epi16(v[j], 4), table));
         }
         for (int i = 0; i < 16; i++) e[i] = (int8_t)row[i][16 * n_blocks + b];
-        _mm512_store_ps(keys->scale[b] + 16 * c, pow2(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)e))));
+        _mm512_store_ps(keys->scale[b] + 16 * c,
+                        pow2(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)e))));
     }
 }
 
@@ -60,8 +64,8 @@ INLINE __m512i broadcast(const int8_t *p) {
 }
 
 /* Adds heads 0 .. n_h to the scores of 32 keys. */
-INLINE void add_heads(const struct keys *keys, const struct head_block *x, const int8_t *q, const float *w, int n_blocks, int n_h,
-                      __m512 score[2]) {
+INLINE void add_heads(const struct keys *keys, const struct head_block *x, const int8_t *q,
+                      const float *w, int n_blocks, int n_h, __m512 score[2]) {
     __m512 dot[2][HEADS];
 #pragma GCC unroll 4
     for (int h = 0; h < n_h; h++) dot[0][h] = dot[1][h] = _mm512_setzero_ps();
@@ -71,7 +75,8 @@ INLINE void add_heads(const struct keys *keys, const struct head_block *x, const
         for (int h = 0; h < n_h; h++) acc[0][h] = acc[1][h] = _mm512_set1_epi32(x[h * n_blocks + b].start);
 #pragma GCC unroll 8
         for (int k = 0; k < 8; k++) {
-            __m512i k0 = _mm512_load_si512(keys->q[8 * b + k][0]), k1 = _mm512_load_si512(keys->q[8 * b + k][1]);
+            __m512i k0 = _mm512_load_si512(keys->q[8 * b + k][0]),
+                    k1 = _mm512_load_si512(keys->q[8 * b + k][1]);
 #pragma GCC unroll 4
             for (int h = 0; h < n_h; h++) {
                 __m512i v = broadcast(q + (h * n_blocks + b) * 32 + 4 * k);
@@ -90,11 +95,12 @@ INLINE void add_heads(const struct keys *keys, const struct head_block *x, const
 #pragma GCC unroll 4
     for (int h = 0; h < n_h; h++)
         for (int c = 0; c < 2; c++)
-            score[c] = _mm512_fmadd_ps(_mm512_set1_ps(w[h]), _mm512_max_ps(dot[c][h], _mm512_setzero_ps()), score[c]);
+            score[c] = _mm512_fmadd_ps(_mm512_set1_ps(w[h]),
+                                       _mm512_max_ps(dot[c][h], _mm512_setzero_ps()), score[c]);
 }
 
-void idx_scores_avx512(float *score, const int8_t *q, const int8_t *q_exp, const float *w, int n_head, int dim, const uint8_t *keys,
-                       int64_t key_bytes, int n_keys) {
+void idx_scores_avx512(float *score, const int8_t *q, const int8_t *q_exp, const float *w,
+                       int n_head, int dim, const uint8_t *keys, int64_t key_bytes, int n_keys) {
     struct keys panel __attribute__((aligned(64)));
     struct head_block x[HEADS_MAX * BLOCKS_MAX];
     int n_blocks = dim / 32;
@@ -107,7 +113,8 @@ void idx_scores_avx512(float *score, const int8_t *q, const int8_t *q_exp, const
         unpack_half(&panel, 1, row + 16, n_blocks);
         __m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() };
         int h = 0;
-        for (; h + HEADS <= n_head; h += HEADS) add_heads(&panel, x + h * n_blocks, q + h * dim, w + h, n_blocks, HEADS, sum);
+        for (; h + HEADS <= n_head; h += HEADS)
+            add_heads(&panel, x + h * n_blocks, q + h * dim, w + h, n_blocks, HEADS, sum);
         for (; h < n_head; h++) add_heads(&panel, x + h * n_blocks, q + h * dim, w + h, n_blocks, 1, sum);
         for (int half = 0; half < 2; half++) {
             int n = MIN(16, MAX(0, n_keys - c - 16 * half));

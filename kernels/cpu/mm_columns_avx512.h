@@ -6,7 +6,9 @@
 
 #include <immintrin.h>
 
+#ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
 /* In each 128-bit lane: dword j of a[i] goes to dword i of a[j]. */
 INLINE void transpose_lanes(__m512i a[4]) {
@@ -36,7 +38,7 @@ INLINE void columns_16(__m512i out[4], const uint8_t *const row[16], int at) {
     transpose_lanes(out);
 }
 
-/* The same for 32 and 64 bytes. */
+/* The same for 32 bytes. */
 INLINE void columns_32(__m512i out[8], const uint8_t *const row[16], int at) {
     for (int i = 0; i < 4; i++) {
         __m512i a = load_2x32(row[i] + at, row[i + 4] + at), b = load_2x32(row[i + 8] + at, row[i + 12] + at);
@@ -45,11 +47,6 @@ INLINE void columns_32(__m512i out[8], const uint8_t *const row[16], int at) {
     }
     transpose_lanes(out);
     transpose_lanes(out + 4);
-}
-
-INLINE void columns_64(__m512i out[16], const uint8_t *const row[16], int at) {
-    columns_32(out, row, at);
-    columns_32(out + 8, row, at + 32);
 }
 
 #endif

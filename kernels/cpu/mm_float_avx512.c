@@ -1,5 +1,7 @@
-/* dot16 products: the 16 lanes of a vector are the 16 lanes of the definition, so a running sum is one register and a tile is
- * 4 weight rows x 6 activation rows of them. F16 and BF16 become f32 on the way in; quantised types are decoded first. */
+/* dot16 products: the 16 lanes of a vector are the 16 lanes of the definition, so a running sum is one
+ * register and a tile is
+ * 4 weight rows x 6 activation rows of them. F16 and BF16 become f32 on the way in; quantised types
+ *   are decoded first. */
 #include "kernels/cpu/simd.h"
 
 #if defined(__x86_64__)
@@ -18,7 +20,7 @@ struct tile {
     const float *x[COLS];
     float *out;                                    /* of the first weight row, first activation row */
     int64_t n, out_stride;
-    int n_rows;                                    /* rows that exist; pointers of the others repeat the last */
+    int n_rows;                                  /* rows that exist; pointers of the others repeat the last */
     float scale;
 };
 
@@ -31,7 +33,8 @@ INLINE __m512 load_f16(const uint8_t *w, int64_t k, __mmask16 mask) {
 }
 
 INLINE __m512 load_bf16(const uint8_t *w, int64_t k, __mmask16 mask) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w + 2 * k)), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w + 2 * k)), 16));
 }
 
 /* The four sums of four accumulators, in the order of dot16. */
@@ -41,11 +44,12 @@ INLINE __m128 sum_4(__m512 a, __m512 b, __m512 c, __m512 d) {
     __m512 v = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
-    return _mm512_castps512_ps128(_mm512_permutexvar_ps(_mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0), v));
+    return _mm512_castps512_ps128(_mm512_permutexvar_ps(
+        _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0), v));
 }
 
-INLINE void tile_dot(const struct tile *t, __m512 (*load)(const uint8_t *, int64_t, __mmask16), int w_bytes, int n_w, int n_x,
-                     bool scaled) {
+INLINE void tile_dot(const struct tile *t, __m512 (*load)(const uint8_t *, int64_t, __mmask16),
+                     int w_bytes, int n_w, int n_x, bool scaled) {
     __m512 acc[COLS][ROWS_MAX];
     int64_t k = 0;
 #pragma GCC unroll 8
@@ -56,7 +60,8 @@ INLINE void tile_dot(const struct tile *t, __m512 (*load)(const uint8_t *, int64
 #pragma GCC unroll 8
         for (int j = 0; j < n_w; j++) {
             w[j] = load(t->w[j], k, 0xffff);
-            if (n_x <= 2 && k * w_bytes % 64 == 0) _mm_prefetch((const char *)t->w[j] + k * w_bytes + 1024, _MM_HINT_T1);
+            if (n_x <= 2 && k * w_bytes % 64 == 0)
+                _mm_prefetch((const char *)t->w[j] + k * w_bytes + 1024, _MM_HINT_T1);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < n_x; i++) {
@@ -64,13 +69,15 @@ INLINE void tile_dot(const struct tile *t, __m512 (*load)(const uint8_t *, int64
             for (int j = 0; j < n_w; j++) acc[i][j] = _mm512_fmadd_ps(w[j], x, acc[i][j]);
         }
     }
-    if (k < t->n) {                                                    /* only its own lanes: 0 * 0 would turn -0 into 0 */
+    if (k < t->n) {                               /* only its own lanes: 0 * 0 would turn -0 into 0 */
         __mmask16 mask = (__mmask16)((1u << (t->n - k)) - 1);
 #pragma GCC unroll 8
         for (int i = 0; i < n_x; i++)
 #pragma GCC unroll 8
             for (int j = 0; j < n_w; j++)
-                acc[i][j] = _mm512_mask3_fmadd_ps(load(t->w[j], k, mask), _mm512_maskz_loadu_ps(mask, t->x[i] + k), acc[i][j], mask);
+                acc[i][j] = _mm512_mask3_fmadd_ps(load(t->w[j], k, mask),
+                                                  _mm512_maskz_loadu_ps(mask, t->x[i] + k),
+                                                  acc[i][j], mask);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < n_x; i++)
@@ -88,12 +95,14 @@ typedef void tile_fn(const struct tile *t);
     static void tile_##type##_##n_x(const struct tile *t) {               \
         tile_dot(t, load_##type, bytes, n_w, n_x, false);                 \
     }
-#define TILES(type, bytes)                                                                                                 \
-    TILE(type, bytes, 8, 1) TILE(type, bytes, 8, 2) TILE(type, bytes, 4, 3) TILE(type, bytes, 4, 4) TILE(type, bytes, 4, 5) \
-    TILE(type, bytes, 4, 6)                                                                                                \
-    static tile_fn *const tiles_##type[COLS] = {                                                                           \
-        tile_##type##_1, tile_##type##_2, tile_##type##_3, tile_##type##_4, tile_##type##_5, tile_##type##_6,              \
-    };
+#define TILES(type, bytes)                                                                         \
+    TILE(type, bytes, 8, 1)                                                                        \
+    TILE(type, bytes, 8, 2) TILE(type, bytes, 4, 3) TILE(type, bytes, 4, 4)                        \
+        TILE(type, bytes, 4, 5)                                                                    \
+            TILE(type, bytes, 4, 6) static tile_fn *const tiles_##type[COLS] = {                   \
+                tile_##type##_1, tile_##type##_2, tile_##type##_3,                                 \
+                tile_##type##_4, tile_##type##_5, tile_##type##_6,                                 \
+            };
 TILES(f32, 4)
 TILES(f16, 2)
 TILES(bf16, 2)
@@ -108,7 +117,8 @@ static void rows_set(struct tile *tile, const uint8_t *w, int64_t row_bytes, int
 }
 
 /* Activation rows i .. i+n against weight rows first .. first+n_w, which lie at w. */
-static void product(const struct mm_tile *t, tile_fn *const *tiles, const uint8_t *w, int64_t row_bytes, int first, int n_w) {
+static void product(const struct mm_tile *t, tile_fn *const *tiles, const uint8_t *w,
+                    int64_t row_bytes, int first, int n_w) {
     int n_groups = (t->n_x + COLS - 1) / COLS;
     for (int g = 0; g < n_groups; g++) {
         int i = (int)((int64_t)t->n_x * g / n_groups), n = (int)((int64_t)t->n_x * (g + 1) / n_groups) - i;
@@ -124,7 +134,9 @@ static void product(const struct mm_tile *t, tile_fn *const *tiles, const uint8_
 
 void mm_float_avx512(const struct mm_tile *t) {
     if (t->type == DTYPE_F32 || t->type == DTYPE_F16 || t->type == DTYPE_BF16) {
-        tile_fn *const *tiles = t->type == DTYPE_F32 ? tiles_f32 : t->type == DTYPE_F16 ? tiles_f16 : tiles_bf16;
+        tile_fn *const *tiles = t->type == DTYPE_F32   ? tiles_f32
+                                : t->type == DTYPE_F16 ? tiles_f16
+                                                       : tiles_bf16;
         product(t, tiles, t->w, t->row_bytes, 0, t->n_w);
         return;
     }
@@ -134,7 +146,8 @@ void mm_float_avx512(const struct mm_tile *t) {
     for (int j = 0; j < t->n_w; j += max) {
         int n = MIN(max, t->n_w - j);
         for (int r = 0; r < n; r++)
-            dtype_decode(t->type, t->w + (j + r) * t->row_bytes, (float *)t->scratch + r * t->n_in, (uint64_t)t->n_in);
+            dtype_decode(t->type, t->w + (j + r) * t->row_bytes, (float *)t->scratch + r * t->n_in,
+                         (uint64_t)t->n_in);
         product(t, tiles_f32, t->scratch, t->n_in * 4, j, n);
     }
 }

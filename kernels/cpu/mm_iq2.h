@@ -1,4 +1,5 @@
-/* mm_iq2 - the grid of IQ2_XXS, packed: values 0..3 of entry n in low[n], values 4..7 in high[n], two bits each, value v as v >> 4. */
+/* mm_iq2 - the grid of IQ2_XXS, packed: values 0..3 of entry n in low[n], values 4..7 in high[n], two
+ * bits each, value v as v >> 4. */
 #ifndef KERNELS_CPU_MM_IQ2_H
 #define KERNELS_CPU_MM_IQ2_H
 

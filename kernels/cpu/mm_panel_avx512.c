@@ -1,13 +1,12 @@
-/* Quantised matrix product by panels: for each 32 weight rows, for each 256 columns: unpack the panel (it stays in L1), then run
- * it against all activation rows, 6 at a time. The activation rows are copied once per call into the order of use. */
-#include "kernels/cpu/simd.h"
+/* Quantised matrix product by panels: for each 32 weight rows, for each 256 columns: unpack the panel
+ * (it stays in L1), then run it against all activation rows, 6 at a time. The activation rows are
+ * copied once per call into the order of use. */
+#include "kernels/cpu/mm_panel_avx512.h"
 
 #if defined(__x86_64__)
 #include "common/base/check.h"
 #include "kernels/cpu/mm_avx512.h"
-#include "kernels/cpu/mm_panel_avx512.h"
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels/cpu/mm_iq2_avx512.h"
 
 /* Running sums of one activation row against the rows of a panel. */
 struct sums {
@@ -21,7 +20,8 @@ INLINE __m512i broadcast(const void *p) {
 }
 
 /* acc[t] += columns of dwords first .. first + n. */
-INLINE void dot_columns(const struct panel *p, const struct token *x, int first, int n, int n_t, __m512i acc[2][TOKENS_MAX]) {
+INLINE void dot_columns(const struct panel *p, const struct token *x, int first, int n, int n_t,
+                        __m512i acc[2][TOKENS_MAX]) {
     for (int k = first; k < first + n; k++) {
         __m512i w0 = _mm512_load_si512(p->q[k][0]), w1 = _mm512_load_si512(p->q[k][1]);
 #pragma GCC unroll 6
@@ -66,7 +66,8 @@ INLINE void micro_32(const struct panel *p, const struct token *x, struct sums *
 }
 
 /* sub: dwords per sub-block (64: the whole block, no scale); n_min: pairs of minima. */
-INLINE void micro_256(const struct panel *p, const struct token *x, struct sums *sums, int n_t, int sub, int n_min) {
+INLINE void micro_256(const struct panel *p, const struct token *x, struct sums *sums, int n_t,
+                      int sub, int n_min) {
     __m512i acc[2][TOKENS_MAX], part[2][TOKENS_MAX];
 #pragma GCC unroll 6
     for (int t = 0; t < n_t; t++) acc[0][t] = acc[1][t] = _mm512_setzero_si512();
@@ -77,8 +78,10 @@ INLINE void micro_256(const struct panel *p, const struct token *x, struct sums 
         __m512i s0 = _mm512_load_si512(p->scale[s]), s1 = _mm512_load_si512(p->scale[s] + 16);
 #pragma GCC unroll 6
         for (int t = 0; t < n_t; t++) {
-            acc[0][t] = sub == 64 ? part[0][t] : _mm512_add_epi32(acc[0][t], _mm512_mullo_epi32(part[0][t], s0));
-            acc[1][t] = sub == 64 ? part[1][t] : _mm512_add_epi32(acc[1][t], _mm512_mullo_epi32(part[1][t], s1));
+            acc[0][t] = sub == 64 ? part[0][t]
+                                  : _mm512_add_epi32(acc[0][t], _mm512_mullo_epi32(part[0][t], s0));
+            acc[1][t] = sub == 64 ? part[1][t]
+                                  : _mm512_add_epi32(acc[1][t], _mm512_mullo_epi32(part[1][t], s1));
         }
     }
     for (int c = 0; c < 2; c++) {
@@ -90,7 +93,8 @@ INLINE void micro_256(const struct panel *p, const struct token *x, struct sums 
             if (n_min) {
                 __m512i msum = _mm512_setzero_si512();
                 for (int i = 0; i < n_min; i++)
-                    msum = _mm512_dpwssd_epi32(msum, _mm512_load_si512(p->min[i] + 16 * c), broadcast(x[t].sum + 2 * i));
+                    msum = _mm512_dpwssd_epi32(msum, _mm512_load_si512(p->min[i] + 16 * c),
+                                               broadcast(x[t].sum + 2 * i));
                 f = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(msum), _mm512_mul_ps(dmin, dx), f);
             }
             _mm512_store_ps(sums[t].f[c], f);
@@ -100,25 +104,30 @@ INLINE void micro_256(const struct panel *p, const struct token *x, struct sums 
 
 typedef void micro_kernel(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks);
 
-#define MICRO(n_t)                                                                                                            \
-    static void micro_32_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {               \
-        micro_32(p, x, sums, n_blocks, n_t);                                                                                  \
-    }                                                                                                                         \
-    static void micro_sub32_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {            \
-        (void)n_blocks;                                                                                                       \
-        micro_256(p, x, sums, n_t, 8, 0);                                                                                     \
-    }                                                                                                                         \
-    static void micro_sub32_min_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {        \
-        (void)n_blocks;                                                                                                       \
-        micro_256(p, x, sums, n_t, 8, 4);                                                                                     \
-    }                                                                                                                         \
-    static void micro_sub16_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {            \
-        (void)n_blocks;                                                                                                       \
-        micro_256(p, x, sums, n_t, 4, 0);                                                                                     \
-    }                                                                                                                         \
-    static void micro_min_##n_t(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks) {              \
-        (void)n_blocks;                                                                                                       \
-        micro_256(p, x, sums, n_t, 64, 8);                                                                                    \
+#define MICRO(n_t)                                                                                 \
+    static void micro_32_##n_t(const struct panel *p, const struct token *x, struct sums *sums,    \
+                               int n_blocks) {                                                     \
+        micro_32(p, x, sums, n_blocks, n_t);                                                       \
+    }                                                                                              \
+    static void micro_sub32_##n_t(const struct panel *p, const struct token *x, struct sums *sums, \
+                                  int n_blocks) {                                                  \
+        (void)n_blocks;                                                                            \
+        micro_256(p, x, sums, n_t, 8, 0);                                                          \
+    }                                                                                              \
+    static void micro_sub32_min_##n_t(const struct panel *p, const struct token *x,                \
+                                      struct sums *sums, int n_blocks) {                           \
+        (void)n_blocks;                                                                            \
+        micro_256(p, x, sums, n_t, 8, 4);                                                          \
+    }                                                                                              \
+    static void micro_sub16_##n_t(const struct panel *p, const struct token *x, struct sums *sums, \
+                                  int n_blocks) {                                                  \
+        (void)n_blocks;                                                                            \
+        micro_256(p, x, sums, n_t, 4, 0);                                                          \
+    }                                                                                              \
+    static void micro_min_##n_t(const struct panel *p, const struct token *x, struct sums *sums,   \
+                                int n_blocks) {                                                    \
+        (void)n_blocks;                                                                            \
+        micro_256(p, x, sums, n_t, 64, 8);                                                         \
     }
 MICRO(1)
 MICRO(2)
@@ -149,7 +158,8 @@ INLINE void put_q(struct token *to, const int8_t *q) {
     for (int i = 0; i < PANEL_K; i += 64) _mm512_store_si512(to->q + i, _mm512_loadu_si512(q + i));
 }
 
-static void token_q8_0(struct token *to, const int8_t *q, const float *d, const int32_t *sum, int n_k, int zero) {
+static void token_q8_0(struct token *to, const int8_t *q, const float *d, const int32_t *sum,
+                       int n_k, int zero) {
     __mmask8 mask = (__mmask8)((1u << n_k / 32) - 1);
     if (n_k == PANEL_K) put_q(to, q);
     else memcpy(to->q, q, (size_t)n_k);
@@ -158,18 +168,29 @@ static void token_q8_0(struct token *to, const int8_t *q, const float *d, const 
     _mm256_store_ps(to->d, _mm256_maskz_loadu_ps(mask, d));
 }
 
-static void token_q8_k(struct token *to, const int8_t *q, const float *d, const int32_t *sum, enum panel_form form, int zero) {
-    put_q(to, q);
+static void token_q8_k(struct token *to, const int8_t *q, const float *d, const int32_t *sum,
+                       enum panel_form form, int zero) {
+    if (form == FORM_256_SUB32)                                        /* IQ2_XXS has its own order */
+        for (int i = 0; i < PANEL_K; i += 64)
+            _mm512_store_si512(to->q + i, iq2_order(_mm512_loadu_si512(q + i)));
+    else put_q(to, q);
     to->d[0] = *d;
     __m256i by_32 = pair_sums(sum);
-    if (form == FORM_256_SUB16) _mm512_store_si512(to->start, _mm512_mullo_epi32(_mm512_loadu_si512(sum), _mm512_set1_epi32(-zero)));
-    else _mm256_store_si256((__m256i *)(void *)to->start, _mm256_mullo_epi32(by_32, _mm256_set1_epi32(-zero)));
-    if (form == FORM_256_MIN) _mm256_store_si256((__m256i *)(void *)to->sum, _mm512_cvtepi32_epi16(_mm512_loadu_si512(sum)));
+    if (form == FORM_256_SUB16)
+        _mm512_store_si512(to->start,
+                           _mm512_mullo_epi32(_mm512_loadu_si512(sum), _mm512_set1_epi32(-zero)));
+    else
+        _mm256_store_si256((__m256i *)(void *)to->start,
+                           _mm256_mullo_epi32(by_32, _mm256_set1_epi32(-zero)));
+    if (form == FORM_256_MIN)
+        _mm256_store_si256((__m256i *)(void *)to->sum,
+                           _mm512_cvtepi32_epi16(_mm512_loadu_si512(sum)));
     else _mm_store_si128((__m128i *)(void *)to->sum, _mm256_cvtepi32_epi16(by_32));
 }
 
 /* Row `row` of the activations, columns k..k+n_k. */
-static void token_set(struct token *to, const struct act *act, const struct panel_type *type, int64_t row, int64_t k, int n_k) {
+static void token_set(struct token *to, const struct act *act, const struct panel_type *type,
+                      int64_t row, int64_t k, int n_k) {
     const int8_t *q = act->q + row * act->n_in + k;
     if (act->kind == ACT_Q8_0) {
         int64_t at = (row * act->n_in + k) / 32;
@@ -208,34 +229,46 @@ static void job_panel(const struct job *job, const struct token *tokens, int n_k
     }
 }
 
-/* Weights are fetched into the L2 a panel's rows ahead, in the order of memory, a part with each panel: 32 rows at once are too
- * many streams for the hardware's prefetcher. */
-static const uint8_t *fetch(const uint8_t *p, int64_t n, const uint8_t *end) {
-    const uint8_t *stop = end - p < n ? end : p + n;
-    for (; p < stop; p += 64) _mm_prefetch((const char *)p, _MM_HINT_T1);
-    return p;
+/* Weights are fetched into the L2 this far ahead of use: 32 rows at once are too many streams for the
+ * hardware's prefetcher. */
+enum { AHEAD = 512 };
+
+/* Asks for bytes `from` up to `to` of every row; what is past a row's end is at the start of the row
+ * `jump` + row_bytes on. */
+static int64_t fetch(const uint8_t *const row[PANEL_ROWS], int64_t row_bytes, int64_t jump,
+                     int64_t from, int64_t to) {
+    for (; from < to; from += 64) {
+        int64_t at = from < row_bytes ? from : from + jump;
+        for (int r = 0; r < PANEL_ROWS; r++) _mm_prefetch((const char *)row[r] + at, _MM_HINT_T1);
+    }
+    return from;
 }
 
 /* Weight rows j .. j+32. */
 static void job_rows(const struct job *job, int j) {
     const struct mm_tile *t = job->t;
     const struct token *tokens = job->tokens;
-    const uint8_t *row[PANEL_ROWS];
-    int n = MIN(PANEL_ROWS, t->n_w - j);
-    for (int r = 0; r < PANEL_ROWS; r++) row[r] = t->w + (int64_t)MIN(j + r, t->n_w - 1) * t->row_bytes;
+    const uint8_t *row[PANEL_ROWS], *at[PANEL_ROWS];
+    int n = MIN(PANEL_ROWS, t->n_w - j), bytes = job->type->block_bytes;
+    for (int r = 0; r < PANEL_ROWS; r++)
+        row[r] = at[r] = t->w + (int64_t)MIN(j + r, t->n_w - 1) * t->row_bytes;
     memset(job->sums, 0, (size_t)job->n_x * sizeof *job->sums);
-    const uint8_t *end = t->w + t->n_w * t->row_bytes, *ahead = t->w + (j + PANEL_ROWS) * t->row_bytes;
-    for (int64_t k = 0; k < t->n_in; k += PANEL_K, tokens += job->n_x) {
+    /* at the end nothing new */
+    int64_t jump = j + PANEL_ROWS < t->n_w ? (PANEL_ROWS - 1) * t->row_bytes : -t->row_bytes;
+    int64_t fetched = j == 0 ? 0 : AHEAD;
+    for (int64_t k = 0, i = 0; k < t->n_in; k += PANEL_K, i++, tokens += job->n_x) {
         int n_k = (int)MIN(PANEL_K, t->n_in - k);
-        for (int c = 0; c < 2; c++) job->type->unpack(job->panel, c, row + 16 * c, n_k);
-        for (int r = 0; r < PANEL_ROWS; r++) row[r] += job->type->block_bytes;
-        ahead = fetch(ahead, PANEL_ROWS * job->type->block_bytes, end);
+        fetched = fetch(row, t->row_bytes, jump, fetched, i * bytes + AHEAD);
+        for (int c = 0; c < 2; c++) job->type->unpack(job->panel, c, at + 16 * c, n_k);
+        for (int r = 0; r < PANEL_ROWS; r++) at[r] += bytes;
         job_panel(job, tokens, n_k);
     }
     __mmask16 mask[2] = { (__mmask16)((1u << MIN(n, 16)) - 1), (__mmask16)((1u << MAX(n - 16, 0)) - 1) };
     for (int i = 0; i < job->n_x; i++)
-        for (int c = 0; c < 2; c++)
-            _mm512_mask_storeu_ps(t->out + (job->first + i) * t->out_stride + j + 16 * c, mask[c], _mm512_load_ps(job->sums[i].f[c]));
+        for (int c = 0; c < 2; c++) {
+            float *out = t->out + (job->first + i) * t->out_stride + j + 16 * c;
+            _mm512_mask_storeu_ps(out, mask[c], _mm512_load_ps(job->sums[i].f[c]));
+        }
 }
 
 void mm_panel_avx512(const struct mm_tile *t) {

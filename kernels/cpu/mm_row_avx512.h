@@ -7,7 +7,9 @@
 
 #include <immintrin.h>
 
+#ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
 enum { ROWS = 8, AHEAD = 1024 };
 

@@ -1,17 +1,13 @@
 /* Unpacking of each block format into a panel (mm_panel_avx512.h): 16 rows at a time.
  *
- * The packed bytes are transposed first (a dword of every row into one vector) and widened afterwards, because the packed
- * form is 2 to 8 times smaller than the bytes. */
+ * The packed bytes are transposed first (a dword of every row into one vector) and widened afterwards,
+ * because the packed form is 2 to 8 times smaller than the bytes. */
 #include "kernels/cpu/simd.h"
 
 #if defined(__x86_64__)
 #include "kernels/cpu/mm_columns_avx512.h"
-#include "kernels/cpu/mm_iq2.h"
+#include "kernels/cpu/mm_iq2_avx512.h"
 #include "kernels/cpu/mm_panel_avx512.h"
-
-INLINE __m512i load(const void *p) {
-    return _mm512_loadu_si512(p);
-}
 
 INLINE void put(struct panel *p, int c, int k, __m512i v) {
     _mm512_store_si512(p->q[k][c], v);
@@ -51,17 +47,22 @@ INLINE __m512i dwords(const uint8_t *const row[16], int at) {
 
 /* Byte i of every dword, as int32; or twice as int16; or bytes i and i + 1 as a pair of int16. */
 INLINE __m512i byte_wide(__m512i v, int i) {
-    return _mm512_shuffle_epi8(v, _mm512_set4_epi32(0x8080800c + i, 0x80808008 + i, 0x80808004 + i, (int)0x80808000 + i));
+    return _mm512_shuffle_epi8(
+        v, _mm512_set4_epi32(0x8080800c + i, 0x80808008 + i, 0x80808004 + i, (int)0x80808000 + i));
 }
 
 INLINE __m512i byte_twice(__m512i v, int i) {
-    return _mm512_shuffle_epi8(v, _mm512_add_epi8(_mm512_set4_epi32((int)0x800c800c, (int)0x80088008, (int)0x80048004, (int)0x80008000),
-                                                  _mm512_set1_epi32(i * 0x10001)));
+    return _mm512_shuffle_epi8(v,
+                               _mm512_add_epi8(_mm512_set4_epi32((int)0x800c800c, (int)0x80088008,
+                                                                 (int)0x80048004, (int)0x80008000),
+                                               _mm512_set1_epi32(i * 0x10001)));
 }
 
 INLINE __m512i byte_pair(__m512i v, int i) {
-    return _mm512_shuffle_epi8(v, _mm512_add_epi8(_mm512_set4_epi32((int)0x800d800c, (int)0x80098008, (int)0x80058004, (int)0x80018000),
-                                                  _mm512_set1_epi32(i * 0x10001)));
+    return _mm512_shuffle_epi8(v,
+                               _mm512_add_epi8(_mm512_set4_epi32((int)0x800d800c, (int)0x80098008,
+                                                                 (int)0x80058004, (int)0x80018000),
+                                               _mm512_set1_epi32(i * 0x10001)));
 }
 
 INLINE void put_scale(struct panel *p, int c, int s, __m512i v) {
@@ -109,7 +110,8 @@ INLINE __m512 mxfp4_scales(const uint8_t *const row[16], int at) {
 
 static void unpack_mxfp4(struct panel *p, int c, const uint8_t *const row[16], int n_k) {
     /* 12 + doubled value; vpermb looks at six bits of a byte, so the nibble's neighbours must not matter */
-    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i table = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     for (int b = 0; b < n_k / 32; b++) {
         __m512i v[4];
         columns_16(v, row, 17 * b + 1);
@@ -136,7 +138,7 @@ static void unpack_q2_k(struct panel *p, int c, const uint8_t *const row[16], in
         head[j] = _mm512_and_si512(head[j], low4);
     }
     put_d_dmin(p, c, dwords(row, 80));
-    for (int half = 0; half < 4; half++) {                             /* 16 bytes: bits 2t are sub-block 8 (half / 2) + 2t + half % 2 */
+    for (int half = 0; half < 4; half++) {  /* 16 bytes: bits 2t are sub-block 8 (half / 2) + 2t + half % 2 */
         __m512i v[4], scale[4];
         columns_16(v, row, 16 + 16 * half);
         for (int t = 0; t < 4; t++) {
@@ -164,7 +166,8 @@ static void unpack_q3_k(struct panel *p, int c, const uint8_t *const row[16], in
             for (int t = 0; t < 4; t++) {
                 __m512i q = _mm512_and_si512(_mm512_srli_epi16(v[j], 2 * t), low2);
                 int bit = 4 * n + t;
-                __m512i h = bit < 2 ? _mm512_slli_epi16(high[j], 2 - bit) : _mm512_srli_epi16(high[j], bit - 2);
+                __m512i h = bit < 2 ? _mm512_slli_epi16(high[j], 2 - bit)
+                                    : _mm512_srli_epi16(high[j], bit - 2);
                 put(p, c, 32 * n + 8 * t + j, _mm512_or_si512(q, _mm512_and_si512(h, bit2)));
             }
     }
@@ -173,12 +176,14 @@ static void unpack_q3_k(struct panel *p, int c, const uint8_t *const row[16], in
         __m512i low = _mm512_and_si512(k < 8 ? s[k / 4] : _mm512_srli_epi16(s[k / 4 - 2], 4), low4);
         __m512i top = _mm512_and_si512(_mm512_srli_epi16(s[2], 2 * (k / 4)), low2);
         __m512i scale = _mm512_or_si512(low, _mm512_slli_epi16(top, 4));
-        for (int i = 0; i < 4; i++) put_scale(p, c, k + i, _mm512_sub_epi32(byte_wide(scale, i), _mm512_set1_epi32(32)));
+        for (int i = 0; i < 4; i++)
+            put_scale(p, c, k + i, _mm512_sub_epi32(byte_wide(scale, i), _mm512_set1_epi32(32)));
     }
     _mm512_store_ps(p->d[0] + 16 * c, halves(row, 108));
 }
 
-/* The 16 bytes that start a Q4_K or Q5_K block, as dwords: d and dmin, then 12 bytes of 6-bit scales and minima. */
+/* The 16 bytes that start a Q4_K or Q5_K block, as dwords: d and dmin, then 12 bytes of 6-bit scales
+ * and minima. */
 INLINE void put_head_6bit(struct panel *p, int c, const uint8_t *const row[16]) {
     const __m512i low6 = _mm512_set1_epi8(63), low4 = _mm512_set1_epi8(15), top2 = _mm512_set1_epi8(48);
     __m512i h[4];
@@ -189,7 +194,8 @@ INLINE void put_head_6bit(struct panel *p, int c, const uint8_t *const row[16]) 
     };
     __m512i min[2] = {
         _mm512_and_si512(h[2], low6),
-        _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(h[3], 4), low4), _mm512_and_si512(_mm512_srli_epi16(h[2], 2), top2)),
+        _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(h[3], 4), low4),
+                        _mm512_and_si512(_mm512_srli_epi16(h[2], 2), top2)),
     };
     put_d_dmin(p, c, h[0]);
     for (int s = 0; s < 8; s++) put_scale(p, c, s, byte_wide(scale[s / 4], s % 4));
@@ -223,7 +229,8 @@ static void unpack_q5_k(struct panel *p, int c, const uint8_t *const row[16], in
             for (int h = 0; h < 2; h++) {
                 int bit = 2 * g + h;
                 __m512i q = _mm512_and_si512(_mm512_srli_epi16(v[j], 4 * h), low);
-                __m512i top = bit < 4 ? _mm512_slli_epi16(high[j], 4 - bit) : _mm512_srli_epi16(high[j], bit - 4);
+                __m512i top = bit < 4 ? _mm512_slli_epi16(high[j], 4 - bit)
+                                      : _mm512_srli_epi16(high[j], bit - 4);
                 put(p, c, 16 * g + 8 * h + j, _mm512_or_si512(q, _mm512_and_si512(top, bit4)));
             }
     }
@@ -242,8 +249,10 @@ static void unpack_q6_k(struct panel *p, int c, const uint8_t *const row[16], in
                 for (int h = 0; h < 2; h++) {
                     int bit = 2 * (2 * h + half);
                     __m512i q = _mm512_and_si512(_mm512_srli_epi16(v[j], 4 * h), low);
-                    __m512i top = bit < 4 ? _mm512_slli_epi16(high[j], 4 - bit) : _mm512_srli_epi16(high[j], bit - 4);
-                    put(p, c, 32 * n + 16 * h + 8 * half + j, _mm512_or_si512(q, _mm512_and_si512(top, top2)));
+                    __m512i top = bit < 4 ? _mm512_slli_epi16(high[j], 4 - bit)
+                                          : _mm512_srli_epi16(high[j], bit - 4);
+                    put(p, c, 32 * n + 16 * h + 8 * half + j,
+                        _mm512_or_si512(q, _mm512_and_si512(top, top2)));
                 }
         }
     }
@@ -256,48 +265,21 @@ static void unpack_q6_k(struct panel *p, int c, const uint8_t *const row[16], in
     _mm512_store_ps(p->d[0] + 16 * c, halves(row, 208));
 }
 
-/* Both dwords of a qword alike: byte j of a dword is the 8 bits from bit `from + step * j` of that dword. */
-INLINE __m512i fields(int from, int step) {
-    uint64_t control = 0;
-    for (int j = 0; j < 4; j++) {
-        uint64_t at = (uint64_t)(from + step * j) & 63;
-        control |= at << 8 * j | ((at + 32) & 63) << (8 * j + 32);
-    }
-    return _mm512_set1_epi64((long long)control);
-}
-
-/* A dword of four grid indices becomes four bytes: two bits each for values 0..3 (or 4..7) of the four runs. */
-INLINE __m512i grid_codes(__m512i index, const __m512i table[4]) {
-    __m512i first = _mm512_permutex2var_epi8(table[0], index, table[1]);
-    __m512i second = _mm512_permutex2var_epi8(table[2], index, table[3]);
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), first, second);
-}
-
-/* Value = 64 + (+-magnitude), looked up by code (bits 0, 1) and sign (bit 2); vpermb's index has junk in bits 3..5 and ignores
- * 6 and 7, so the table repeats. Sign indices are 7 bits wide, as many as the lookup of 128 bytes reads. */
 static void unpack_iq2_xxs(struct panel *p, int c, const uint8_t *const row[16], int n_k) {
-    const __m512i value = _mm512_set1_epi64(0x00152738006b5948), sign_bit = _mm512_set1_epi8(4);
-    const __m512i signs[2] = { load(iq2xxs_signs), load(iq2xxs_signs + 64) };
-    __m512i low[4], high[4], v[16];
     (void)n_k;
-    for (int i = 0; i < 4; i++) {
-        low[i] = load(iq2_code_low + 64 * i);
-        high[i] = load(iq2_code_high + 64 * i);
-    }
-    columns_64(v, row, 2);
-    for (int g = 0; g < 8; g++) {
-        __m512i index = v[2 * g], word = v[2 * g + 1];
-        __m512i code[2] = { grid_codes(index, low), grid_codes(index, high) };
-        __m512i sign = _mm512_permutex2var_epi8(signs[0], _mm512_multishift_epi64_epi8(fields(0, 7), word), signs[1]);
-        for (int run = 0; run < 4; run++)
-            for (int h = 0; h < 2; h++) {
-                __m512i codes = _mm512_multishift_epi64_epi8(fields(8 * run, 2), code[h]);
-                __m512i s = _mm512_multishift_epi64_epi8(fields(8 * run + 4 * h - 2, 1), sign);
-                __m512i i = _mm512_ternarylogic_epi32(sign_bit, s, codes, 0xca);
-                put(p, c, 8 * g + 2 * run + h, _mm512_permutexvar_epi8(i, value));
-            }
-        __m512i scale = _mm512_ternarylogic_epi32(_mm512_srli_epi32(word, 27), _mm512_set1_epi32(30), _mm512_set1_epi32(1), 0xea);
-        put_scale(p, c, g, scale);
+    for (int half = 0; half < 2; half++) {
+        __m512i v[8];
+        columns_32(v, row, 2 + 32 * half);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            int g = 4 * half + i;
+            struct iq2_codes codes = iq2_lookup(v[2 * i], v[2 * i + 1]);
+            __m512i values[8];
+            iq2_values(&codes, values);
+#pragma GCC unroll 8
+            for (int e = 0; e < 8; e++) put(p, c, 8 * g + e, values[e]);
+            put_scale(p, c, g, codes.scale);
+        }
     }
     _mm512_store_ps(p->d[0] + 16 * c, _mm512_mul_ps(halves(row, 0), _mm512_set1_ps(0.125f)));
 }
@@ -312,7 +294,7 @@ const struct panel_type *panel_type_of(enum dtype type) {
         [DTYPE_Q4_K] = { unpack_q4_k, FORM_256_SUB32_MIN, 0, 144 },
         [DTYPE_Q5_K] = { unpack_q5_k, FORM_256_SUB32_MIN, 0, 176 },
         [DTYPE_Q6_K] = { unpack_q6_k, FORM_256_SUB16, 32, 210 },
-        [DTYPE_IQ2_XXS] = { unpack_iq2_xxs, FORM_256_SUB32, 64, 66 },
+        [DTYPE_IQ2_XXS] = { unpack_iq2_xxs, FORM_256_SUB32, IQ2_ZERO, 66 },
     };
     return types[type].unpack ? &types[type] : NULL;
 }

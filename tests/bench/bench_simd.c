@@ -2,9 +2,10 @@
  *
  *   bench_simd [-t TABLE] [-f FILTER]              TABLE: generic, avx2, ...; FILTER: part of a line's name
  *
- * Decode (one activation row): bytes of weights per cycle, from memory that fits the L2 and from memory that does not, next to
- * a plain read of the same memory. Prefill: 10^9 operations per second (2 per weight and row) by number of rows. Then cycles per call of the
- * element-wise entries. The best of several runs counts, because others may use the machine. */
+ * Decode (one activation row): bytes of weights per cycle, from memory that fits the L2 and from memory
+ * that does not, next to a plain read of the same memory. Prefill: 10^9 operations per second (2 per
+ * weight and row) by number of rows. Then cycles per call of the element-wise entries. The best of
+ * several runs counts, because others may use the machine. */
 #include "common/base/check.h"
 #include "common/base/rng.h"
 #include "common/sys/clock.h"
@@ -42,8 +43,8 @@ static double measure_ghz(void) {
 
 typedef void bench_fn(void *ctx);
 
-/* Seconds of one call. Runs are short, a fifth of a millisecond where a call is shorter, so that some of the many fall between
- * what else the machine does; the best counts. */
+/* Seconds of one call. Runs are short, a fifth of a millisecond where a call is shorter, so that some
+ * of the many fall between what else the machine does; the best counts. */
 static double best_of(bench_fn *run, void *ctx) {
     double start = seconds(), best = 1e9, begin;
     run(ctx);
@@ -71,7 +72,8 @@ static void *memory_new(size_t n) {
 /* ---- matrix products ---- */
 
 static const enum dtype types[] = {
-    DTYPE_Q8_0, DTYPE_MXFP4, DTYPE_Q4_K, DTYPE_Q2_K, DTYPE_IQ2_XXS, DTYPE_Q4_0, DTYPE_Q3_K, DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_F16, DTYPE_F32,
+    DTYPE_Q8_0, DTYPE_MXFP4, DTYPE_Q4_K, DTYPE_Q2_K, DTYPE_IQ2_XXS, DTYPE_Q4_0,
+    DTYPE_Q3_K, DTYPE_Q5_K,  DTYPE_Q6_K, DTYPE_F16,  DTYPE_F32,
 };
 
 static void run_matmul(void *ctx) {
@@ -95,9 +97,11 @@ static struct act act_new(enum act_kind kind, float *x) {
     a.sum = memory_new(X_MAX * N_IN / 16 * 4);
     for (int i = 0; i < X_MAX && kind != ACT_F32; i++) {
         if (kind == ACT_Q8_0)
-            simd->quant_q8_0(x + i * N_IN, N_IN, a.q + i * N_IN, a.d + i * (N_IN / 32), a.sum + i * (N_IN / 32));
+            simd->quant_q8_0(x + i * N_IN, N_IN, a.q + i * N_IN, a.d + i * (N_IN / 32),
+                             a.sum + i * (N_IN / 32));
         else
-            simd->quant_q8_k(x + i * N_IN, N_IN, a.q + i * N_IN, a.d + i * (N_IN / 256), a.sum + i * (N_IN / 16));
+            simd->quant_q8_k(x + i * N_IN, N_IN, a.q + i * N_IN, a.d + i * (N_IN / 256),
+                             a.sum + i * (N_IN / 16));
     }
     return a;
 }
@@ -121,8 +125,17 @@ static void bench_matmul(uint8_t *weights, float *x, float *out, void *scratch) 
         if (types[i] == DTYPE_MXFP4) mxfp4_scales(weights);
         struct act act = act_new(kind, x);
         struct mm_tile t = {
-            .type = types[i], .kind = kind, .w = weights, .row_bytes = row_bytes, .n_in = N_IN, .n_w = (int)(L2_BYTES / row_bytes), .n_x = 1,
-            .x = &act, .out = out, .out_stride = 1 << 17, .scratch = scratch,
+            .type = types[i],
+            .kind = kind,
+            .w = weights,
+            .row_bytes = row_bytes,
+            .n_in = N_IN,
+            .n_w = (int)(L2_BYTES / row_bytes),
+            .n_x = 1,
+            .x = &act,
+            .out = out,
+            .out_stride = 1 << 17,
+            .scratch = scratch,
         };
         double l2 = (double)(t.n_w * row_bytes) / best_of(run_matmul, &t);
         t.n_w = (int)(COLD_BYTES / row_bytes);
@@ -169,22 +182,22 @@ struct rows {
         (void)r;                            \
         call;                               \
     }
-#define ROWS(X)                                                                                                          \
-    X(quant_q8_0, 4096, simd->quant_q8_0(r->a, 4096, r->q, r->d, r->sum))                                               \
-    X(quant_q8_k, 4096, simd->quant_q8_k(r->a, 4096, r->q, r->d, r->sum))                                               \
-    X(dot, 4096, sink = simd->dot(r->a, r->b, 4096))                                                                    \
-    X(axpy, 4096, simd->axpy(r->c, 1e-9f, r->b, 4096))                                                                  \
-    X(scale_mul, 4096, simd->scale_mul(r->c, r->a, 0.5f, r->b, 4096))                                                   \
-    X(exp_sub, 4096, (memcpy(r->c, r->a, 4096 * 4), simd->exp_sub(r->c, 1.0f, 4096)))                                   \
-    X(swiglu, 4096, simd->swiglu(r->c, r->a, r->b, 10.0f, 0.5f, 4096))                                                  \
-    X(hc_mix, 16384, simd->hc_mix(r->c, r->a, r->b, r->b + 4, 4096))                                                    \
-    X(hc_sum, 16384, simd->hc_sum(r->d, r->a, r->b, 4096))                                                              \
-    X(router_score, 256, simd->router_score(r->c, r->a, 256))                                                           \
-    X(softmax_pool, 4096, softmax_pool(r))                                                                              \
-    X(kv_pack, 512, simd->kv_pack(r->bytes, r->a, 448, 64))                                                             \
-    X(kv_unpack, 512, simd->kv_unpack(r->c, r->bytes, 448, 64))                                                         \
-    X(hadamard, 128, (memcpy(r->c, r->a, 512), simd->hadamard(r->c, 128)))                                              \
-    X(fp4_pack, 128, simd->fp4_pack(r->bytes, r->a, 128))                                                               \
+#define ROWS(X)                                                                                    \
+    X(quant_q8_0, 4096, simd->quant_q8_0(r->a, 4096, r->q, r->d, r->sum))                          \
+    X(quant_q8_k, 4096, simd->quant_q8_k(r->a, 4096, r->q, r->d, r->sum))                          \
+    X(dot, 4096, sink = simd->dot(r->a, r->b, 4096))                                               \
+    X(axpy, 4096, simd->axpy(r->c, 1e-9f, r->b, 4096))                                             \
+    X(scale_mul, 4096, simd->scale_mul(r->c, r->a, 0.5f, r->b, 4096))                              \
+    X(exp_sub, 4096, (memcpy(r->c, r->a, 4096 * 4), simd->exp_sub(r->c, 1.0f, 4096)))              \
+    X(swiglu, 4096, simd->swiglu(r->c, r->a, r->b, 10.0f, 0.5f, 4096))                             \
+    X(hc_mix, 16384, simd->hc_mix(r->c, r->a, r->b, r->b + 4, 4096))                               \
+    X(hc_sum, 16384, simd->hc_sum(r->d, r->a, r->b, 4096))                                         \
+    X(router_score, 256, simd->router_score(r->c, r->a, 256))                                      \
+    X(softmax_pool, 4096, softmax_pool(r))                                                         \
+    X(kv_pack, 512, simd->kv_pack(r->bytes, r->a, 448, 64))                                        \
+    X(kv_unpack, 512, simd->kv_unpack(r->c, r->bytes, 448, 64))                                    \
+    X(hadamard, 128, (memcpy(r->c, r->a, 512), simd->hadamard(r->c, 128)))                         \
+    X(fp4_pack, 128, simd->fp4_pack(r->bytes, r->a, 128))                                          \
     X(fp4_codes, 128, simd->fp4_codes(r->q, r->q + 128, r->a, 128))
 
 static void softmax_pool(struct rows *r) {
@@ -205,12 +218,19 @@ static const struct {
 };
 
 static void bench_rows(float *x) {
-    struct rows r = { x, x + 16384, memory_new(65536), memory_new(65536), memory_new(8192), memory_new(8192), memory_new(4096) };
+    struct rows r = { x,
+                      x + 16384,
+                      memory_new(65536),
+                      memory_new(65536),
+                      memory_new(8192),
+                      memory_new(8192),
+                      memory_new(4096) };
     simd->kv_pack(r.bytes, x, 448, 64);
     for (size_t i = 0; i < COUNT_OF(row_cases); i++) {
         if (!wanted(row_cases[i].name)) continue;
         double cycles = best_of(row_cases[i].run, &r) * ghz * 1e9;
-        printf("%-14s %9.0f cycles for %d values, %.2f per value\n", row_cases[i].name, cycles, row_cases[i].n, cycles / row_cases[i].n);
+        printf("%-14s %9.0f cycles for %d values, %.2f per value\n", row_cases[i].name, cycles,
+               row_cases[i].n, cycles / row_cases[i].n);
     }
     free(r.c), free(r.d), free(r.q), free(r.sum), free(r.bytes);
 }
@@ -240,8 +260,8 @@ static void run_index(void *ctx) {
 }
 
 static void bench_heads(float *x) {
-    struct heads h = { x, x + 32768, memory_new(64 * 64 * 4), memory_new(64 * 512 * 4), 64, 64, memory_new(8192), memory_new(256),
-                       memory_new(64 * 68) };
+    struct heads h = { x,  x + 32768,        memory_new(64 * 64 * 4), memory_new(64 * 512 * 4), 64,
+                       64, memory_new(8192), memory_new(256),         memory_new(64 * 68) };
     double macs = 64.0 * 64 * 512;
     memset(h.z, 0, 64 * 64 * 4);
     memset(h.o, 0, 64 * 512 * 4);
@@ -249,11 +269,14 @@ static void bench_heads(float *x) {
         simd->fp4_codes(h.codes + 128 * i, h.exp + 4 * i, x + 128 * i, 128);
         simd->fp4_pack(h.keys + 68 * i, x + 8192 + 128 * i, 128);
     }
-    if (wanted("attn_scores")) printf("%-14s %9.1f Gflop/s\n", "attn_scores", 2 * macs / best_of(run_scores, &h) * 1e-9);
-    if (wanted("attn_mix")) printf("%-14s %9.1f Gflop/s\n", "attn_mix", 2 * macs / best_of(run_mix, &h) * 1e-9);
+    if (wanted("attn_scores"))
+        printf("%-14s %9.1f Gflop/s\n", "attn_scores", 2 * macs / best_of(run_scores, &h) * 1e-9);
+    if (wanted("attn_mix"))
+        printf("%-14s %9.1f Gflop/s\n", "attn_mix", 2 * macs / best_of(run_mix, &h) * 1e-9);
     if (wanted("idx_scores")) {
         double s = best_of(run_index, &h);
-        printf("%-14s %9.1f Gop/s, %.0f cycles per key of 64 heads\n", "idx_scores", 2.0 * 64 * 64 * 128 / s * 1e-9, s * ghz * 1e9 / 64);
+        printf("%-14s %9.1f Gop/s, %.0f cycles per key of 64 heads\n", "idx_scores",
+               2.0 * 64 * 64 * 128 / s * 1e-9, s * ghz * 1e9 / 64);
     }
     free(h.z), free(h.o), free(h.codes), free(h.exp), free(h.keys);
 }
@@ -271,10 +294,13 @@ int main(int argc, char **argv) {
     uint8_t *weights = memory_new(COLD_BYTES);
     float *x = memory_new((size_t)X_MAX * N_IN * 4), *out = memory_new((size_t)X_MAX * (1 << 17) * 4);
     void *scratch = memory_new(SIMD_SCRATCH);
-    for (size_t i = 0; i < COLD_BYTES / 8; i++) ((uint64_t *)(void *)weights)[i] = rng_at(7, i) & 0x3fff3fff3fff3fff;   /* finite f16 anywhere */
+    /* finite f16 anywhere */
+    for (size_t i = 0; i < COLD_BYTES / 8; i++)
+        ((uint64_t *)(void *)weights)[i] = rng_at(7, i) & 0x3fff3fff3fff3fff;
     for (int i = 0; i < X_MAX * N_IN; i++) x[i] = rng_normal(&r);
     struct read_job read = { (const uint64_t *)(const void *)weights, COLD_BYTES / 8 };
-    printf("table %s, %.2f GHz, plain read %.2f GB/s\n", simd->name, ghz, COLD_BYTES / best_of(run_read, &read) * 1e-9);
+    printf("table %s, %.2f GHz, plain read %.2f GB/s\n", simd->name, ghz,
+           COLD_BYTES / best_of(run_read, &read) * 1e-9);
     bench_matmul(weights, x, out, scratch);
     bench_rows(x);
     bench_heads(x);

@@ -1,6 +1,7 @@
-/* Every table of inner loops against the portable one, bit by bit: all types, odd sizes, rows in any order, memory that ends or
- * starts at an unmapped page. What the portable table computes is itself pinned by a checksum, so machines of different kinds
- * agree too. Built with -DSIMD_STANDALONE it needs no cmocka (for emulators). */
+/* Every table of inner loops against the portable one, bit by bit: all types, odd sizes, rows in any
+ * order, memory that ends or starts at an unmapped page. What the portable table computes is itself
+ * pinned by a checksum, so machines of different kinds agree too. Built with -DSIMD_STANDALONE it needs
+ * no cmocka (for emulators). */
 #ifndef SIMD_STANDALONE
 #include "tests/harness/test.h"
 #else
@@ -36,7 +37,7 @@ enum { TABLES_MAX = 8 };
 
 static const struct cpu_simd *tables[TABLES_MAX];
 static int n_tables;
-static uint64_t checksum;                          /* of everything that the portable table computed, per test */
+static uint64_t checksum;                       /* of everything that the portable table computed, per test */
 
 static void setup(void) {
     n_tables = cpu_simd_list(tables, TABLES_MAX);
@@ -48,7 +49,9 @@ static void checksum_add(const void *data, size_t n) {
 }
 
 static void checksum_expect(const char *test, uint64_t want) {
-    if (checksum != want) fail_msg("%s: the portable table's checksum is 0x%016llx", test, (unsigned long long)checksum);
+    if (checksum != want)
+        fail_msg("%s: the portable table's checksum is 0x%016llx", test,
+                 (unsigned long long)checksum);
 }
 
 /* ---- memory between two unmapped pages ---- */
@@ -88,7 +91,11 @@ static void fill_floats(struct rng *r, float *to, int64_t n, float scale) {
     for (int64_t i = 0; i < n; i++) {
         if (i % 32 == 0) {
             uint64_t kind = rng_below(r, 12);
-            s = kind == 0 ? 0 : kind == 1 ? scale * 1e-6f : kind == 2 ? scale * 1e3f : kind == 3 ? scale * 1e-30f : scale;
+            s = kind == 0   ? 0
+                : kind == 1 ? scale * 1e-6f
+                : kind == 2 ? scale * 1e3f
+                : kind == 3 ? scale * 1e-30f
+                            : scale;
         }
         to[i] = rng_normal(r) * s;
         if (rng_below(r, 64) == 0) to[i] = -0.0f;
@@ -107,8 +114,8 @@ static void put_f16(uint8_t *p, uint16_t h) {
 }
 
 static const enum dtype types[] = {
-    DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_MXFP4, DTYPE_Q2_K, DTYPE_Q3_K, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
-    DTYPE_IQ2_XXS,
+    DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_MXFP4,
+    DTYPE_Q2_K, DTYPE_Q3_K, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_IQ2_XXS,
 };
 
 /* Every bit pattern of a block is legal; only the scales must be finite. */
@@ -130,7 +137,9 @@ static void fill_weights(struct rng *r, enum dtype type, uint8_t *w, int64_t n) 
         case DTYPE_Q4_K:
         case DTYPE_Q5_K: put_f16(p, random_f16(r)), put_f16(p + 2, random_f16(r)); break;
         case DTYPE_Q6_K: put_f16(p + 208, random_f16(r)); break;
-        case DTYPE_MXFP4: p[0] = (uint8_t)(rng_below(r, 10) ? 110 + rng_below(r, 30) : rng_below(r, 4)); break;
+        case DTYPE_MXFP4:
+            p[0] = (uint8_t)(rng_below(r, 10) ? 110 + rng_below(r, 30) : rng_below(r, 4));
+            break;
         default: put_f16(p, random_f16(r)); break;
         }
     }
@@ -142,16 +151,19 @@ static bool same_bits(float a, float b) {
     return f32_bits(a) == f32_bits(b) || (isnan(a) && isnan(b));
 }
 
-static void expect_floats(const char *table, const char *what, const float *want, const float *got, int64_t n) {
+static void expect_floats(const char *table, const char *what, const float *want, const float *got,
+                          int64_t n) {
     for (int64_t i = 0; i < n; i++)
         if (!same_bits(want[i], got[i]))
-            fail_msg("%s %s: value %lld is %a, portable %a", table, what, (long long)i, (double)got[i], (double)want[i]);
+            fail_msg("%s %s: value %lld is %a, portable %a", table, what, (long long)i,
+                     (double)got[i], (double)want[i]);
 }
 
 static void expect_bytes(const char *table, const char *what, const void *want, const void *got, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (((const uint8_t *)want)[i] != ((const uint8_t *)got)[i])
-            fail_msg("%s %s: byte %zu is %d, portable %d", table, what, i, ((const uint8_t *)got)[i], ((const uint8_t *)want)[i]);
+            fail_msg("%s %s: byte %zu is %d, portable %d", table, what, i,
+                     ((const uint8_t *)got)[i], ((const uint8_t *)want)[i]);
 }
 
 /* ---- matrix products ---- */
@@ -161,7 +173,8 @@ struct act_rows {
     float *f;
 };
 
-/* Activations with exact ends: a read past them is a read of somebody else's memory (the sanitizer build sees it). */
+/* Activations with exact ends: a read past them is a read of somebody else's memory (the sanitizer
+ * build sees it). */
 static struct act_rows act_new(struct rng *r, enum act_kind kind, int64_t n_rows, int64_t n_in) {
     struct act_rows a = { .act = { .kind = kind, .n_in = n_in } };
     int64_t n_d = n_in / (kind == ACT_Q8_K ? 256 : 32), n_sum = n_in / (kind == ACT_Q8_K ? 16 : 32);
@@ -194,7 +207,8 @@ static void *scratch_new(void) {
     return p;
 }
 
-static void product_case(struct rng *r, enum dtype type, enum act_kind kind, int n_w, int n_x, int64_t n_in, bool at_end) {
+static void product_case(struct rng *r, enum dtype type, enum act_kind kind, int n_w, int n_x,
+                         int64_t n_in, bool at_end) {
     int64_t row_bytes = (int64_t)dtype_row_bytes(type, (uint64_t)n_in), x_rows = n_x + 3;
     struct fence fence = fence_new((size_t)(row_bytes * n_w));
     uint8_t *w = fence_at(&fence, (size_t)(row_bytes * n_w), at_end);
@@ -207,8 +221,18 @@ static void product_case(struct rng *r, enum dtype type, enum act_kind kind, int
     float *want = xcalloc((size_t)n_out, sizeof *want), *got = xcalloc((size_t)n_out, sizeof *got);
     void *scratch = scratch_new();
     struct mm_tile t = {
-        .type = type, .kind = kind, .w = w, .row_bytes = row_bytes, .n_in = n_in, .n_w = n_w, .n_x = n_x, .x = &x.act,
-        .x_row = listed ? x_row : NULL, .out = want, .out_stride = stride, .scratch = scratch,
+        .type = type,
+        .kind = kind,
+        .w = w,
+        .row_bytes = row_bytes,
+        .n_in = n_in,
+        .n_w = n_w,
+        .n_x = n_x,
+        .x = &x.act,
+        .x_row = listed ? x_row : NULL,
+        .out = want,
+        .out_stride = stride,
+        .scratch = scratch,
     };
     cpu_simd_generic.matmul(&t);
     for (int64_t i = 0; i < n_out; i++)
@@ -216,9 +240,9 @@ static void product_case(struct rng *r, enum dtype type, enum act_kind kind, int
     for (int s = 0; s < n_tables; s++) {
         if (tables[s] == &cpu_simd_generic) continue;
         char what[128];
-        snprintf(what, sizeof what, "%s%s n_w %d n_x %d n_in %lld", dtype_name(type), kind == ACT_F32 ? " f32" : "", n_w, n_x,
-                 (long long)n_in);
-        memset(got, 0, (size_t)n_out * sizeof *got);               /* between the rows nothing may be written */
+        snprintf(what, sizeof what, "%s%s n_w %d n_x %d n_in %lld", dtype_name(type),
+                 kind == ACT_F32 ? " f32" : "", n_w, n_x, (long long)n_in);
+        memset(got, 0, (size_t)n_out * sizeof *got);  /* between the rows nothing may be written */
         t.out = got;
         tables[s]->matmul(&t);
         expect_floats(tables[s]->name, what, want, got, n_out);
@@ -293,8 +317,17 @@ static void a_product_does_not_depend_on_its_neighbours(void **state) {
             fill_weights(&r, types[i], w, N_W * N_IN);
             struct act_rows x = act_new(&r, act_kind_for(types[i]), N_X, N_IN);
             struct mm_tile t = {
-                .type = types[i], .kind = x.act.kind, .w = w, .row_bytes = row_bytes, .n_in = N_IN, .n_w = N_W, .n_x = N_X, .x = &x.act,
-                .out = all[0], .out_stride = N_W, .scratch = scratch,
+                .type = types[i],
+                .kind = x.act.kind,
+                .w = w,
+                .row_bytes = row_bytes,
+                .n_in = N_IN,
+                .n_w = N_W,
+                .n_x = N_X,
+                .x = &x.act,
+                .out = all[0],
+                .out_stride = N_W,
+                .scratch = scratch,
             };
             tables[s]->matmul(&t);
             for (int c = 0; c < 50; c++) {
@@ -450,9 +483,16 @@ static const struct {
     const char *name;
     vec_run *run;
 } vec_cases[] = {
-    { "dot", run_dot }, { "axpy", run_axpy }, { "scale_mul", run_scale_mul }, { "exp_sub", run_exp_sub },
-    { "swiglu", run_swiglu }, { "hc_mix", run_hc_mix }, { "hc_sum", run_hc_sum }, { "router_score", run_router_score },
-    { "softmax_pool", run_softmax_pool }, { "hadamard", run_hadamard },
+    { "dot", run_dot },
+    { "axpy", run_axpy },
+    { "scale_mul", run_scale_mul },
+    { "exp_sub", run_exp_sub },
+    { "swiglu", run_swiglu },
+    { "hc_mix", run_hc_mix },
+    { "hc_sum", run_hc_sum },
+    { "router_score", run_router_score },
+    { "softmax_pool", run_softmax_pool },
+    { "hadamard", run_hadamard },
 };
 
 static void rows_equal_the_portable_ones(void **state) {
@@ -500,7 +540,8 @@ static void kv_rows_round_to_the_nearest_code(void **state) {
         float amax = 0, scale = ldexpf(1.0f, (int)rng_below(&r, 60) - 30);
         for (int i = 0; i < NOPE; i++) {
             /* a quarter of them exactly between two codes */
-            x[i] = rng_below(&r, 4) ? rng_normal(&r) * scale : (float)((int)rng_below(&r, 65) - 32) * 0.5f * scale * 0.125f;
+            x[i] = rng_below(&r, 4) ? rng_normal(&r) * scale
+                                    : (float)((int)rng_below(&r, 65) - 32) * 0.5f * scale * 0.125f;
             amax = MAX(amax, fabsf(x[i]));
         }
         amax = MAX(amax, 1e-4f);
@@ -561,9 +602,11 @@ static void attention_equals_the_portable_one(void **state) {
     setup();
     rng_init(&r, 10, 0);
     for (int c = 0; c < 60; c++) {
-        int dim = dims[rng_below(&r, COUNT_OF(dims))], n_head = (int)(1 + rng_below(&r, 20)), n_rows = (int)(1 + rng_below(&r, 64));
+        int dim = dims[rng_below(&r, COUNT_OF(dims))], n_head = (int)(1 + rng_below(&r, 20)),
+            n_rows = (int)(1 + rng_below(&r, 64));
         size_t n_q = (size_t)n_head * (size_t)dim, n_z = (size_t)n_head * 70;
-        float *q = xcalloc(n_q, 4), *rows = xcalloc((size_t)n_rows * (size_t)dim, 4), *z = xcalloc(n_z, 4), *o = xcalloc(n_q, 4);
+        float *q = xcalloc(n_q, 4), *rows = xcalloc((size_t)n_rows * (size_t)dim, 4),
+              *z = xcalloc(n_z, 4), *o = xcalloc(n_q, 4);
         float *got_z = xcalloc(n_z, 4), *got_o = xcalloc(n_q, 4), *o0 = xcalloc(n_q, 4);
         fill_floats(&r, q, (int64_t)n_q, 1.0f);
         fill_floats(&r, rows, (int64_t)n_rows * dim, 1.0f);
@@ -599,7 +642,8 @@ static void fp4_rounds_to_the_nearest_code(void **state) {
         int8_t q[32], e;
         uint8_t key[17];
         for (int i = 0; i < 32; i++) {
-            x[i] = rng_below(&r, 3) ? rng_normal(&r) * scale : (float)((int)rng_below(&r, 49) - 24) * 0.25f * scale;
+            x[i] = rng_below(&r, 3) ? rng_normal(&r) * scale
+                                    : (float)((int)rng_below(&r, 49) - 24) * 0.25f * scale;
             amax = MAX(amax, fabsf(x[i]));
         }
         amax = MAX(amax, 6.0f * 0x1p-126f);
@@ -629,12 +673,14 @@ static void index_scores_equal_the_portable_ones(void **state) {
     setup();
     rng_init(&r, 12, 0);
     for (int c = 0; c < 40; c++) {
-        int dim = c % 2 ? 128 : dims[rng_below(&r, 4)], n_head = c % 2 ? HEADS : (int)(1 + rng_below(&r, HEADS));
+        int dim = c % 2 ? 128 : dims[rng_below(&r, 4)],
+            n_head = c % 2 ? HEADS : (int)(1 + rng_below(&r, HEADS));
         int n_keys = (int)(1 + rng_below(&r, KEYS)), key_bytes = dim / 2 + dim / 32 + (c % 3 == 0 ? 5 : 0);
         size_t n_key_bytes = (size_t)((n_keys - 1) * key_bytes + dim / 2 + dim / 32);
         struct fence fence = fence_new(n_key_bytes);
         uint8_t *keys = fence_at(&fence, n_key_bytes, c % 4 != 3), want_key[144], got_key[144];
-        int8_t *q = xcalloc((size_t)(n_head * dim), 1), *exp = xcalloc((size_t)(n_head * dim / 32), 1), got_q[256], got_exp[8];
+        int8_t *q = xcalloc((size_t)(n_head * dim), 1),
+               *exp = xcalloc((size_t)(n_head * dim / 32), 1), got_q[256], got_exp[8];
         float w[HEADS], x[256], want[KEYS], got[KEYS];
         fill_floats(&r, w, n_head, 0.1f);
         for (int k = 0; k < n_keys; k++) {
