@@ -20,6 +20,7 @@ static int cmd_help(int argc, char **argv);
 static const struct command commands[] = {
     { "Use a model", NULL, NULL },
     { "run", cmd_run, "talk to the model in the terminal" },
+    { "shard", cmd_shard, "divide a model over machines: plan, split, verify, inspect, join" },
     { "Diagnostics, with stable output", NULL, NULL },
     { "tokenize", cmd_tokenize, "text to token ids" },
     { "detokenize", cmd_detokenize, "token ids to text" },

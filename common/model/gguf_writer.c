@@ -1,5 +1,6 @@
-/* Writing GGUF v3: the header is collected in memory (it is small), the data streams through the file writer. The first
- * mistake or failure sticks and is reported by begin_data, data and finish, so the gguf_put_* need no checking. */
+/* Writing GGUF v3: the header is collected in memory (it is small), the data streams through the file
+ * writer. The first mistake or failure sticks and is reported by begin_data, data and finish, so the
+ * gguf_put_* need no checking. */
 #include "common/model/gguf.h"
 #include "common/base/buf.h"
 #include "common/base/check.h"
@@ -8,11 +9,14 @@
 enum { HEADER_MAX = 1 << 30 };
 
 struct gguf_writer {
-    struct file_writer *file;
+    struct file_writer *file;                         /* NULL: only a header is wanted, into `out` */
+    struct buf *out;
+    uint64_t data_start;
     uint32_t alignment;
     uint64_t n_kv, n_tensors;
     struct buf kvs, infos;
-    struct slot { uint64_t offset, size; } *slots;    /* offset: in the data area, then (after begin) absolute */
+    /* offset: in the data area, then (after begin) absolute */
+    struct slot { uint64_t offset, size; } *slots;
     uint64_t data_size;                               /* of all slots, padded */
     uint64_t slot_i, slot_used;                       /* where the next byte of data goes */
     bool began;
@@ -35,9 +39,10 @@ static void fail(struct gguf_writer *w, int code, const char *what, const char *
 int gguf_writer_new(struct gguf_writer **out, const char *path, uint32_t alignment, struct err *e) {
     *out = NULL;
     if (alignment == 0 || alignment > GGUF_ALIGNMENT_MAX || (alignment & (alignment - 1)))
-        return err_set(e, ERR_INVALID, "%s: alignment %u is not a power of two", path, alignment);
-    struct file_writer *file;
-    int rc = file_writer_new(&file, path, e);
+        return err_set(e, ERR_INVALID, "alignment %u is not a power of two up to %d", alignment,
+                       GGUF_ALIGNMENT_MAX);
+    struct file_writer *file = NULL;
+    int rc = path ? file_writer_new(&file, path, e) : 0;
     if (rc < 0) return rc;
     struct gguf_writer *w = xcalloc(1, sizeof *w);
     w->file = file;
@@ -63,11 +68,21 @@ static void put_scalar(struct gguf_writer *w, const char *key, enum gguf_type ty
     buf_add(&w->kvs, value, gguf_type_size(type));
 }
 
-void gguf_put_u32(struct gguf_writer *w, const char *key, uint32_t value) { put_scalar(w, key, GGUF_U32, &value); }
-void gguf_put_u64(struct gguf_writer *w, const char *key, uint64_t value) { put_scalar(w, key, GGUF_U64, &value); }
-void gguf_put_u16(struct gguf_writer *w, const char *key, uint16_t value) { put_scalar(w, key, GGUF_U16, &value); }
-void gguf_put_i32(struct gguf_writer *w, const char *key, int32_t value) { put_scalar(w, key, GGUF_I32, &value); }
-void gguf_put_f32(struct gguf_writer *w, const char *key, float value) { put_scalar(w, key, GGUF_F32, &value); }
+void gguf_put_u32(struct gguf_writer *w, const char *key, uint32_t value) {
+    put_scalar(w, key, GGUF_U32, &value);
+}
+void gguf_put_u64(struct gguf_writer *w, const char *key, uint64_t value) {
+    put_scalar(w, key, GGUF_U64, &value);
+}
+void gguf_put_u16(struct gguf_writer *w, const char *key, uint16_t value) {
+    put_scalar(w, key, GGUF_U16, &value);
+}
+void gguf_put_i32(struct gguf_writer *w, const char *key, int32_t value) {
+    put_scalar(w, key, GGUF_I32, &value);
+}
+void gguf_put_f32(struct gguf_writer *w, const char *key, float value) {
+    put_scalar(w, key, GGUF_F32, &value);
+}
 
 void gguf_put_bool(struct gguf_writer *w, const char *key, bool value) {
     uint8_t byte = value;
@@ -85,7 +100,8 @@ static void put_array_head(struct gguf_writer *w, const char *key, enum gguf_typ
     put64(&w->kvs, n);
 }
 
-void gguf_put_array(struct gguf_writer *w, const char *key, enum gguf_type type, const void *values, uint64_t n) {
+void gguf_put_array(struct gguf_writer *w, const char *key, enum gguf_type type, const void *values,
+                    uint64_t n) {
     CHECK(gguf_type_size(type) != 0);
     put_array_head(w, key, type, n);
     buf_add(&w->kvs, values, (size_t)n * gguf_type_size(type));
@@ -120,7 +136,8 @@ static uint64_t tensor_size(struct gguf_writer *w, const char *name, enum dtype 
     return 0;
 }
 
-void gguf_put_tensor(struct gguf_writer *w, const char *name, enum dtype type, uint32_t n_dims, const uint64_t *ne) {
+void gguf_put_tensor(struct gguf_writer *w, const char *name, enum dtype type, uint32_t n_dims,
+                     const uint64_t *ne) {
     CHECK(!w->began);
     uint64_t size = tensor_size(w, name, type, n_dims, ne);
     if (size == 0) return;
@@ -141,13 +158,17 @@ static int sticky(const struct gguf_writer *w, struct err *e) {
 }
 
 static int emit(struct gguf_writer *w, const void *data, size_t size) {
-    if (w->rc == 0) w->rc = file_writer_write(w->file, data, size, &w->err);
+    if (w->rc == 0 && w->file) w->rc = file_writer_write(w->file, data, size, &w->err);
+    else if (w->rc == 0 && buf_add(w->out, data, size) < 0)
+        fail(w, w->out->rc, "header is too large", "GGUF");
     return w->rc;
 }
 
 static int emit_padding(struct gguf_writer *w, uint64_t size) {
+    static const uint8_t zeros[4096];
     uint64_t padding = ALIGN_UP(size, (uint64_t)w->alignment) - size;
-    if (w->rc == 0) w->rc = file_writer_zeros(w->file, padding, &w->err);
+    for (; padding > 0 && w->rc == 0; padding -= MIN(padding, sizeof zeros))
+        emit(w, zeros, (size_t)MIN(padding, sizeof zeros));
     return w->rc;
 }
 
@@ -167,9 +188,21 @@ int gguf_writer_begin_data(struct gguf_writer *w, struct err *e) {
     emit(w, w->infos.data, w->infos.size);
     emit_padding(w, end);
     buf_deinit(&head);
-    for (uint64_t i = 0; i < w->n_tensors; i++) w->slots[i].offset += ALIGN_UP(end, (uint64_t)w->alignment);
+    w->data_start = ALIGN_UP(end, (uint64_t)w->alignment);
+    for (uint64_t i = 0; i < w->n_tensors; i++) w->slots[i].offset += w->data_start;
     w->began = true;
     return sticky(w, e);
+}
+
+int gguf_writer_header(struct gguf_writer *w, struct buf *out, struct err *e) {
+    CHECK(!w->file);
+    w->out = out;
+    return gguf_writer_begin_data(w, e);
+}
+
+uint64_t gguf_writer_end(const struct gguf_writer *w) {
+    CHECK(w->began);
+    return w->data_start + w->data_size;
 }
 
 uint64_t gguf_writer_tensor_offset(const struct gguf_writer *w, uint64_t i) {
@@ -178,7 +211,7 @@ uint64_t gguf_writer_tensor_offset(const struct gguf_writer *w, uint64_t i) {
 }
 
 int gguf_writer_data(struct gguf_writer *w, const void *data, size_t size, struct err *e) {
-    CHECK(w->began);
+    CHECK(w->began && w->file);
     const uint8_t *from = data;
     while (size > 0 && w->rc == 0) {
         if (w->slot_i == w->n_tensors) {
@@ -221,6 +254,6 @@ int gguf_writer_finish(struct gguf_writer *w, struct err *e) {
 
 void gguf_writer_abort(struct gguf_writer *w) {
     if (!w) return;
-    file_writer_abort(w->file);
+    file_writer_abort(w->file);                       /* NULL is fine */
     writer_free(w);
 }

@@ -1,16 +1,19 @@
-/* The search. Machines that are alike in every figure and every link form a kind; what is tried is how many of each kind are used
- * and in which order. A state is (layers done, stages so far, how many of each kind are taken, kind of the last stage's lead), its
- * value the least time of one round so far; a step adds one stage of any length:
+/* The search. Machines that are alike in every figure and every link form a kind; what is tried is how
+ * many of each kind are used and in which order. A state is (layers done, stages so far, how many of
+ * each kind are taken, kind of the last stage's lead), its value the least time of one round so far; a
+ * step adds one stage of any length:
  *
  *     layers   0 ........ l ............ l' ..... L
- *     stages   [ a ][ b ] [ next: kind k ]           best[l'][s+1][taken + k][k] = min(best[l][s][taken][b] + link + time of k on l..l')
+ *     stages   [ a ][ b ] [ next: kind k ]
+ *     best[l'][s+1][taken + k][k] = min(best[l][s][taken][b] + link + time of k on l..l')
  *
- * With `ordered` nothing is alike, and the next kind must come later. A stage may also be a lead with 1-3 helpers of one kind, each
- * with as many experts as makes the stage fastest.
+ * With `ordered` nothing is alike, and the next kind must come later. A stage may also be a lead with
+ * 1-3 helpers of one kind, each with as many experts as makes the stage fastest.
  *
- * Latency: the least sum. Throughput: for each number of stages, tokens/s = rows / max(slowest part, round / groups). The
- * sums that a limit on the slowest part allows fall as the limit rises, so the best limit lies where the two sides
- * cross: found by halving over the times of all possible stages and links. Both are exact. */
+ * Latency: the least sum. Throughput: for each number of stages, tokens/s = rows / max(slowest part,
+ * round / groups). The sums that a limit on the slowest part allows fall as the limit rises, so the
+ * best limit lies where the two sides cross: found by halving over the times of all possible stages and
+ * links. Both are exact. */
 #include "common/model/plan_parts.h"
 
 #include "common/base/check.h"
@@ -19,7 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { KIND_NONE = 255, WORK_MAX = 40 * 1000 * 1000 };       /* steps of one run with helpers: a second or so */
+enum { KIND_NONE = 255, WORK_MAX = 40 * 1000 * 1000 };  /* steps of one run with helpers: a second or so */
 
 struct kind {
     uint32_t n, member[PLAN_MACHINES_MAX];
@@ -40,14 +43,14 @@ struct search {
     const struct plan_model *m;
     const struct plan_cluster *c;
     struct plan_options o;
-    uint64_t extra;                                          /* added to every machine's memory, to learn what is missing */
+    uint64_t extra;                            /* added to every machine's memory, to learn what is missing */
     struct kind kind[PLAN_MACHINES_MAX];
     uint32_t n_kind, n_set, n_layer;
     uint32_t radix[PLAN_MACHINES_MAX];                       /* of a kind in the number of a set */
     struct group *group;
     uint32_t n_group;
     double rows;
-    double *time;                                            /* [n_group][n_layer][n_layer + 1]: of a stage; INFINITY: no room */
+    double *time;                         /* [n_group][n_layer][n_layer + 1]: of a stage; INFINITY: no room */
     struct cell *cell;                                       /* [n_layer + 1][n_stage + 1][n_set][n_kind] */
     uint32_t n_stage_max;
 };
@@ -61,11 +64,15 @@ static bool same_link(struct plan_link a, struct plan_link b) {
 /* Could a and b change places without anybody noticing? */
 static bool alike(const struct plan_cluster *c, uint32_t a, uint32_t b) {
     const struct plan_machine *x = &c->machine[a], *y = &c->machine[b];
-    if (x->memory != y->memory || x->bytes_per_s != y->bytes_per_s || x->int8_per_s != y->int8_per_s || x->f32_per_s != y->f32_per_s ||
-        x->layer_s != y->layer_s || !same_link(c->coordinator[a], c->coordinator[b]) || !same_link(c->link[a][b], c->link[b][a]))
+    if (x->memory != y->memory || x->bytes_per_s != y->bytes_per_s ||
+        x->int8_per_s != y->int8_per_s || x->f32_per_s != y->f32_per_s ||
+        x->layer_s != y->layer_s || !same_link(c->coordinator[a], c->coordinator[b]) ||
+        !same_link(c->link[a][b], c->link[b][a]))
         return false;
     for (uint32_t i = 0; i < c->n; i++)
-        if (i != a && i != b && (!same_link(c->link[a][i], c->link[b][i]) || !same_link(c->link[i][a], c->link[i][b]))) return false;
+        if (i != a && i != b &&
+            (!same_link(c->link[a][i], c->link[b][i]) || !same_link(c->link[i][a], c->link[i][b])))
+            return false;
     return true;
 }
 
@@ -95,11 +102,14 @@ static uint32_t taken(const struct search *s, uint32_t set, uint32_t kind) {
 }
 
 /* The set after adding a group to it; false: not enough machines, or out of order. */
-static bool set_add(const struct search *s, uint32_t set, uint32_t last, const struct group *g, uint32_t *out) {
+static bool set_add(const struct search *s, uint32_t set, uint32_t last, const struct group *g,
+                    uint32_t *out) {
     if (s->o.ordered) return *out = 0, last == KIND_NONE || g->lead > last;
     uint32_t lead = 1 + (g->helper == g->lead ? g->n_helper : 0);
     if (taken(s, set, g->lead) + lead > s->kind[g->lead].n) return false;
-    if (g->n_helper && g->helper != g->lead && taken(s, set, g->helper) + g->n_helper > s->kind[g->helper].n) return false;
+    if (g->n_helper && g->helper != g->lead &&
+        taken(s, set, g->helper) + g->n_helper > s->kind[g->helper].n)
+        return false;
     *out = set + s->radix[g->lead] + g->n_helper * (g->n_helper ? s->radix[g->helper] : 0);
     return true;
 }
@@ -108,7 +118,8 @@ static void find_groups(struct search *s, bool helpers) {
     uint32_t room = s->n_kind * (1 + (helpers ? s->n_kind * PLAN_HELPERS_MAX : 0));
     s->group = xcalloc(room, sizeof *s->group);
     s->n_group = 0;
-    for (uint32_t k = 0; k < s->n_kind; k++) s->group[s->n_group++] = (struct group){ (uint8_t)k, KIND_NONE, 0 };
+    for (uint32_t k = 0; k < s->n_kind; k++)
+        s->group[s->n_group++] = (struct group){ (uint8_t)k, KIND_NONE, 0 };
     for (uint32_t k = 0; k < s->n_kind && helpers; k++)
         for (uint32_t h = 0; h < s->n_kind; h++)
             for (uint32_t n = 1; n <= PLAN_HELPERS_MAX && n + (h == k) <= s->kind[h].n; n++)
@@ -127,31 +138,37 @@ static double head_seconds(const struct search *s, const struct plan_machine *p,
     return x->head ? plan_seconds(p, plan_work_head(s->m, s->rows)) : 0;
 }
 
-static double helped_time(const struct search *s, const struct group *g, const struct span *x, uint32_t n_each) {
+static double helped_time(const struct search *s, const struct group *g, const struct span *x,
+                          uint32_t n_each) {
     uint32_t lead = s->kind[g->lead].member[0], helper = s->kind[g->helper].member[g->helper == g->lead];
     double t = head_seconds(s, &s->c->machine[lead], x);
     for (uint32_t l = x->begin; l < x->end; l++)
-        t += plan_helped_seconds(s->m, &s->c->machine[lead], &s->c->machine[helper], &s->c->link[lead][helper], g->n_helper, n_each, l,
-                                 PLAN_DECODE, s->rows, s->o.depth);
+        t += plan_helped_seconds(s->m, &s->c->machine[lead], &s->c->machine[helper],
+                                 &s->c->link[lead][helper], g->n_helper, n_each, l, PLAN_DECODE,
+                                 s->rows, s->o.depth);
     return t;
 }
 
 /* How many experts each helper may hold; false: no number makes it fit. */
-static bool helped_range(const struct search *s, const struct group *g, const struct span *x, uint32_t *lo, uint32_t *hi) {
+static bool helped_range(const struct search *s, const struct group *g, const struct span *x,
+                         uint32_t *lo, uint32_t *hi) {
     const struct plan_machine *lead = &s->c->machine[s->kind[g->lead].member[0]];
     const struct plan_machine *helper = &s->c->machine[s->kind[g->helper].member[0]];
-    uint64_t e = s->m->hp.n_expert, n = g->n_helper, need = x->rest + x->state + x->work, room = helper->memory + s->extra;
+    uint64_t e = s->m->hp.n_expert, n = g->n_helper, need = x->rest + x->state + x->work,
+             room = helper->memory + s->extra;
     uint64_t most = room > x->work ? (room - x->work) / x->experts : 0, fewest = 1;
     if (need > lead->memory + s->extra) return false;
-    uint64_t kept = (lead->memory + s->extra - need) / x->experts;           /* experts that the lead has room for */
+    uint64_t kept = (lead->memory + s->extra - need) / x->experts;  /* experts that the lead has room for */
     if (kept < e) fewest = MAX(1, (e - kept + n - 1) / n);
     *lo = (uint32_t)MIN(fewest, e);
     *hi = (uint32_t)MIN(most, e / n);
     return fewest <= *hi;
 }
 
-/* The best number of experts per helper: the time is a sum of maxima of straight lines, so it has one valley. */
-static double helped_best(const struct search *s, const struct group *g, const struct span *x, uint32_t *n_each) {
+/* The best number of experts per helper: the time is a sum of maxima of straight lines, so it has one
+ * valley. */
+static double helped_best(const struct search *s, const struct group *g, const struct span *x,
+                          uint32_t *n_each) {
     uint32_t lo, hi;
     if (!helped_range(s, g, x, &lo, &hi)) return INFINITY;
     while (lo < hi) {
@@ -164,7 +181,13 @@ static double helped_best(const struct search *s, const struct group *g, const s
 }
 
 static struct span span_of(const struct search *s, uint32_t begin, uint32_t end) {
-    struct span x = { begin, end, 0, 0, plan_state_bytes(s->m, &s->o, begin, end), plan_work_bytes(s->m, &s->o), end == s->n_layer };
+    struct span x = { begin,
+                      end,
+                      0,
+                      0,
+                      plan_state_bytes(s->m, &s->o, begin, end),
+                      plan_work_bytes(s->m, &s->o),
+                      end == s->n_layer };
     for (uint32_t l = begin; l < end; l++) {
         x.rest += s->m->layer[l].table_bytes + s->m->layer[l].dense_bytes;
         x.experts += s->m->layer[l].expert_bytes;
@@ -188,10 +211,12 @@ static void fill_times(struct search *s, double rows) {
                 const struct plan_machine *p = &s->c->machine[s->kind[g->lead].member[0]];
                 uint32_t n_each;
                 double *t = time_at(s, i, begin, end);
-                *t = g->n_helper ? helped_best(s, g, &x, &n_each) : need <= p->memory + s->extra ? 0 : INFINITY;
+                *t = g->n_helper                    ? helped_best(s, g, &x, &n_each)
+                     : need <= p->memory + s->extra ? 0
+                                                    : INFINITY;
             }
         }
-    for (uint32_t k = 0; k < s->n_kind; k++)                 /* stages without helpers: sums that grow layer by layer */
+    for (uint32_t k = 0; k < s->n_kind; k++)      /* stages without helpers: sums that grow layer by layer */
         for (uint32_t begin = 0; begin < s->n_layer; begin++) {
             const struct plan_machine *p = &s->c->machine[s->kind[k].member[0]];
             double t = 0;
@@ -205,8 +230,11 @@ static void fill_times(struct search *s, double rows) {
 
 /* ---- one run: the least sum for every number of stages, no part slower than `cap` ---- */
 
-static struct cell *cell_at(const struct search *s, uint32_t layer, uint32_t n_stage, uint32_t set, uint32_t last) {
-    return &s->cell[((((uint64_t)layer * (s->n_stage_max + 1)) + n_stage) * s->n_set + set) * s->n_kind + last];
+static struct cell *cell_at(const struct search *s, uint32_t layer, uint32_t n_stage, uint32_t set,
+                            uint32_t last) {
+    return &s->cell[((((uint64_t)layer * (s->n_stage_max + 1)) + n_stage) * s->n_set + set) *
+                        s->n_kind +
+                    last];
 }
 
 static const struct plan_link *link_between(const struct search *s, uint32_t from, uint32_t to) {
@@ -227,7 +255,8 @@ static double leave(const struct search *s, uint32_t kind, double cap) {
     return send <= cap ? link->latency_s + send : INFINITY;
 }
 
-static void step(struct search *s, uint32_t begin, uint32_t n_stage, uint32_t set, uint32_t last, double so_far, double cap) {
+static void step(struct search *s, uint32_t begin, uint32_t n_stage, uint32_t set, uint32_t last,
+                 double so_far, double cap) {
     for (uint32_t i = 0; i < s->n_group; i++) {
         const struct group *g = &s->group[i];
         uint32_t next;
@@ -270,7 +299,8 @@ static double best_end(const struct search *s, uint32_t n_stage, uint32_t *set, 
 
 /* ---- from cells to a plan ---- */
 
-static void give_machines(const struct search *s, struct plan_stage *stage, const struct group *g, uint32_t *used) {
+static void give_machines(const struct search *s, struct plan_stage *stage, const struct group *g,
+                          uint32_t *used) {
     const struct kind *lead = &s->kind[g->lead];
     stage->machine = lead->member[used[g->lead]++];
     stage->expert_end = s->m->hp.n_expert;
@@ -281,7 +311,8 @@ static void give_machines(const struct search *s, struct plan_stage *stage, cons
     stage->n_helper = g->n_helper;
     stage->expert_end -= n_each * g->n_helper;
     for (uint32_t i = 0, at = stage->expert_end; i < g->n_helper; i++, at += n_each)
-        stage->helper[i] = (struct plan_helper){ s->kind[g->helper].member[used[g->helper]++], at, at + n_each, 0 };
+        stage->helper[i] = (struct plan_helper){ s->kind[g->helper].member[used[g->helper]++], at,
+                                                 at + n_each, 0 };
 }
 
 /* Walks back over the cells of the last run. */
@@ -320,7 +351,8 @@ static void consider(const struct search *s, struct found *best, uint32_t n_stag
 }
 
 static void note(struct plan_alternative *list, uint32_t n_stage, double objective) {
-    list[n_stage - 1] = (struct plan_alternative){ n_stage, objective < INFINITY, objective < INFINITY ? 1 / objective : 0 };
+    list[n_stage - 1] = (struct plan_alternative){ n_stage, objective < INFINITY,
+                                                   objective < INFINITY ? 1 / objective : 0 };
 }
 
 static void search_latency(struct search *s, struct found *best, struct plan_alternative *list) {
@@ -341,7 +373,9 @@ static int compare_doubles(const void *a, const void *b) {
 
 /* Times of all parts that a plan may have, ascending, without repetition; the caller frees. */
 static double *all_times(const struct search *s, uint64_t *n_out) {
-    uint64_t room = (uint64_t)s->n_group * s->n_layer * (s->n_layer + 1) + (uint64_t)s->n_kind * (s->n_kind + 1), n = 0, kept = 0;
+    uint64_t room = (uint64_t)s->n_group * s->n_layer * (s->n_layer + 1) +
+                    (uint64_t)s->n_kind * (s->n_kind + 1),
+             n = 0, kept = 0;
     double *t = xcalloc(room, sizeof *t);
     for (uint32_t i = 0; i < s->n_group; i++)
         for (uint32_t begin = 0; begin < s->n_layer; begin++)
@@ -375,7 +409,7 @@ static void search_throughput(struct search *s, struct found *best, struct plan_
         bool crossed;
         fill_times(s, s->o.n_streams / groups);
         double *t = all_times(s, &n);
-        for (hi = n - 1; lo < hi;) {                         /* the first cap under which the round is no longer the slower side */
+        for (hi = n - 1; lo < hi;) {    /* the first cap under which the round is no longer the slower side */
             uint64_t mid = lo + (hi - lo) / 2;
             capped(s, k, t[mid], groups, &crossed);
             if (crossed) hi = mid;
@@ -403,21 +437,28 @@ static bool fits(struct search *s) {
 }
 
 static int nothing_fits(struct search *s, struct err *e) {
-    uint64_t need = s->m->embed_bytes + s->m->head_bytes + plan_state_bytes(s->m, &s->o, 0, s->n_layer), have = 0;
+    uint64_t need = s->m->embed_bytes + s->m->head_bytes +
+                    plan_state_bytes(s->m, &s->o, 0, s->n_layer),
+             have = 0;
     uint64_t work = plan_work_bytes(s->m, &s->o), lo = 0;
     for (uint32_t l = 0; l < s->n_layer; l++) need += plan_layer_bytes(s->m, l);
-    for (uint32_t i = 0; i < s->c->n; i++) have += s->c->machine[i].memory > work ? s->c->machine[i].memory - work : 0;
+    for (uint32_t i = 0; i < s->c->n; i++)
+        have += s->c->machine[i].memory > work ? s->c->machine[i].memory - work : 0;
     uint64_t hi = need + work;                               /* then any one machine can hold everything */
-    while (lo < hi) {                                        /* the least that, given to every machine, makes it fit */
+    while (lo < hi) {                             /* the least that, given to every machine, makes it fit */
         s->extra = lo + (hi - lo) / 2;
         if (fits(s)) hi = s->extra;
         else lo = s->extra + 1;
     }
     s->extra = 0;
-    return err_set(e, ERR_NOMEM, "nothing fits: weights and state take %llu bytes, the machines have %llu besides buffers of %llu each; "
-                   "%llu bytes are missing%s; with %llu more on every machine it would fit", (unsigned long long)need, (unsigned long long)have,
-                   (unsigned long long)work, (unsigned long long)(need > have ? need - have : lo),
-                   need > have ? "" : " on one of them, because layers are whole", (unsigned long long)lo);
+    return err_set(e, ERR_NOMEM,
+                   "nothing fits: weights and state take %llu bytes, the machines have %llu "
+                   "besides buffers of %llu each; "
+                   "%llu bytes are missing%s; with %llu more on every machine it would fit",
+                   (unsigned long long)need, (unsigned long long)have, (unsigned long long)work,
+                   (unsigned long long)(need > have ? need - have : lo),
+                   need > have ? "" : " on one of them, because layers are whole",
+                   (unsigned long long)lo);
 }
 
 /* ---- the search ---- */
@@ -426,7 +467,8 @@ static void search_open(struct search *s, bool helpers) {
     find_groups(s, helpers);
     s->n_stage_max = MIN(s->c->n, s->n_layer);
     s->time = xcalloc((uint64_t)s->n_group * s->n_layer * (s->n_layer + 1), sizeof *s->time);
-    s->cell = xcalloc((uint64_t)(s->n_layer + 1) * (s->n_stage_max + 1) * s->n_set * s->n_kind, sizeof *s->cell);
+    s->cell = xcalloc((uint64_t)(s->n_layer + 1) * (s->n_stage_max + 1) * s->n_set * s->n_kind,
+                      sizeof *s->cell);
 }
 
 static void search_close(struct search *s) {
@@ -442,11 +484,14 @@ static void search_all(struct search *s, struct found *best, struct plan_alterna
     else search_throughput(s, best, list);
 }
 
-/* A round trip in every layer rarely pays, and the number of groups grows fast: only where trying them is a matter of a second. */
+/* A round trip in every layer rarely pays, and the number of groups grows fast: only where trying them
+ * is a matter of a second. */
 static bool helpers_affordable(const struct search *s) {
     double groups = (double)s->n_kind * (1 + s->n_kind * PLAN_HELPERS_MAX), l = s->n_layer;
     double runs = s->o.objective == PLAN_LATENCY ? 1 : 16.0 * s->c->n;
-    return s->c->n > 1 && !s->o.ordered && groups * l * l / 2 * s->n_set * s->n_kind * runs < WORK_MAX * 10.0 && groups * l * l * l * 16 < WORK_MAX * 10.0;
+    return s->c->n > 1 && !s->o.ordered &&
+           groups * l * l / 2 * s->n_set * s->n_kind * runs < WORK_MAX * 10.0 &&
+           groups * l * l * l * 16 < WORK_MAX * 10.0;
 }
 
 /* Helpers replace a plan without them only if they win, or nothing else fits. */
@@ -462,8 +507,8 @@ static bool try_helpers(struct search *s, struct found *best) {
     return better;
 }
 
-int plan_search(const struct plan_model *m, const struct plan_cluster *c, const struct plan_options *o, struct plan *out,
-                struct err *e) {
+int plan_search(const struct plan_model *m, const struct plan_cluster *c,
+                const struct plan_options *o, struct plan *out, struct err *e) {
     int rc = plan_check_input(m, c, o, e);
     if (rc < 0) return rc;
     struct search *s = xcalloc(1, sizeof *s);
@@ -474,7 +519,8 @@ int plan_search(const struct plan_model *m, const struct plan_cluster *c, const 
     search_open(s, false);
     search_all(s, best, list);
     double plain = best->fits ? 1 / best->objective : 0;
-    bool tried = o->helpers == PLAN_HELPERS_AUTO && helpers_affordable(s), helped = tried && try_helpers(s, best);
+    bool tried = o->helpers == PLAN_HELPERS_AUTO && helpers_affordable(s),
+         helped = tried && try_helpers(s, best);
     if (best->fits) {
         *out = best->plan;
         rc = plan_evaluate(m, c, o, out, e);

@@ -1,22 +1,25 @@
-/* plan - which machine takes which layers: a cost model of machines and links, and an exact search over contiguous splits.
+/* plan - which machine takes which layers: a cost model of machines and links, and an exact search over
+ * contiguous splits.
  *
- * Everything here is a pure function of its arguments: no files, no clock, equal input gives an equal plan. The numbers of the
- * cost model are those of the tensors themselves (plan_model_*), of the machines as measured, and of the links between them.
- * What is predicted is what the formulas say, so a test can hold it against a measurement. Limits: PLAN_MACHINES_MAX machines, of
- * which each set is tried when there are at most PLAN_SETS_MAX different ones; beyond that the order given is kept.
+ * Everything here is a pure function of its arguments: no files, no clock, equal input gives an equal
+ * plan. The numbers of the cost model are those of the tensors themselves (plan_model_*), of the
+ * machines as measured, and of the links between them. What is predicted is what the formulas say, so a
+ * test can hold it against a measurement. Limits: PLAN_MACHINES_MAX machines, of which each set is
+ * tried when there are at most PLAN_SETS_MAX different ones; beyond that the order given is kept.
  *
  * One layer on one machine, `rows` tokens at once, n tokens already in each cache:
  *
  *   bytes   = dense weights + expert bytes * distinct(rows) + state read for n tokens (once per stream)
  *   distinct(rows) = E (1 - (1 - used/E)^rows)                      experts that somebody picks
- *   seconds = max(bytes / bandwidth, quantised FLOP / int8 rate + other FLOP / f32 rate) + fixed cost of a layer
+ *   seconds = max(bytes / bandwidth, quantised FLOP / int8 rate + other FLOP / f32 rate) + launch
  *
- * One token of one stream is the sum over stages and links. With many streams, G = min(stages, streams) groups of
- * rows = streams / G circulate: tokens/s = rows / max(slowest stage or link, round trip / G).
+ * One token of one stream is the sum over stages and links. With many streams, G = min(stages, streams)
+ * groups of rows = streams / G circulate: tokens/s = rows / max(slowest stage or link, round trip / G).
  *
- * An expert helper holds some experts of all layers of a stage; the lead sends it the rows of each layer and adds what comes back:
+ * An expert helper holds some experts of all layers of a stage; the lead sends it the rows of each
+ * layer and adds what comes back:
  *
- *   seconds = dense part of the lead + max(experts of the lead, round trip + experts of the slowest helper) */
+ *   seconds = dense part of the lead + max(experts of the lead, round trip + slowest helper) */
 #ifndef MODEL_PLAN_H
 #define MODEL_PLAN_H
 
@@ -25,7 +28,7 @@
 enum {
     PLAN_MACHINES_MAX = 64, PLAN_NAME_MAX = 64, PLAN_SETS_MAX = 256,
     PLAN_HELPERS_MAX = 3,                              /* of one stage, all of one kind */
-    PLAN_RESULT_BYTES = 4096                           /* what the last stage sends per token: candidates and scores */
+    PLAN_RESULT_BYTES = 4096                  /* what the last stage sends per token: candidates and scores */
 };
 
 /* ---- the model, as the planner sees it ---- */
@@ -33,7 +36,8 @@ enum {
 struct plan_layer {
     uint64_t table_bytes;                              /* resident, hardly read: hash routing */
     uint64_t dense_bytes, expert_bytes;                /* read by every batch; of ONE routed expert */
-    double dense_int8, dense_f32, expert_int8, expert_f32;     /* FLOP per token: of quantised matrices, of others */
+    double dense_int8, dense_f32, expert_int8,
+        expert_f32; /* FLOP per token: of quantised matrices, of others */
 };
 
 struct plan_model {
@@ -56,7 +60,8 @@ struct plan_machine {
     char name[PLAN_NAME_MAX], backend[16];
     uint64_t memory;                                   /* bytes that weights, state and buffers may take */
     double bytes_per_s;                                /* reading memory */
-    double int8_per_s, f32_per_s;                      /* operations on quantised matrices (tensor cores where they do it), others */
+    double int8_per_s,
+        f32_per_s; /* operations on quantised matrices (tensor cores where they do it), others */
     double layer_s;                                    /* fixed cost of a layer: launches, synchronisation */
 };
 
@@ -82,9 +87,9 @@ struct plan_options {
     enum plan_helpers helpers;
     uint64_t n_ctx;                                    /* tokens of one stream that must find room */
     uint32_t n_streams;
-    uint64_t depth;                                    /* tokens in the cache at which speed is predicted; at most n_ctx */
+    uint64_t depth;                       /* tokens in the cache at which speed is predicted; at most n_ctx */
     uint32_t chunk;                                    /* rows of a prefill batch */
-    bool ordered;                                      /* stages only in the order of the machines (some may be left out) */
+    bool ordered;                        /* stages only in the order of the machines (some may be left out) */
 };
 
 void plan_options_init(struct plan_options *o);
@@ -103,8 +108,8 @@ struct plan_stage {
     struct plan_helper helper[PLAN_HELPERS_MAX];
     /* filled by plan_evaluate */
     uint64_t weights, state, work;                     /* bytes on this machine */
-    double token_s, batch_s, chunk_s;                  /* one row; `rows` rows; a prefill chunk that ends at `depth` */
-    double send_s;                                     /* one row to the next stage, or its result to the coordinator */
+    double token_s, batch_s, chunk_s;         /* one row; `rows` rows; a prefill chunk that ends at `depth` */
+    double send_s;                           /* one row to the next stage, or its result to the coordinator */
     double token_bytes, token_flop;                    /* touched for one row */
     enum plan_bound bound;                             /* of most of token_s */
 };
@@ -128,23 +133,27 @@ struct plan {
     bool helpers_tried;
     struct plan_alternative alternative[PLAN_MACHINES_MAX];
     uint32_t n_alternative;
-    double plain_tokens_per_s;                         /* the best without helpers, when the plan has some; 0: none fits */
+    double plain_tokens_per_s;            /* the best without helpers, when the plan has some; 0: none fits */
 };
 
-/* The best plan. ERR_NOMEM: nothing fits, and the text says how many bytes are missing. ERR_INVALID: nonsense was given. */
-int plan_search(const struct plan_model *m, const struct plan_cluster *c, const struct plan_options *o, struct plan *out,
-                struct err *e);
+/* The best plan. ERR_NOMEM: nothing fits, and the text says how many bytes are missing. ERR_INVALID:
+ * nonsense was given. */
+int plan_search(const struct plan_model *m, const struct plan_cluster *c,
+                const struct plan_options *o, struct plan *out, struct err *e);
 
-/* Fills the figures of a plan whose stages are given, and checks it: layers covered once and in order, machines used once,
- * memory. ERR_NOMEM says which machine lacks how many bytes. */
-int plan_evaluate(const struct plan_model *m, const struct plan_cluster *c, const struct plan_options *o, struct plan *p,
-                  struct err *e);
+/* Fills the figures of a plan whose stages are given, and checks it: layers covered once and in order,
+ * machines used once, memory. ERR_NOMEM says which machine lacks how many bytes. */
+int plan_evaluate(const struct plan_model *m, const struct plan_cluster *c,
+                  const struct plan_options *o, struct plan *p, struct err *e);
 
 /* "host1=0-20,host2=21-42": inclusive ranges. Fills the stages only. */
-int plan_parse(const struct plan_model *m, const struct plan_cluster *c, const char *text, struct plan *out, struct err *e);
+int plan_parse(const struct plan_model *m, const struct plan_cluster *c, const char *text,
+               struct plan *out, struct err *e);
 
-/* Bytes of one machine besides weights: state of n_streams sequences of n_ctx tokens in layers [begin, end); buffers of a batch. */
-uint64_t plan_state_bytes(const struct plan_model *m, const struct plan_options *o, uint32_t begin, uint32_t end);
+/* Bytes of one machine besides weights: state of n_streams sequences of n_ctx tokens in layers [begin,
+ * end); buffers of a batch. */
+uint64_t plan_state_bytes(const struct plan_model *m, const struct plan_options *o, uint32_t begin,
+                          uint32_t end);
 uint64_t plan_work_bytes(const struct plan_model *m, const struct plan_options *o);
 
 #endif

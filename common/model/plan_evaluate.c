@@ -1,5 +1,5 @@
-/* A plan whose stages are given: is it possible, and how fast is it? The search reports what this file says about its result, and
- * tests use it to try every plan there is. */
+/* A plan whose stages are given: is it possible, and how fast is it? The search reports what this file
+ * says about its result, and tests use it to try every plan there is. */
 #include "common/model/plan_parts.h"
 
 #include <math.h>
@@ -21,40 +21,48 @@ static int use_machine(const struct plan_cluster *c, bool *used, uint32_t machin
     return 0;
 }
 
-static int check_stage(const struct context *x, const struct plan_stage *s, uint32_t begin, bool *used, struct err *e) {
+static int check_stage(const struct context *x, const struct plan_stage *s, uint32_t begin,
+                       bool *used, struct err *e) {
     uint32_t next = s->expert_end;
     if (s->layer_begin != begin || s->layer_end <= begin || s->layer_end > x->m->hp.n_layer)
-        return err_set(e, ERR_INVALID, "layers %u to %u do not continue at layer %u of %u", s->layer_begin, s->layer_end - 1, begin,
-                       x->m->hp.n_layer);
+        return err_set(e, ERR_INVALID, "layers %u to %u do not continue at layer %u of %u",
+                       s->layer_begin, s->layer_end - 1, begin, x->m->hp.n_layer);
     int rc = use_machine(x->c, used, s->machine, e);
-    if (rc == 0 && (s->n_helper > PLAN_HELPERS_MAX || s->expert_begin != 0)) rc = err_set(e, ERR_INVALID, "helpers of stage are damaged");
+    if (rc == 0 && (s->n_helper > PLAN_HELPERS_MAX || s->expert_begin != 0))
+        rc = err_set(e, ERR_INVALID, "helpers of stage are damaged");
     for (uint32_t i = 0; rc == 0 && i < s->n_helper; i++) {
         const struct plan_helper *h = &s->helper[i];
         rc = use_machine(x->c, used, h->machine, e);
-        if (rc == 0 && (h->expert_begin != next || h->expert_end <= next)) rc = err_set(e, ERR_INVALID, "experts of helpers have gaps");
+        if (rc == 0 && (h->expert_begin != next || h->expert_end <= next))
+            rc = err_set(e, ERR_INVALID, "experts of helpers have gaps");
         next = h->expert_end;
     }
-    if (rc == 0 && next != x->m->hp.n_expert) rc = err_set(e, ERR_INVALID, "experts of a stage are not complete");
+    if (rc == 0 && next != x->m->hp.n_expert)
+        rc = err_set(e, ERR_INVALID, "experts of a stage are not complete");
     return rc;
 }
 
 static int check_stages(const struct context *x, const struct plan *p, struct err *e) {
     bool used[PLAN_MACHINES_MAX] = { false };
     uint32_t begin = 0;
-    if (p->n_stage < 1 || p->n_stage > x->c->n) return err_set(e, ERR_INVALID, "%u stages on %u machines", p->n_stage, x->c->n);
+    if (p->n_stage < 1 || p->n_stage > x->c->n)
+        return err_set(e, ERR_INVALID, "%u stages on %u machines", p->n_stage, x->c->n);
     for (uint32_t i = 0; i < p->n_stage; i++) {
         int rc = check_stage(x, &p->stage[i], begin, used, e);
         if (rc < 0) return rc;
         begin = p->stage[i].layer_end;
     }
-    if (begin != x->m->hp.n_layer) return err_set(e, ERR_INVALID, "layers %u to %u are on no machine", begin, x->m->hp.n_layer - 1);
+    if (begin != x->m->hp.n_layer)
+        return err_set(e, ERR_INVALID, "layers %u to %u are on no machine", begin,
+                       x->m->hp.n_layer - 1);
     return 0;
 }
 
 static int check_room(const struct plan_machine *p, uint64_t need, struct err *e) {
     if (need <= p->memory) return 0;
-    return err_set(e, ERR_NOMEM, "machine %s needs %llu bytes and has %llu: %llu are missing", p->name, (unsigned long long)need,
-                   (unsigned long long)p->memory, (unsigned long long)(need - p->memory));
+    return err_set(e, ERR_NOMEM, "machine %s needs %llu bytes and has %llu: %llu are missing",
+                   p->name, (unsigned long long)need, (unsigned long long)p->memory,
+                   (unsigned long long)(need - p->memory));
 }
 
 static int stage_memory(const struct context *x, struct plan_stage *s, struct err *e) {
@@ -63,7 +71,8 @@ static int stage_memory(const struct context *x, struct plan_stage *s, struct er
         experts += x->m->layer[l].expert_bytes;
         rest += x->m->layer[l].table_bytes + x->m->layer[l].dense_bytes;
     }
-    s->weights = rest + experts * held + (s->embed ? x->m->embed_bytes : 0) + (s->head ? x->m->head_bytes : 0);
+    s->weights = rest + experts * held + (s->embed ? x->m->embed_bytes : 0) +
+                 (s->head ? x->m->head_bytes : 0);
     s->state = plan_state_bytes(x->m, x->o, s->layer_begin, s->layer_end);
     s->work = plan_work_bytes(x->m, x->o);
     int rc = check_room(&x->c->machine[s->machine], s->weights + s->state + s->work, e);
@@ -78,25 +87,27 @@ static int stage_memory(const struct context *x, struct plan_stage *s, struct er
 /* ---- time ---- */
 
 /* The slowest helper decides; all of one kind hold as many experts, give or take one. */
-static double layer_seconds(const struct context *x, const struct plan_stage *s, uint32_t layer, enum plan_kind kind, double rows,
-                            uint64_t depth) {
+static double layer_seconds(const struct context *x, const struct plan_stage *s, uint32_t layer,
+                            enum plan_kind kind, double rows, uint64_t depth) {
     const struct plan_machine *lead = &x->c->machine[s->machine];
     if (s->n_helper == 0) return plan_layer_seconds(x->m, lead, layer, kind, rows, depth);
     double slowest = 0;
     for (uint32_t i = 0; i < s->n_helper; i++) {
         const struct plan_helper *h = &s->helper[i];
-        double t = plan_helped_seconds(x->m, lead, &x->c->machine[h->machine], &x->c->link[s->machine][h->machine], s->n_helper,
+        double t = plan_helped_seconds(x->m, lead, &x->c->machine[h->machine],
+                                       &x->c->link[s->machine][h->machine], s->n_helper,
                                        h->expert_end - h->expert_begin, layer, kind, rows, depth);
         slowest = fmax(slowest, t);
     }
     return slowest;
 }
 
-static double stage_seconds(const struct context *x, const struct plan_stage *s, enum plan_kind kind, double rows, uint64_t depth,
-                            double head_rows) {
+static double stage_seconds(const struct context *x, const struct plan_stage *s,
+                            enum plan_kind kind, double rows, uint64_t depth, double head_rows) {
     double t = 0;
     for (uint32_t l = s->layer_begin; l < s->layer_end; l++) t += layer_seconds(x, s, l, kind, rows, depth);
-    if (s->head && head_rows > 0) t += plan_seconds(&x->c->machine[s->machine], plan_work_head(x->m, head_rows));
+    if (s->head && head_rows > 0)
+        t += plan_seconds(&x->c->machine[s->machine], plan_work_head(x->m, head_rows));
     return t;
 }
 
@@ -110,12 +121,15 @@ static void stage_touched(const struct context *x, struct plan_stage *s) {
     if (s->head) w = plan_work_add(w, plan_work_head(x->m, 1), 1);
     s->token_bytes = w.bytes;
     s->token_flop = w.int8 + w.f32;
-    s->bound = w.bytes / p->bytes_per_s >= w.int8 / p->int8_per_s + w.f32 / p->f32_per_s ? PLAN_BY_MEMORY : PLAN_BY_COMPUTE;
+    s->bound = w.bytes / p->bytes_per_s >= w.int8 / p->int8_per_s + w.f32 / p->f32_per_s
+                   ? PLAN_BY_MEMORY
+                   : PLAN_BY_COMPUTE;
 }
 
 static const struct plan_link *link_after(const struct context *x, const struct plan *p, uint32_t i) {
     bool last = i + 1 == p->n_stage;
-    return last ? &x->c->coordinator[p->stage[i].machine] : &x->c->link[p->stage[i].machine][p->stage[i + 1].machine];
+    return last ? &x->c->coordinator[p->stage[i].machine]
+                : &x->c->link[p->stage[i].machine][p->stage[i + 1].machine];
 }
 
 /* On the wire, without the latency. */
@@ -163,8 +177,8 @@ static void prefill_figures(const struct context *x, struct plan *p) {
     p->prefill_tokens_per_s = (double)n / at;
 }
 
-int plan_evaluate(const struct plan_model *m, const struct plan_cluster *c, const struct plan_options *o, struct plan *p,
-                  struct err *e) {
+int plan_evaluate(const struct plan_model *m, const struct plan_cluster *c,
+                  const struct plan_options *o, struct plan *p, struct err *e) {
     struct context x = { m, c, o };
     int rc = plan_check_input(m, c, o, e);
     if (rc == 0) rc = check_stages(&x, p, e);
@@ -184,7 +198,8 @@ int plan_evaluate(const struct plan_model *m, const struct plan_cluster *c, cons
 
 static int find_machine(const struct plan_cluster *c, const char *name, size_t len, uint32_t *out) {
     for (uint32_t i = 0; i < c->n; i++)
-        if (strlen(c->machine[i].name) == len && memcmp(c->machine[i].name, name, len) == 0) return *out = i, 0;
+        if (strlen(c->machine[i].name) == len && memcmp(c->machine[i].name, name, len) == 0)
+            return *out = i, 0;
     return ERR_NOTFOUND;
 }
 
@@ -195,22 +210,29 @@ static const char *read_layer(const char *at, uint32_t *out) {
     return digits > 0 && digits <= 4 ? at : NULL;
 }
 
-int plan_parse(const struct plan_model *m, const struct plan_cluster *c, const char *text, struct plan *out, struct err *e) {
+int plan_parse(const struct plan_model *m, const struct plan_cluster *c, const char *text,
+               struct plan *out, struct err *e) {
     memset(out, 0, sizeof *out);
     const char *at = text;
     while (out->n_stage == 0 || *at == ',') {
-        if (out->n_stage == PLAN_MACHINES_MAX) return err_set(e, ERR_LIMIT, "more than %d stages", PLAN_MACHINES_MAX);
+        if (out->n_stage == PLAN_MACHINES_MAX)
+            return err_set(e, ERR_LIMIT, "more than %d stages", PLAN_MACHINES_MAX);
         struct plan_stage *s = &out->stage[out->n_stage];
         const char *name = out->n_stage++ ? at + 1 : at, *equals = strchr(name, '=');
         uint32_t last = 0;
         const char *rest = equals ? read_layer(equals + 1, &s->layer_begin) : NULL;
-        rest = rest && *rest == '-' ? read_layer(rest + 1, &last) : rest ? (last = s->layer_begin, rest) : NULL;
+        rest = rest && *rest == '-' ? read_layer(rest + 1, &last)
+               : rest               ? (last = s->layer_begin, rest)
+                                    : NULL;
         if (!rest || (*rest && *rest != ','))
-            return err_set(e, ERR_INVALID, "'%.64s': stages are written NAME=FIRST-LAST,NAME=FIRST-LAST ...", name);
+            return err_set(e, ERR_INVALID,
+                           "'%.64s': stages are written NAME=FIRST-LAST,NAME=FIRST-LAST ...", name);
         if (last < s->layer_begin || last >= m->hp.n_layer)
-            return err_set(e, ERR_INVALID, "layers %u-%u: the model has layers 0-%u", s->layer_begin, last, m->hp.n_layer - 1);
+            return err_set(e, ERR_INVALID, "layers %u-%u: the model has layers 0-%u",
+                           s->layer_begin, last, m->hp.n_layer - 1);
         if (find_machine(c, name, (size_t)(equals - name), &s->machine) < 0)
-            return err_set(e, ERR_NOTFOUND, "no machine is called '%.*s'", (int)MIN(equals - name, PLAN_NAME_MAX), name);
+            return err_set(e, ERR_NOTFOUND, "no machine is called '%.*s'",
+                           (int)MIN(equals - name, PLAN_NAME_MAX), name);
         s->layer_end = last + 1;
         s->expert_end = m->hp.n_expert;
         at = rest;

@@ -1,4 +1,5 @@
-/* plan_parts - what the cost model (plan_cost.c) tells the search (plan.c). Private to them and plan_evaluate. */
+/* plan_parts - what the cost model (plan_cost.c) tells the search (plan.c). Private to them and
+ * plan_evaluate. */
 #ifndef MODEL_PLAN_PARTS_H
 #define MODEL_PLAN_PARTS_H
 
@@ -10,23 +11,29 @@ struct plan_work {                                     /* what a batch does in o
 
 enum plan_kind { PLAN_DECODE, PLAN_PREFILL };          /* rows of different streams; of one and the same */
 
-/* Everything of the layer but its routed experts, and one layer's experts when a machine holds all of them. */
-struct plan_work plan_work_dense(const struct plan_model *m, uint32_t layer, enum plan_kind kind, double rows, uint64_t depth);
+/* Everything of the layer but its routed experts, and one layer's experts when a machine holds all of
+ * them. */
+struct plan_work plan_work_dense(const struct plan_model *m, uint32_t layer, enum plan_kind kind,
+                                 double rows, uint64_t depth);
 struct plan_work plan_work_experts(const struct plan_model *m, uint32_t layer, double rows);
 struct plan_work plan_work_head(const struct plan_model *m, double rows);
 struct plan_work plan_work_add(struct plan_work a, struct plan_work b, double times_b);
 
 double plan_seconds(const struct plan_machine *p, struct plan_work w);         /* without the fixed cost */
-double plan_layer_seconds(const struct plan_model *m, const struct plan_machine *p, uint32_t layer, enum plan_kind kind,
-                          double rows, uint64_t depth);                        /* with it; all experts here */
-double plan_helped_seconds(const struct plan_model *m, const struct plan_machine *lead, const struct plan_machine *helper,
-                           const struct plan_link *link, uint32_t n_helper, uint32_t n_each, uint32_t layer, enum plan_kind kind,
+double plan_layer_seconds(const struct plan_model *m, const struct plan_machine *p, uint32_t layer,
+                          enum plan_kind kind, double rows,
+                          uint64_t depth); /* with it; all experts here */
+double plan_helped_seconds(const struct plan_model *m, const struct plan_machine *lead,
+                           const struct plan_machine *helper, const struct plan_link *link,
+                           uint32_t n_helper, uint32_t n_each, uint32_t layer, enum plan_kind kind,
                            double rows, uint64_t depth);
 
-double plan_send_seconds(const struct plan_model *m, const struct plan_link *link, double rows);       /* streams: on the wire */
+/* streams: on the wire */
+double plan_send_seconds(const struct plan_model *m, const struct plan_link *link, double rows);
 double plan_result_seconds(const struct plan_link *link, double rows);
 double plan_groups(const struct plan_options *o, uint32_t n_stage);
 
-int plan_check_input(const struct plan_model *m, const struct plan_cluster *c, const struct plan_options *o, struct err *e);
+int plan_check_input(const struct plan_model *m, const struct plan_cluster *c,
+                     const struct plan_options *o, struct err *e);
 
 #endif

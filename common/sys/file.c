@@ -48,7 +48,8 @@ int file_map(struct file_map *map, const char *path, struct err *e) {
     close(fd);                                        /* the mapping keeps the file */
     if (rc < 0) return rc;
 #ifdef MADV_HUGEPAGE
-    /* Large files are read into huge pages where the file system can; pages that are cached already stay as they are. */
+    /* Large files are read into huge pages where the file system can; pages that are cached already
+     * stay as they are. */
     if (st.st_size >= FILE_HUGE_MIN) madvise(data, (size_t)st.st_size, MADV_HUGEPAGE);
 #endif
     map->data = data;
@@ -153,7 +154,8 @@ static bool still_named(int fd, const char *tmp) {
            opened.st_dev == named.st_dev;
 }
 
-/* A device, a pipe or a link (/dev/stdout is one) is written where it is: a rename would put a file in its place. */
+/* A device, a pipe or a link (/dev/stdout is one) is written where it is: a rename would put a file in
+ * its place. */
 static bool is_special(const char *path) {
     struct stat st;
     return lstat(path, &st) == 0 && !S_ISREG(st.st_mode);
@@ -164,15 +166,16 @@ static int open_special(const char *path, struct err *e) {
     return fd < 0 ? err_errno(e, ERR_IO, "%s: cannot write", path) : fd;
 }
 
-/* Opens without truncating, takes the lock, then truncates: a second writer must not empty the first one's file. */
-static int open_tmp(const char *tmp, struct err *e) {
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+/* Opens and takes the lock before anything is changed: a second writer must not empty the first one's
+ * file. */
+static int open_tmp(const char *tmp, bool keep, struct err *e) {
+    int fd = open(tmp, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0) return err_errno(e, ERR_IO, "%s: cannot create", tmp);
     int rc = 0;
-    bool taken = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;   /* no locks on this disk: go on */
+    bool taken = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;  /* no locks on this disk: go on */
     if (taken || !still_named(fd, tmp))
         rc = err_set(e, ERR_BUSY, "%s: being written by another process", tmp);
-    else if (ftruncate(fd, 0) < 0)
+    else if (!keep && ftruncate(fd, 0) < 0)
         rc = err_errno(e, ERR_IO, "%s: truncate", tmp);
     if (rc < 0) close(fd);
     return rc < 0 ? rc : fd;
@@ -197,7 +200,7 @@ int file_writer_new(struct file_writer **out, const char *path, struct err *e) {
     w->in_place = is_special(path);
     snprintf(w->tmp, len + 5, "%s%s", path, w->in_place ? "" : ".tmp");
     w->buffer = xcalloc(1, WRITE_BUFFER);
-    int fd = w->in_place ? open_special(path, e) : open_tmp(w->tmp, e);
+    int fd = w->in_place ? open_special(path, e) : open_tmp(w->tmp, false, e);
     w->fd = fd < 0 ? -1 : fd;
     if (fd < 0) {
         writer_free(w);
@@ -298,7 +301,8 @@ static int commit(struct file_writer *w, struct err *e) {
     if (w->rc < 0) return err_set(e, w->rc, "%s: an earlier write failed", w->tmp);
     int rc = flush_buffer(w, e);
     if (rc < 0) return rc;
-    if (sync_fd(w->fd) < 0 && !w->in_place) return err_errno(e, ERR_IO, "%s: fsync", w->tmp);   /* pipes cannot */
+    /* pipes cannot */
+    if (sync_fd(w->fd) < 0 && !w->in_place) return err_errno(e, ERR_IO, "%s: fsync", w->tmp);
     if (w->in_place) return 0;
     if (rename(w->tmp, w->path) < 0) return err_errno(e, ERR_IO, "%s: rename to %s", w->tmp, w->path);
     return 0;
@@ -333,7 +337,114 @@ int file_write_all(const char *path, const void *data, size_t size, struct err *
     return file_writer_finish(w, e);
 }
 
+/* ---- writing in any order ---- */
+
+struct file_pieces {
+    char *path, *tmp;
+    int fd;
+    uint64_t size;
+};
+
+static void pieces_free(struct file_pieces *p) {
+    if (p->fd >= 0) close(p->fd);
+    free(p->path);
+    free(p->tmp);
+    free(p);
+}
+
+int file_pieces_clear(struct file_pieces *p, struct err *e) {
+    if (ftruncate(p->fd, 0) < 0 || ftruncate(p->fd, (off_t)p->size) < 0)
+        return err_errno(e, ERR_IO, "%s: truncate", p->tmp);
+    return 0;
+}
+
+int file_pieces_open(struct file_pieces **out, const char *path, uint64_t size, bool *fresh, struct err *e) {
+    struct stat st;
+    *out = NULL;
+    size_t len = strlen(path);
+    if (len == 0 || len + 5 > FILE_PATH_MAX || size > INT64_MAX)
+        return err_set(e, ERR_INVALID, "file name or size is not possible");
+    struct file_pieces *p = xcalloc(1, sizeof *p);
+    p->size = size;
+    p->path = memcpy(xcalloc(1, len + 1), path, len);
+    p->tmp = xcalloc(1, len + 5);
+    snprintf(p->tmp, len + 5, "%s.tmp", path);
+    int rc = p->fd = open_tmp(p->tmp, true, e);
+    if (rc >= 0) rc = fstat(p->fd, &st) < 0 ? err_errno(e, ERR_IO, "%s: fstat", p->tmp) : 0;
+    *fresh = rc == 0 && (uint64_t)st.st_size != size;
+    if (*fresh) rc = file_pieces_clear(p, e);
+    if (rc < 0) pieces_free(p);
+    else *out = p;
+    return rc;
+}
+
+int file_pieces_write(struct file_pieces *p, uint64_t offset, const void *data, size_t size, struct err *e) {
+    const uint8_t *from = data;
+    while (size > 0) {
+        ssize_t n = pwrite(p->fd, from, MIN(size, (size_t)IO_PIECE), (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return err_errno(e, ERR_IO, "%s: write", p->tmp);
+        from += n;
+        offset += (uint64_t)n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+int file_pieces_read(const struct file_pieces *p, uint64_t offset, void *data, size_t size, struct err *e) {
+    struct file f = { p->fd, p->size };
+    int rc = file_read_at(&f, offset, data, size, e);
+    return rc < 0 ? err_wrap(e, rc, "%s", p->tmp) : 0;
+}
+
+int file_pieces_sync(struct file_pieces *p, struct err *e) {
+    return sync_fd(p->fd) < 0 ? err_errno(e, ERR_IO, "%s: fsync", p->tmp) : 0;
+}
+
+int file_pieces_finish(struct file_pieces *p, uint64_t size, struct err *e) {
+    int rc = ftruncate(p->fd, (off_t)size) < 0 ? err_errno(e, ERR_IO, "%s: truncate", p->tmp)
+                                               : file_pieces_sync(p, e);
+    if (rc == 0 && rename(p->tmp, p->path) < 0)
+        rc = err_errno(e, ERR_IO, "%s: rename to %s", p->tmp, p->path);
+    if (rc == 0) rc = file_sync_folder_of(p->path, e);
+    pieces_free(p);
+    return rc;
+}
+
+void file_pieces_close(struct file_pieces *p) {
+    if (p) pieces_free(p);
+}
+
+void file_pieces_abort(struct file_pieces *p) {
+    if (!p) return;
+    unlink(p->tmp);                                   /* while we still hold the lock */
+    pieces_free(p);
+}
+
+int file_facts(struct file_facts *out, const char *path, struct err *e) {
+    struct stat st;
+    memset(out, 0, sizeof *out);
+    if (stat(path, &st) < 0) return err_errno(e, errno == ENOENT ? ERR_NOTFOUND : ERR_IO, "%s", path);
+    out->size = (uint64_t)st.st_size;
+    out->disk_bytes = (uint64_t)st.st_blocks * 512;
+    out->inode = (uint64_t)st.st_ino;
+    out->device = (uint64_t)st.st_dev;
+#ifdef __APPLE__
+    out->changed_s = st.st_mtimespec.tv_sec, out->changed_ns = st.st_mtimespec.tv_nsec;
+#else
+    out->changed_s = st.st_mtim.tv_sec, out->changed_ns = st.st_mtim.tv_nsec;
+#endif
+    return 0;
+}
+
 /* ---- folders ---- */
+
+int file_make_folder(const char *path, struct err *e) {
+    struct stat st;
+    if (mkdir(path, 0755) == 0) return 0;
+    if (errno == EEXIST && stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return 0;
+    return err_errno(e, ERR_IO, "%s: cannot make this folder", path);
+}
 
 static int compare_names(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);

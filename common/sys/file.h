@@ -53,8 +53,31 @@ uint64_t file_writer_size(const struct file_writer *w);               /* bytes a
 int file_writer_finish(struct file_writer *w, struct err *e);
 void file_writer_abort(struct file_writer *w);                        /* NULL is fine */
 
-int file_write_all(const char *path, const void *data, size_t size, struct err *e);     /* all of the above at once */
+int file_write_all(const char *path, const void *data, size_t size, struct err *e); /* all of the above at once */
 int file_sync_folder_of(const char *path, struct err *e);
+
+/* A file written in any order, for work that goes on after a restart: PATH.tmp of exactly `size` bytes
+ * while it grows, PATH once finished and cut to what it is to be. `fresh`: the bytes are zeros; false:
+ * they are what a run before left. A second opener gets ERR_BUSY. finish, close (keeps the .tmp) and
+ * abort (removes it) free the object. */
+struct file_pieces;
+int file_pieces_open(struct file_pieces **out, const char *path, uint64_t size, bool *fresh, struct err *e);
+int file_pieces_write(struct file_pieces *p, uint64_t offset, const void *data, size_t size, struct err *e);
+int file_pieces_read(const struct file_pieces *p, uint64_t offset, void *data, size_t size, struct err *e);
+int file_pieces_clear(struct file_pieces *p, struct err *e);          /* all zeros again */
+int file_pieces_sync(struct file_pieces *p, struct err *e);
+int file_pieces_finish(struct file_pieces *p, uint64_t size, struct err *e);
+void file_pieces_close(struct file_pieces *p);                        /* NULL is fine */
+void file_pieces_abort(struct file_pieces *p);
+
+/* What tells a file from another of the same name, and what it takes on the disk. */
+struct file_facts {
+    uint64_t size, disk_bytes, inode, device;
+    int64_t changed_s, changed_ns;
+};
+int file_facts(struct file_facts *out, const char *path, struct err *e);
+
+int file_make_folder(const char *path, struct err *e);                /* fine if it is there already */
 
 /* Names in a folder, sorted by byte value, without "." and "..". Free with file_names_free. */
 struct file_names {

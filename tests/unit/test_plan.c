@@ -1,4 +1,5 @@
-/* The planner: its numbers are the published ones, its plans are the best of all plans, its refusals say what is missing. */
+/* The planner: its numbers are the published ones, its plans are the best of all plans, its refusals
+ * say what is missing. */
 #include "common/model/plan.h"
 
 #include "common/base/check.h"
@@ -11,7 +12,10 @@
 #define GIB ((uint64_t)1 << 30)
 
 static struct plan_machine machine(const char *name, double gib, double gb_per_s) {
-    struct plan_machine p = { .memory = (uint64_t)(gib * (double)GIB), .bytes_per_s = gb_per_s * 1e9, .int8_per_s = 20e12, .f32_per_s = 5e12,
+    struct plan_machine p = { .memory = (uint64_t)(gib * (double)GIB),
+                              .bytes_per_s = gb_per_s * 1e9,
+                              .int8_per_s = 20e12,
+                              .f32_per_s = 5e12,
                               .layer_s = 20e-6 };
     snprintf(p.name, sizeof p.name, "%s", name);
     return p;
@@ -45,13 +49,15 @@ static void has_the_published_bytes_of_flash(void **state) {
     flash(&m, DTYPE_IQ2_XXS, DTYPE_Q2_K);
     assert_true(plan_layer_bytes(&m, 0) == 1959129560 && plan_layer_bytes(&m, 2) == 1997415384);
     assert_true(plan_layer_bytes(&m, 4) == 1994313688 && plan_layer_bytes(&m, 3) == 1964549592);
-    assert_true(touched(&m, 0) == 186554864 && touched(&m, 2) == 224840688 && touched(&m, 4) == 224841688 && touched(&m, 3) == 195077592);
+    assert_true(touched(&m, 0) == 186554864 && touched(&m, 2) == 224840688 &&
+                touched(&m, 4) == 224841688 && touched(&m, 3) == 195077592);
     assert_true(m.embed_bytes == 1059061760 && m.head_bytes == 562774036);
     uint64_t all = m.embed_bytes + m.head_bytes, token = m.head_bytes + 8192;
     double flop = m.head_int8 + m.head_f32;
     for (uint32_t l = 0; l < 43; l++) {
         all += plan_layer_bytes(&m, l), token += touched(&m, l);
-        flop += m.layer[l].dense_int8 + m.layer[l].dense_f32 + 6 * (m.layer[l].expert_int8 + m.layer[l].expert_f32);
+        flop += m.layer[l].dense_int8 + m.layer[l].dense_f32 +
+                6 * (m.layer[l].expert_int8 + m.layer[l].expert_f32);
     }
     assert_true(all == 86714775900);
     assert_true(token == 9559118244);
@@ -89,10 +95,13 @@ static void reads_from_a_file_what_the_shape_says(void **state) {
     for (uint32_t l = 0; l < file.hp.n_layer; l++) all += plan_layer_bytes(&file, l);
     assert_true(all == bytes);
     plan_model_shape(&shape, &tiny.hp, DTYPE_IQ2_XXS, DTYPE_Q2_K);
-    assert_true(shape.layer[0].expert_bytes == file.layer[0].expert_bytes && shape.layer[4].expert_bytes < file.layer[4].expert_bytes);
+    assert_true(shape.layer[0].expert_bytes == file.layer[0].expert_bytes &&
+                shape.layer[4].expert_bytes < file.layer[4].expert_bytes);
     for (uint32_t l = 0; l < file.hp.n_layer; l++) {
-        assert_true(file.layer[l].dense_bytes == shape.layer[l].dense_bytes && file.layer[l].table_bytes == shape.layer[l].table_bytes);
-        assert_true(file.layer[l].dense_int8 == shape.layer[l].dense_int8 && file.layer[l].dense_f32 == shape.layer[l].dense_f32);
+        assert_true(file.layer[l].dense_bytes == shape.layer[l].dense_bytes &&
+                    file.layer[l].table_bytes == shape.layer[l].table_bytes);
+        assert_true(file.layer[l].dense_int8 == shape.layer[l].dense_int8 &&
+                    file.layer[l].dense_f32 == shape.layer[l].dense_f32);
     }
     gguf_close(g);
     scratch_close(&s);
@@ -115,12 +124,13 @@ static void one_machine_is_bound_by_its_bandwidth(void **state) {
     o.depth = 0;
     assert_fine(plan_search(&m, c, &o, &p, &e), &e);
     assert_int_equal(p.n_stage, 1);
-    assert_true(fabs(p.token_s * 400e9 - 9559118244.0) < 20e3);       /* less one row of the embedding and three of the tables */
+    /* less one row of the embedding and three of the tables */
+    assert_true(fabs(p.token_s * 400e9 - 9559118244.0) < 20e3);
     assert_int_equal(p.stage[0].bound, PLAN_BY_MEMORY);
     double shallow = p.token_s;
     o.n_ctx = o.depth = 1 << 20, c->machine[0].memory *= 2;
     assert_fine(plan_search(&m, c, &o, &p, &e), &e);
-    assert_true(p.token_s > shallow + 0.4e9 / 400e9);                 /* state of a million tokens is read, too */
+    assert_true(p.token_s > shallow + 0.4e9 / 400e9);  /* state of a million tokens is read, too */
     free(c);
 }
 
@@ -159,7 +169,8 @@ static void latency_uses_one_machine_where_it_fits(void **state) {
     assert_int_equal(p.n_stage, 1);
     assert_int_equal(p.stage[0].machine, 1);
     assert_int_equal(p.n_alternative, 2);
-    assert_true(p.alternative[1].fits && p.alternative[1].tokens_per_s < p.alternative[0].tokens_per_s && p.exact);
+    assert_true(p.alternative[1].fits &&
+                p.alternative[1].tokens_per_s < p.alternative[0].tokens_per_s && p.exact);
     free(c);
 }
 
@@ -217,7 +228,10 @@ static void brute_rest(struct brute *b, uint32_t begin) {
         b->used[k] = true;
         struct plan_stage *s = &b->p.stage[b->p.n_stage++];
         for (uint32_t end = begin + 1; end <= b->m->hp.n_layer; end++) {
-            *s = (struct plan_stage){ .machine = k, .layer_begin = begin, .layer_end = end, .expert_end = b->m->hp.n_expert };
+            *s = (struct plan_stage){ .machine = k,
+                                      .layer_begin = begin,
+                                      .layer_end = end,
+                                      .expert_end = b->m->hp.n_expert };
             brute_next(b, end);
             if (b->helpers) brute_helpers(b, s, 0);
         }
@@ -235,12 +249,18 @@ static struct plan_link random_link(struct rng *r) {
 }
 
 /* Often so little memory that every expert counts. */
-static void random_cluster(struct rng *r, struct plan_cluster *c, uint32_t *kind, uint32_t n, uint64_t model_bytes) {
+static void random_cluster(struct rng *r, struct plan_cluster *c, uint32_t *kind, uint32_t n,
+                           uint64_t model_bytes) {
     struct plan_machine kinds[3];
     c->n = n;
     for (uint32_t i = 0; i < 3; i++)
-        kinds[i] = (struct plan_machine){ .memory = (uint64_t)((double)model_bytes * among(r, 0.15, rng_below(r, 2) ? 1.5 : 0.7)), .bytes_per_s = among(r, 1e8, 1e11),
-                                          .int8_per_s = among(r, 1e10, 1e12), .f32_per_s = among(r, 1e9, 1e12), .layer_s = among(r, 1e-7, 1e-3) };
+        kinds[i] = (struct plan_machine){
+            .memory = (uint64_t)((double)model_bytes * among(r, 0.15, rng_below(r, 2) ? 1.5 : 0.7)),
+            .bytes_per_s = among(r, 1e8, 1e11),
+            .int8_per_s = among(r, 1e10, 1e12),
+            .f32_per_s = among(r, 1e9, 1e12),
+            .layer_s = among(r, 1e-7, 1e-3)
+        };
     plan_cluster_links(c, random_link(r));
     bool wild = rng_below(r, 2);                      /* each link its own; then no two machines are alike */
     for (uint32_t i = 0; i < n; i++) {
@@ -280,13 +300,16 @@ static void compare_with_brute_force(uint64_t seed, uint32_t n_max, bool helpers
     o.helpers = helpers ? PLAN_HELPERS_AUTO : PLAN_HELPERS_NEVER;
     o.ordered = !helpers && rng_below(&r, 3) == 0;
     o.n_streams = 1 + (uint32_t)rng_below(&r, 12);
-    o.n_ctx = 64 + rng_below(&r, 4000), o.depth = rng_below(&r, o.n_ctx), o.chunk = 1 + (uint32_t)rng_below(&r, 100);
-    random_cluster(&r, c, b.kind, 1 + (uint32_t)rng_below(&r, n_max), bytes + plan_work_bytes(&m, &o) + plan_state_bytes(&m, &o, 0, m.hp.n_layer));
+    o.n_ctx = 64 + rng_below(&r, 4000), o.depth = rng_below(&r, o.n_ctx),
+    o.chunk = 1 + (uint32_t)rng_below(&r, 100);
+    random_cluster(&r, c, b.kind, 1 + (uint32_t)rng_below(&r, n_max),
+                   bytes + plan_work_bytes(&m, &o) + plan_state_bytes(&m, &o, 0, m.hp.n_layer));
     brute_rest(&b, 0);
     int rc = plan_search(&m, c, &o, &found, &e);
     if (rc < 0 ? b.best < INFINITY : !(fabs(found.objective - b.best) <= 1e-9 * b.best))
-        fail_msg("seed %llu: %g found, %g is possible (%llu plans; %s)", (unsigned long long)seed, rc < 0 ? INFINITY : found.objective, b.best,
-                 (unsigned long long)b.n_tried, rc < 0 ? e.text : "");
+        fail_msg("seed %llu: %g found, %g is possible (%llu plans; %s)", (unsigned long long)seed,
+                 rc < 0 ? INFINITY : found.objective, b.best, (unsigned long long)b.n_tried,
+                 rc < 0 ? e.text : "");
     if (rc == 0) assert_true(found.exact && found.helpers_tried == (helpers && c->n > 1));
     else assert_int_equal(rc, ERR_NOMEM);
     free(c);
@@ -302,7 +325,8 @@ static void finds_the_best_of_all_plans_with_helpers(void **state) {
     for (int i = 0; i < test_rounds(1000); i++) compare_with_brute_force((uint64_t)i, 3, true);
 }
 
-/* The missing bytes are exact: with one less on every machine nothing fits, with all of them something does. */
+/* The missing bytes are exact: with one less on every machine nothing fits, with all of them something
+ * does. */
 static void says_how_many_bytes_are_missing(void **state) {
     (void)state;
     struct plan_model m;
@@ -385,7 +409,8 @@ static void gives_the_same_plan_twice(void **state) {
     assert_fine(plan_search(&m, c, &o, &b, &e), &e);
     assert_memory_equal(&a, &b, sizeof a);
     assert_true(a.n_stage >= 5);
-    for (uint32_t i = 0; i < a.n_stage; i++) assert_int_equal(a.stage[i].machine, i);       /* of equals, the first ones */
+    /* of equals, the first ones */
+    for (uint32_t i = 0; i < a.n_stage; i++) assert_int_equal(a.stage[i].machine, i);
     free(c);
 }
 
@@ -422,12 +447,27 @@ static void reads_plans_by_hand(void **state) {
     struct plan p;
     struct err e;
     struct plan_cluster *c = two_macs(64);
-    static const struct { const char *text; int rc; } cases[] = {
-        { "a=0-20,b=21-42", 0 }, { "b=0-0,a=1-42", ERR_NOMEM }, { "a=0-20,b=22-42", ERR_INVALID }, { "a=0-20,b=20-42", ERR_INVALID },
-        { "a=0-20", ERR_INVALID }, { "a=0-20,a=21-42", ERR_INVALID }, { "b=21-42,a=0-20", ERR_INVALID }, { "a=0-20,c=21-42", ERR_NOTFOUND },
-        { "a=0-20,b=21-43", ERR_INVALID }, { "a=5-2,b=21-42", ERR_INVALID }, { "", ERR_INVALID }, { "a", ERR_INVALID }, { "a=", ERR_INVALID },
-        { "a=0-", ERR_INVALID }, { "a=0-20;b=21-42", ERR_INVALID }, { "a=0-20,", ERR_INVALID }, { "=0-42", ERR_NOTFOUND },
-        { "a=00000-42", ERR_INVALID }, { "a=-1-42", ERR_INVALID },
+    static const struct { const char *text; int rc;
+    } cases[] = {
+        { "a=0-20,b=21-42", 0 },
+        { "b=0-0,a=1-42", ERR_NOMEM },
+        { "a=0-20,b=22-42", ERR_INVALID },
+        { "a=0-20,b=20-42", ERR_INVALID },
+        { "a=0-20", ERR_INVALID },
+        { "a=0-20,a=21-42", ERR_INVALID },
+        { "b=21-42,a=0-20", ERR_INVALID },
+        { "a=0-20,c=21-42", ERR_NOTFOUND },
+        { "a=0-20,b=21-43", ERR_INVALID },
+        { "a=5-2,b=21-42", ERR_INVALID },
+        { "", ERR_INVALID },
+        { "a", ERR_INVALID },
+        { "a=", ERR_INVALID },
+        { "a=0-", ERR_INVALID },
+        { "a=0-20;b=21-42", ERR_INVALID },
+        { "a=0-20,", ERR_INVALID },
+        { "=0-42", ERR_NOTFOUND },
+        { "a=00000-42", ERR_INVALID },
+        { "a=-1-42", ERR_INVALID },
     };
     flash(&m, DTYPE_IQ2_XXS, DTYPE_Q2_K);
     plan_options_init(&o);
@@ -438,7 +478,8 @@ static void reads_plans_by_hand(void **state) {
     }
     assert_fine(plan_parse(&m, c, "b=0-20,a=21-42", &p, &e), &e);
     assert_fine(plan_evaluate(&m, c, &o, &p, &e), &e);
-    assert_true(p.n_stage == 2 && p.stage[0].machine == 1 && p.stage[0].layer_end == 21 && p.stage[0].embed && p.stage[1].head);
+    assert_true(p.n_stage == 2 && p.stage[0].machine == 1 && p.stage[0].layer_end == 21 &&
+                p.stage[0].embed && p.stage[1].head);
     free(c);
 }
 
