@@ -1,9 +1,10 @@
 /* cmd_bench - how fast the model runs here, beside what the machine could do at best.
  *
- * Prefill: N new prompt tokens behind `depth` tokens of context. Decode: G steps, each one row per sequence. Tokens are
- * pseudo-random (the speed of a mixture of experts depends on how its experts are hit, not on meaning). Bytes per token are
- * those of the weights a step must read: everything but the embedding once, and as many experts as its rows are expected
- * to touch; GB/s is that over the time, and the share of the measured read bandwidth stands beside it. */
+ * Prefill: N new prompt tokens behind `depth` tokens of context. Decode: G steps, each one row per
+ * sequence. Tokens are pseudo-random (the speed of a mixture of experts depends on how its experts are
+ * hit, not on meaning). Bytes per token are those of the weights a step must read: everything but the
+ * embedding once, and as many experts as its rows are expected to touch; GB/s is that over the time,
+ * and the share of the measured read bandwidth stands beside it. */
 #include "cli/cmd.h"
 
 #include "cli/engine.h"
@@ -33,10 +34,12 @@ static int parse_list(const char *text, uint64_t *out, int *n, struct err *e) {
     for (const char *at = text; *at; at += *at == ',') {
         char item[32];
         size_t len = strcspn(at, ",");
-        if (len == 0 || len >= sizeof item || *n == BENCH_LIST_MAX) return err_set(e, ERR_INVALID, "'%s' is not a list of numbers", text);
+        if (len == 0 || len >= sizeof item || *n == BENCH_LIST_MAX)
+            return err_set(e, ERR_INVALID, "'%s' is not a list of numbers", text);
         memcpy(item, at, len);
         item[len] = 0;
-        if (opts_read_u64(item, &out[*n]) < 0 || out[*n] > 1 << 24) return err_set(e, ERR_INVALID, "'%s' is not a number here", item);
+        if (opts_read_u64(item, &out[*n]) < 0 || out[*n] > 1 << 24)
+            return err_set(e, ERR_INVALID, "'%s' is not a number here", item);
         (*n)++;
         at += len;
     }
@@ -91,20 +94,23 @@ static int eval_random(struct bench *b, uint64_t n, struct err *e) {
 
 /* ---- rows of the table ---- */
 
-static void print_row(struct bench *b, const char *what, uint64_t n, uint64_t depth, uint64_t seqs, uint64_t tokens, double seconds,
-                      double bytes) {
+static void print_row(struct bench *b, const char *what, uint64_t n, uint64_t depth, uint64_t seqs,
+                      uint64_t tokens, double seconds, double bytes) {
     double tokens_s = (double)tokens / seconds, bytes_s = bytes / seconds;
     double share = b->peaks.read_bytes_s > 0 ? 100 * bytes_s / b->peaks.read_bytes_s : 0;
     if (!b->json) {
-        printf("%-8s %7llu %8llu %5llu %10.2f %12.1f %10.2f %7.1f%%\n", what, (unsigned long long)n, (unsigned long long)depth,
-               (unsigned long long)seqs, tokens_s, bytes / (double)tokens / 1e6, bytes_s / 1e9, share);
+        printf("%-8s %7llu %8llu %5llu %10.2f %12.1f %10.2f %7.1f%%\n", what, (unsigned long long)n,
+               (unsigned long long)depth, (unsigned long long)seqs, tokens_s,
+               bytes / (double)tokens / 1e6, bytes_s / 1e9, share);
         fflush(stdout);
         return;
     }
-    buf_printf(&b->rows, "%s\n    {\"test\": \"%s\", \"n\": %llu, \"depth\": %llu, \"seqs\": %llu, \"tokens_per_s\": %.4f, "
+    buf_printf(&b->rows,
+               "%s\n    {\"test\": \"%s\", \"n\": %llu, \"depth\": %llu, \"seqs\": %llu, "
+               "\"tokens_per_s\": %.4f, "
                "\"bytes_per_token\": %.0f, \"bytes_per_s\": %.0f, \"bandwidth_share\": %.4f}",
-               b->rows.size ? "," : "", what, (unsigned long long)n, (unsigned long long)depth, (unsigned long long)seqs, tokens_s,
-               bytes / (double)tokens, bytes_s, share / 100);
+               b->rows.size ? "," : "", what, (unsigned long long)n, (unsigned long long)depth,
+               (unsigned long long)seqs, tokens_s, bytes / (double)tokens, bytes_s, share / 100);
 }
 
 static void print_ops(struct bench *b, double seconds) {
@@ -112,8 +118,9 @@ static void print_ops(struct bench *b, double seconds) {
     if (!b->ops || b->json) return;
     for (int i = 0; i < KERNEL_COUNT; i++)
         if (k->op_ns[i])
-            printf("    %-14s %8llu calls %10.3f ms %6.1f%%\n", kernels_op_name((enum kernel_op)i), (unsigned long long)k->op_calls[i],
-                   (double)k->op_ns[i] * 1e-6, (double)k->op_ns[i] * 1e-7 / seconds);
+            printf("    %-14s %8llu calls %10.3f ms %6.1f%%\n", kernels_op_name((enum kernel_op)i),
+                   (unsigned long long)k->op_calls[i], (double)k->op_ns[i] * 1e-6,
+                   (double)k->op_ns[i] * 1e-7 / seconds);
 }
 
 static void reset_ops(struct bench *b) {
@@ -131,7 +138,9 @@ static int bench_prefill(struct bench *b, uint64_t n, uint64_t depth, struct err
     uint64_t start = clock_now_ns(), chunks = (n + b->g.chunk - 1) / b->g.chunk;
     rc = eval_random(b, n, e);
     double seconds = clock_seconds_since(start);
-    if (rc == 0) print_row(b, "prefill", n, depth, 1, n, seconds, (double)chunks * step_bytes(b, MIN(n, b->g.chunk)));
+    if (rc == 0)
+        print_row(b, "prefill", n, depth, 1, n, seconds,
+                  (double)chunks * step_bytes(b, MIN(n, b->g.chunk)));
     print_ops(b, seconds);
     return rc;
 }
@@ -147,7 +156,8 @@ static int fill_sequences(struct bench *b, uint64_t n, uint64_t depth, uint32_t 
     return rc;
 }
 
-static int decode_steps(struct bench *b, uint64_t n, const uint32_t *slot, int steps, float *logits, struct err *e) {
+static int decode_steps(struct bench *b, uint64_t n, const uint32_t *slot, int steps, float *logits,
+                        struct err *e) {
     struct stage_seg segs[BENCH_SEQS_MAX];
     int32_t token[BENCH_SEQS_MAX], rows[BENCH_SEQS_MAX];
     int rc = 0;
@@ -173,7 +183,9 @@ static int bench_decode(struct bench *b, uint64_t n, uint64_t depth, struct err 
     if (rc == 0) rc = decode_steps(b, n, slot, b->gen, logits, e);
     double seconds = clock_seconds_since(start);
     uint64_t tokens = n * (uint64_t)b->gen;
-    if (rc == 0) print_row(b, "decode", (uint64_t)b->gen, depth, n, tokens, seconds, b->gen * step_bytes(b, n));
+    if (rc == 0)
+        print_row(b, "decode", (uint64_t)b->gen, depth, n, tokens, seconds,
+                  b->gen * step_bytes(b, n));
     if (rc == 0) print_ops(b, seconds);
     for (uint64_t i = 1; rc == 0 && i < n; i++)
         for (int s = 0; s < b->g.n_stages; s++) stage_seq_close(b->g.stage[s], slot[i]);
@@ -186,7 +198,8 @@ static int bench_all(struct bench *b, struct err *e) {
     for (int d = 0; rc == 0 && d < b->n_depth; d++) {
         for (int p = 0; rc == 0 && p < b->n_prompt; p++)
             if (b->prompt[p]) rc = bench_prefill(b, b->prompt[p], b->depth[d], e);
-        for (int s = 0; rc == 0 && s < b->n_seqs && b->gen; s++) rc = bench_decode(b, MAX(b->seqs[s], 1), b->depth[d], e);
+        for (int s = 0; rc == 0 && s < b->n_seqs && b->gen; s++)
+            rc = bench_decode(b, MAX(b->seqs[s], 1), b->depth[d], e);
     }
     return rc;
 }
@@ -194,21 +207,27 @@ static int bench_all(struct bench *b, struct err *e) {
 static void print_head(const struct bench *b, const char *model) {
     struct stage_memory memory = stage_model_memory(b->g.stage[0]);
     printf("%s\n", model);
-    printf("machine  %d threads (%s): read %.1f GB/s, int8 %.0f Gop/s, f32 %.0f GFLOP/s\n", b->peaks.n_threads, kernels_cpu_simd_name(),
-           b->peaks.read_bytes_s / 1e9, b->peaks.int8_ops_s / 1e9, b->peaks.f32_ops_s / 1e9);
-    printf("weights  %.3f GB, work %.1f MB, loaded in %.2f s; one token reads %.1f MB\n\n", (double)memory.weights / 1e9,
-           (double)memory.work / 1e6, b->g.load_seconds, step_bytes(b, 1) / 1e6);
-    printf("%-8s %7s %8s %5s %10s %12s %10s %8s\n", "test", "n", "depth", "seqs", "tokens/s", "MB/token", "GB/s", "of read");
+    printf("machine  %d threads (%s): read %.1f GB/s, int8 %.0f Gop/s, f32 %.0f GFLOP/s\n",
+           b->peaks.n_threads, kernels_cpu_simd_name(), b->peaks.read_bytes_s / 1e9,
+           b->peaks.int8_ops_s / 1e9, b->peaks.f32_ops_s / 1e9);
+    printf("weights  %.3f GB, work %.1f MB, loaded in %.2f s; one token reads %.1f MB\n\n",
+           (double)memory.weights / 1e9, (double)memory.work / 1e6, b->g.load_seconds,
+           step_bytes(b, 1) / 1e6);
+    printf("%-8s %7s %8s %5s %10s %12s %10s %8s\n", "test", "n", "depth", "seqs", "tokens/s",
+           "MB/token", "GB/s", "of read");
 }
 
 static void print_json(const struct bench *b, const char *model) {
     struct stage_memory memory = stage_model_memory(b->g.stage[0]);
-    printf("{\n  \"model\": \"%s\",\n  \"machine\": {\"threads\": %d, \"simd\": \"%s\", \"read_bytes_per_s\": %.0f, "
-           "\"int8_ops_per_s\": %.0f, \"f32_ops_per_s\": %.0f},\n", model, b->peaks.n_threads, kernels_cpu_simd_name(),
-           b->peaks.read_bytes_s, b->peaks.int8_ops_s, b->peaks.f32_ops_s);
-    printf("  \"memory\": {\"weights\": %llu, \"state\": %llu, \"work\": %llu},\n  \"load_s\": %.4f,\n  \"rows\": [%s\n  ]\n}\n",
-           (unsigned long long)memory.weights, (unsigned long long)memory.state, (unsigned long long)memory.work, b->g.load_seconds,
-           b->rows.data ? b->rows.data : "");
+    printf("{\n  \"model\": \"%s\",\n  \"machine\": {\"threads\": %d, \"simd\": \"%s\", "
+           "\"read_bytes_per_s\": %.0f, "
+           "\"int8_ops_per_s\": %.0f, \"f32_ops_per_s\": %.0f},\n",
+           model, b->peaks.n_threads, kernels_cpu_simd_name(), b->peaks.read_bytes_s,
+           b->peaks.int8_ops_s, b->peaks.f32_ops_s);
+    printf("  \"memory\": {\"weights\": %llu, \"state\": %llu, \"work\": %llu},\n  \"load_s\": "
+           "%.4f,\n  \"rows\": [%s\n  ]\n}\n",
+           (unsigned long long)memory.weights, (unsigned long long)memory.state,
+           (unsigned long long)memory.work, b->g.load_seconds, b->rows.data ? b->rows.data : "");
 }
 
 static int bench(struct bench *b, struct engine_options *o, struct err *e) {
@@ -243,12 +262,19 @@ int cmd_bench(int argc, char **argv) {
         OPT_FLAG(0, "ops", &b->ops, "also print the time of each kind of operation"),
         OPT_FLAG('j', "json", &b->json, "print JSON"),
     };
-    const struct opts spec = { "bench", "", "Measures prefill and decode, beside this machine's own limits.", table, COUNT_OF(table), 0, 0 };
+    const struct opts spec = { "bench",
+                               "",
+                               "Measures prefill and decode, beside this machine's own limits.",
+                               table,
+                               COUNT_OF(table),
+                               0,
+                               0 };
     int n_args = opts_parse(&spec, argc, argv), status = 0;
     struct err e = { 0 };
     if (n_args < 0) status = opts_exit_status(n_args);
     else if (!o.model) status = opts_usage_error(&spec, "--model FILE is required");
-    else if (parse_list(prompt, b->prompt, &b->n_prompt, &e) < 0 || parse_list(depth, b->depth, &b->n_depth, &e) < 0 ||
+    else if (parse_list(prompt, b->prompt, &b->n_prompt, &e) < 0 ||
+             parse_list(depth, b->depth, &b->n_depth, &e) < 0 ||
              parse_list(seqs, b->seqs, &b->n_seqs, &e) < 0 || bench(b, &o, &e) < 0)
         status = opts_failure(&spec, &e);
     engine_close(&b->g);

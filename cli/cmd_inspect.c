@@ -1,7 +1,8 @@
 /* inspect - what a model file holds: hyper-parameters, bytes by class and by layer, and what a context costs.
  *
- * Only headers are read, so a file of any size answers at once. The figures are collected into one struct first; plain
- * text and JSON are two ways to print it. A file without (valid) hyper-parameters still shows its tensors. */
+ * Only headers are read, so a file of any size answers at once. The figures are collected into one
+ * struct first; plain text and JSON are two ways to print it. A file without (valid) hyper-parameters
+ * still shows its tensors. */
 #include "cli/cmd.h"
 
 #include "cli/opts.h"
@@ -49,7 +50,8 @@ static const struct rule {
     const char *prefix;
     enum class class;
 } global_rules[] = {
-    { "token_embd.", CLASS_EMBED }, { "output.", CLASS_HEAD }, { "output_", CLASS_HEAD_HC }, { "mtp.", CLASS_MTP },
+    { "token_embd.", CLASS_EMBED }, { "output.", CLASS_HEAD }, { "output_", CLASS_HEAD_HC },
+    { "mtp.", CLASS_MTP },
     { "", CLASS_OTHER },
 }, layer_rules[] = {
     { "nextn.", CLASS_MTP },
@@ -62,7 +64,8 @@ static const struct rule {
     { "ffn_gate_inp.", CLASS_ROUTER }, { "exp_probs_b.", CLASS_ROUTER }, { "ffn_gate_tid2eid.", CLASS_HASH },
     { "ffn_gate_exps.", CLASS_EXPERTS_GATE }, { "ffn_up_exps.", CLASS_EXPERTS_UP },
     { "ffn_down_exps.", CLASS_EXPERTS_DOWN },
-    { "ffn_gate_shexp.", CLASS_SHARED }, { "ffn_up_shexp.", CLASS_SHARED }, { "ffn_down_shexp.", CLASS_SHARED },
+    { "ffn_gate_shexp.", CLASS_SHARED }, { "ffn_up_shexp.", CLASS_SHARED },
+    { "ffn_down_shexp.", CLASS_SHARED },
     { "", CLASS_OTHER },
 };
 
@@ -86,7 +89,7 @@ struct report {
     struct sum all, class[N_CLASSES];
     struct layer layer[HP_LAYERS_MAX];
     uint32_t n_layer;                                 /* one more than the largest that a tensor names */
-    uint64_t n_unknown;                               /* tensors of unknown type: their bytes are not in the sums */
+    uint64_t n_unknown;                         /* tensors of unknown type: their bytes are not in the sums */
     bool has_hparams;
     struct hparams hp;
     struct err why_not;
@@ -108,7 +111,8 @@ static int take_layer(const char **name, uint64_t *len) {
     const char *p = *name, *end = p + *len;
     int layer = 0, digits = 0;
     if (*len < 6 || memcmp(p, "blk.", 4) != 0) return -1;
-    for (p += 4; p < end && *p >= '0' && *p <= '9' && digits < 3; p++, digits++) layer = layer * 10 + (*p - '0');
+    for (p += 4; p < end && *p >= '0' && *p <= '9' && digits < 3; p++, digits++)
+        layer = layer * 10 + (*p - '0');
     if (digits == 0 || p == end || *p != '.' || layer >= HP_LAYERS_MAX) return -1;
     *name = p + 1;
     *len = (uint64_t)(end - *name);
@@ -148,9 +152,11 @@ static void add_fact(struct report *r, const char *name, double value) {
 static void add_facts(struct report *r) {
     const struct hparams *hp = &r->hp;
     FACT(n_layer), FACT(n_embd), FACT(n_vocab), FACT(n_ctx_train);
-    FACT(n_head), FACT(head_dim), FACT(n_rot), FACT(n_q_lora), FACT(n_out_lora), FACT(n_out_group), FACT(n_swa);
+    FACT(n_head), FACT(head_dim), FACT(n_rot), FACT(n_q_lora), FACT(n_out_lora), FACT(n_out_group),
+        FACT(n_swa);
     FACT(n_idx_head), FACT(idx_dim), FACT(idx_top_k);
-    FACT(n_expert), FACT(n_expert_used), FACT(n_expert_shared), FACT(n_ff_exp), FACT(n_hash_layer), FACT(expert_scale);
+    FACT(n_expert), FACT(n_expert_used), FACT(n_expert_shared), FACT(n_ff_exp), FACT(n_hash_layer),
+        FACT(expert_scale);
     FACT(n_sinkhorn), FACT(rms_eps), FACT(hc_eps);
     FACT(rope_base), FACT(rope_base_compress);
     FACT(yarn_factor), FACT(yarn_beta_fast), FACT(yarn_beta_slow), FACT(yarn_ctx);
@@ -184,7 +190,9 @@ static const char *type_names(uint64_t types, char *out, size_t size) {
     size_t used = 0;
     snprintf(out, size, "-");
     for (uint32_t id = 0; id < DTYPE_IDS && used < size; id++)
-        if (types >> id & 1) used += (size_t)snprintf(out + used, size - used, "%s%s", used ? "+" : "", dtype_name(id));
+        if (types >> id & 1)
+            used +=
+                (size_t)snprintf(out + used, size - used, "%s%s", used ? "+" : "", dtype_name(id));
     return out;
 }
 
@@ -207,7 +215,8 @@ static void print_facts(const struct report *r) {
     if (!r->has_hparams) return;
     printf("\nHyper-parameters of %s\n", r->hp.name);
     for (int i = 0; i < r->n_facts; i++)
-        printf("  %-18s %12.7g%s", r->fact[i].name, r->fact[i].value, i % 3 == 2 || i + 1 == r->n_facts ? "\n" : "   ");
+        printf("  %-18s %12.7g%s", r->fact[i].name, r->fact[i].value,
+               i % 3 == 2 || i + 1 == r->n_facts ? "\n" : "   ");
 }
 
 static void print_classes(const struct report *r) {
@@ -216,20 +225,24 @@ static void print_classes(const struct report *r) {
     for (int i = 0; i < N_CLASSES; i++) {
         const struct sum *s = &r->class[i];
         if (s->n_tensors == 0) continue;
-        printf("%-30s %8llu %16llu %10.3f %6.2f%%  %s\n", class_names[i], (unsigned long long)s->n_tensors,
-               (unsigned long long)s->bytes, gib(s->bytes), 100 * (double)s->bytes / (double)MAX(1, r->all.bytes),
+        printf("%-30s %8llu %16llu %10.3f %6.2f%%  %s\n", class_names[i],
+               (unsigned long long)s->n_tensors, (unsigned long long)s->bytes, gib(s->bytes),
+               100 * (double)s->bytes / (double)MAX(1, r->all.bytes),
                type_names(s->types, types, sizeof types));
     }
 }
 
 static void print_layers(const struct report *r) {
     char types[96];
-    printf("\n%-6s %-7s %6s %14s %16s %16s  %s\n", "Layer", "kind", "ratio", "dense", "routed experts", "bytes", "expert types");
+    printf("\n%-6s %-7s %6s %14s %16s %16s  %s\n", "Layer", "kind", "ratio", "dense",
+           "routed experts", "bytes", "expert types");
     for (uint32_t i = 0; i < r->n_layer; i++) {
         const struct layer *l = &r->layer[i];
-        printf("%-6u %-7s %6u %14llu %16llu %16llu  %s\n", i, kind_name(r, i), r->has_hparams ? r->hp.ratio[i] : 0,
-               (unsigned long long)l->dense.bytes, (unsigned long long)l->experts.bytes,
-               (unsigned long long)(l->dense.bytes + l->experts.bytes), type_names(l->experts.types, types, sizeof types));
+        printf("%-6u %-7s %6u %14llu %16llu %16llu  %s\n", i, kind_name(r, i),
+               r->has_hparams ? r->hp.ratio[i] : 0, (unsigned long long)l->dense.bytes,
+               (unsigned long long)l->experts.bytes,
+               (unsigned long long)(l->dense.bytes + l->experts.bytes),
+               type_names(l->experts.types, types, sizeof types));
     }
 }
 
@@ -248,8 +261,10 @@ static void print_tensors(const struct gguf *g) {
     for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         printf("%-44.*s %-8s", (int)t->name.len, t->name.data, dtype_name(t->type));
-        for (uint32_t d = 0; d < t->n_dims; d++) printf("%s%llu", d ? " x " : " ", (unsigned long long)t->ne[d]);
-        printf("  %llu bytes at %llu of file %d\n", (unsigned long long)t->size, (unsigned long long)t->file_offset, t->file_i);
+        for (uint32_t d = 0; d < t->n_dims; d++)
+            printf("%s%llu", d ? " x " : " ", (unsigned long long)t->ne[d]);
+        printf("  %llu bytes at %llu of file %d\n", (unsigned long long)t->size,
+               (unsigned long long)t->file_offset, t->file_i);
     }
 }
 
@@ -283,21 +298,24 @@ static json_t *type_list(uint64_t types) {
 static json_t *files_json(const struct gguf *g) {
     json_t *list = json_array();
     for (int i = 0; i < gguf_n_files(g); i++)
-        json_array_append_new(list, json_pack("{s:s, s:o}", "path", gguf_path(g, i), "bytes", integer(gguf_file_size(g, i))));
+        json_array_append_new(list, json_pack("{s:s, s:o}", "path", gguf_path(g, i), "bytes",
+                                              integer(gguf_file_size(g, i))));
     return list;
 }
 
 /* The shortest decimal that means the same float: 1e-6 rather than 9.99999997e-07. */
 static json_t *number_of(double value) {
     char text[32];
-    if (value > -1e15 && value < 1e15 && value == (double)(int64_t)value) return json_integer((json_int_t)value);
+    if (value > -1e15 && value < 1e15 && value == (double)(int64_t)value)
+        return json_integer((json_int_t)value);
     snprintf(text, sizeof text, "%.7g", value);
     return json_real(strtod(text, NULL));
 }
 
 static json_t *facts_json(const struct report *r) {
     json_t *facts = json_object(), *ratios = json_array();
-    for (int i = 0; i < r->n_facts; i++) json_object_set_new(facts, r->fact[i].name, number_of(r->fact[i].value));
+    for (int i = 0; i < r->n_facts; i++)
+        json_object_set_new(facts, r->fact[i].name, number_of(r->fact[i].value));
     for (uint32_t i = 0; i < r->hp.n_layer; i++) json_array_append_new(ratios, integer(r->hp.ratio[i]));
     json_object_set_new(facts, "ratio", ratios);
     json_object_set_new(facts, "name", text_of((struct gguf_str){ r->hp.name, strlen(r->hp.name) }));
@@ -309,8 +327,9 @@ static json_t *classes_json(const struct report *r) {
     for (int i = 0; i < N_CLASSES; i++) {
         const struct sum *s = &r->class[i];
         if (s->n_tensors == 0) continue;
-        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o}", "class", class_names[i], "tensors", integer(s->n_tensors),
-                                              "bytes", integer(s->bytes), "types", type_list(s->types)));
+        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o}", "class", class_names[i],
+                                              "tensors", integer(s->n_tensors), "bytes",
+                                              integer(s->bytes), "types", type_list(s->types)));
     }
     return list;
 }
@@ -319,9 +338,11 @@ static json_t *layers_json(const struct report *r) {
     json_t *list = json_array();
     for (uint32_t i = 0; i < r->n_layer; i++) {
         const struct layer *l = &r->layer[i];
-        json_array_append_new(list, json_pack("{s:o, s:s, s:o, s:o, s:o}", "layer", integer(i), "kind", kind_name(r, i),
-                                              "dense_bytes", integer(l->dense.bytes), "expert_bytes", integer(l->experts.bytes),
-                                              "expert_types", type_list(l->experts.types)));
+        json_array_append_new(list,
+                              json_pack("{s:o, s:s, s:o, s:o, s:o}", "layer", integer(i), "kind",
+                                        kind_name(r, i), "dense_bytes", integer(l->dense.bytes),
+                                        "expert_bytes", integer(l->experts.bytes), "expert_types",
+                                        type_list(l->experts.types)));
     }
     return list;
 }
@@ -329,7 +350,8 @@ static json_t *layers_json(const struct report *r) {
 static json_t *state_json(const struct report *r) {
     json_t *list = json_array();
     for (uint64_t n = CONTEXT_MIN; n <= CONTEXT_MAX; n *= 2)
-        json_array_append_new(list, json_pack("{s:o, s:o}", "context", integer(n), "bytes", integer(state_bytes(&r->hp, n))));
+        json_array_append_new(list, json_pack("{s:o, s:o}", "context", integer(n), "bytes",
+                                              integer(state_bytes(&r->hp, n))));
     return list;
 }
 
@@ -339,8 +361,9 @@ static json_t *tensors_json(const struct gguf *g) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         json_t *dims = json_array();
         for (uint32_t d = 0; d < t->n_dims; d++) json_array_append_new(dims, integer(t->ne[d]));
-        json_array_append_new(list, json_pack("{s:o, s:s, s:o, s:o, s:o, s:i}", "name", text_of(t->name), "type",
-                                              dtype_name(t->type), "dims", dims, "bytes", integer(t->size), "offset",
+        json_array_append_new(list, json_pack("{s:o, s:s, s:o, s:o, s:o, s:i}", "name",
+                                              text_of(t->name), "type", dtype_name(t->type), "dims",
+                                              dims, "bytes", integer(t->size), "offset",
                                               integer(t->file_offset), "file", t->file_i));
     }
     return list;
@@ -372,10 +395,15 @@ int cmd_inspect(int argc, char **argv) {
         OPT_FLAG('t', "tensors", &tensors, "list every tensor, too"),
         OPT_FLAG(0, "alone", &alone, "only this file, even if it is one of several"),
     };
-    const struct opts spec = { "inspect", "FILE",
-                               "Shows what a GGUF holds: hyper-parameters, bytes by class and by layer, and the state that "
+    const struct opts spec = { "inspect",
+                               "FILE",
+                               "Shows what a GGUF holds: hyper-parameters, bytes by class and by "
+                               "layer, and the state that "
                                "contexts of 8K to 1M tokens need. Reads headers only.",
-                               table, COUNT_OF(table), 1, 1 };
+                               table,
+                               COUNT_OF(table),
+                               1,
+                               1 };
     struct gguf *g;
     struct err e;
     int n_args = opts_parse(&spec, argc, argv);

@@ -27,18 +27,22 @@ struct progress {
 static bool show_progress(void *ctx, uint64_t done, uint64_t total) {
     struct progress *p = ctx;
     uint64_t now = clock_now_ns();
-    if (!term_is_terminal(stderr) || (now - p->shown_ns < PROGRESS_MS * UINT64_C(1000000) && done < total)) return true;
+    if (!term_is_terminal(stderr) ||
+        (now - p->shown_ns < PROGRESS_MS * UINT64_C(1000000) && done < total))
+        return true;
     p->shown_ns = now;
     double seconds = (double)(now - p->start_ns) / 1e9;
-    fprintf(stderr, "\r%s: %5.1f of %.1f GB, %3.0f %%, %.2f GB/s ", p->path, (double)done / 1e9, (double)total / 1e9,
-            100 * (double)done / (double)total, (double)done / 1e9 / (seconds > 0 ? seconds : 1));
+    fprintf(stderr, "\r%s: %5.1f of %.1f GB, %3.0f %%, %.2f GB/s ", p->path, (double)done / 1e9,
+            (double)total / 1e9, 100 * (double)done / (double)total,
+            (double)done / 1e9 / (seconds > 0 ? seconds : 1));
     if (done == total) fprintf(stderr, "\n");
     return true;
 }
 
 static void print_written(const struct progress *p, uint64_t bytes) {
     double seconds = clock_seconds_since(p->start_ns);
-    printf("%s: %.3f GB of tensors in %.1f s, %.2f GB/s\n", p->path, (double)bytes / 1e9, seconds, (double)bytes / 1e9 / seconds);
+    printf("%s: %.3f GB of tensors in %.1f s, %.2f GB/s\n", p->path, (double)bytes / 1e9, seconds,
+           (double)bytes / 1e9 / seconds);
 }
 
 static int write_files(const struct synth_command *c, const struct tokenizer_vocab *vocab, struct err *e) {
@@ -79,23 +83,35 @@ int cmd_synth(int argc, char **argv) {
     struct synth_command c = { .preset = "tiny" };
     const struct opt table[] = {
         OPT_STRING('o', "output", &c.out, "FILE", "the GGUF file to write"),
-        OPT_STRING(0, "mtp", &c.mtp, "FILE", "also (or only) write the MTP block, as a file of its own"),
+        OPT_STRING(0, "mtp", &c.mtp, "FILE",
+                   "also (or only) write the MTP block, as a file of its own"),
         OPT_GROUP("The model"),
         OPT_CHOICE('p', "preset", &c.preset, SYNTH_PRESETS,
-                   "tiny: 15 MB for tests; mid: Flash's true layers and vocabulary, 4 layers; others: the published shapes"),
-        OPT_INT('l', "layers", &c.n_layers, 0, HP_LAYERS_MAX, "N", "number of layers; 0: the preset's"),
-        OPT_CHOICE('x', "mix", &c.mix, SYNTH_MIXES, "types of the routed experts; default: the preset's, or q2"),
-        OPT_STRING(0, "tokenizer", &c.tokenizer, "FILE", "a tokenizer.json to put in; default: an invented vocabulary"),
+                   "tiny: 15 MB for tests; mid: Flash's true layers and vocabulary, 4 layers; "
+                   "others: the published shapes"),
+        OPT_INT('l', "layers", &c.n_layers, 0, HP_LAYERS_MAX, "N",
+                "number of layers; 0: the preset's"),
+        OPT_CHOICE('x', "mix", &c.mix, SYNTH_MIXES,
+                   "types of the routed experts; default: the preset's, or q2"),
+        OPT_STRING(0, "tokenizer", &c.tokenizer, "FILE",
+                   "a tokenizer.json to put in; default: an invented vocabulary"),
         OPT_U64('s', "seed", &c.seed, 0, UINT64_MAX, "N", "another seed, another model"),
         OPT_GROUP("Running"),
-        OPT_INT('t', "threads", &c.n_threads, 0, 64, "N", "0: all cores; the bytes do not depend on it"),
+        OPT_INT('t', "threads", &c.n_threads, 0, 64, "N",
+                "0: all cores; the bytes do not depend on it"),
     };
     const struct opts spec = {
-        "synth", "",
-        "Writes a model with random weights: the shapes, names and types of the published files, numbers that stay "
-        "finite and lively through all layers, and a vocabulary, so that it can be loaded, run and measured like a real "
+        "synth",
+        "",
+        "Writes a model with random weights: the shapes, names and types of the published files, "
+        "numbers that stay "
+        "finite and lively through all layers, and a vocabulary, so that it can be loaded, run and "
+        "measured like a real "
         "one. It says nothing sensible. Same options, same bytes.",
-        table, COUNT_OF(table), 0, 0,
+        table,
+        COUNT_OF(table),
+        0,
+        0,
     };
     int n_args = opts_parse(&spec, argc, argv);
     if (n_args < 0) return opts_exit_status(n_args);

@@ -1,5 +1,6 @@
-/* cmd_tokenize - `tokenize`: text from stdin to ids; `detokenize`: ids from stdin to bytes. Output formats are stable:
- * ids in decimal with one space between and a line break at the end; bytes as they are. */
+/* cmd_tokenize - `tokenize`: text from stdin to ids; `detokenize`: ids from stdin to bytes. Output
+ * formats are stable: ids in decimal with one space between and a line break at the end; bytes as they
+ * are. */
 #include "cli/cmd.h"
 
 #include "cli/opts.h"
@@ -105,7 +106,8 @@ static int detokenize(const char *model, struct err *e) {
     struct buf text;
     buf_init(&text, IDS_TEXT_MAX);
     rc = read_stdin(&text, e);
-    if (rc == 0 && memchr(text.data, 0, text.size)) rc = err_set(e, ERR_INVALID, "the input holds a NUL byte");
+    if (rc == 0 && memchr(text.data, 0, text.size))
+        rc = err_set(e, ERR_INVALID, "the input holds a NUL byte");
     if (rc == 0) rc = print_bytes(t, text.data, e);
     buf_deinit(&text);
     tokenizer_free(t);

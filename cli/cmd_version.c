@@ -24,7 +24,8 @@ struct facts {
     int n;
 };
 
-static void add(struct facts *f, const char *section, const char *key, const char *format, ...) PRINTF_LIKE(4, 5);
+static void add(struct facts *f, const char *section, const char *key, const char *format, ...)
+    PRINTF_LIKE(4, 5);
 
 static void add(struct facts *f, const char *section, const char *key, const char *format, ...) {
     if (f->n == FACTS_MAX) return;

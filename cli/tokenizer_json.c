@@ -1,5 +1,6 @@
-/* tokenizer_json - see the header. Tokens come from two lists: model.vocab (spelled in the byte alphabet) and added_tokens
- * (plain text, which wins where an id is in both); together they must fill 0..n-1 without a hole. */
+/* tokenizer_json - see the header. Tokens come from two lists: model.vocab (spelled in the byte
+ * alphabet) and added_tokens (plain text, which wins where an id is in both); together they must fill
+ * 0..n-1 without a hole. */
 #include "cli/tokenizer_json.h"
 
 #include "common/sys/file.h"
@@ -58,9 +59,11 @@ static int check_splitting(const json_t *root, struct err *e) {
 
 static int check_model(const json_t *model, struct err *e) {
     static const char *const off[] = {
-        "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges",
+        "dropout",       "unk_token",     "continuing_subword_prefix", "end_of_word_suffix",
+        "byte_fallback", "ignore_merges",
     };
-    if (!text_is(json_object_get(model, "type"), "BPE")) return err_set(e, ERR_UNSUPPORTED, "its model is not BPE");
+    if (!text_is(json_object_get(model, "type"), "BPE"))
+        return err_set(e, ERR_UNSUPPORTED, "its model is not BPE");
     for (size_t i = 0; i < COUNT_OF(off); i++) {
         const json_t *value = json_object_get(model, off[i]);
         if (!is_off(model, off[i]) && !text_is(value, ""))
@@ -118,9 +121,11 @@ static bool starts_with(struct gguf_str s, const char *head) {
     return s.len >= n && memcmp(s.data, head, n) == 0;
 }
 
-/* Published GGUF files mark as control what is flagged special and what looks like it: <|...|> with either bar. */
+/* Published GGUF files mark as control what is flagged special and what looks like it: <|...|> with
+ * either bar. */
 static bool is_control(const json_t *token, struct gguf_str text) {
-    return json_is_true(json_object_get(token, "special")) || (starts_with(text, "<|") && ends_with(text, "|>")) ||
+    return json_is_true(json_object_get(token, "special")) ||
+           (starts_with(text, "<|") && ends_with(text, "|>")) ||
            (starts_with(text, "<\xef\xbd\x9c") && ends_with(text, "\xef\xbd\x9c>"));
 }
 
@@ -142,7 +147,8 @@ static int take_added_token(struct tokenizer_json *tj, const json_t *token, stru
 static int32_t find_added(const struct tokenizer_json *tj, const char *text) {
     for (uint32_t id = 0; id < tj->vocab.n_tokens; id++) {
         struct gguf_str s = tj->tokens[id];
-        if (tj->kinds[id] != TOKEN_NORMAL && s.len == strlen(text) && starts_with(s, text)) return (int32_t)id;
+        if (tj->kinds[id] != TOKEN_NORMAL && s.len == strlen(text) && starts_with(s, text))
+            return (int32_t)id;
     }
     return -1;
 }
@@ -152,7 +158,8 @@ static int read_tokens(struct tokenizer_json *tj, json_t *vocab, const json_t *a
     if (rc < 0) return rc;
     tj->tokens = calloc(tj->vocab.n_tokens, sizeof *tj->tokens);
     tj->kinds = calloc(tj->vocab.n_tokens, sizeof *tj->kinds);
-    if (!tj->tokens || !tj->kinds) return err_set(e, ERR_NOMEM, "no memory for %u tokens", tj->vocab.n_tokens);
+    if (!tj->tokens || !tj->kinds)
+        return err_set(e, ERR_NOMEM, "no memory for %u tokens", tj->vocab.n_tokens);
     rc = take_vocab(tj, vocab, e);
     for (size_t i = 0; i < json_array_size(added) && rc == 0; i++)
         rc = take_added_token(tj, json_array_get(added, i), e);
@@ -179,7 +186,8 @@ static size_t join_pair(const json_t *pair, char *out) {
 static int read_merges(struct tokenizer_json *tj, const json_t *merges, struct err *e) {
     size_t n = json_array_size(merges), size = 0, used = 0;
     if (!json_is_array(merges)) return err_set(e, ERR_CORRUPT, "model.merges is not a list");
-    if (n > TOKENIZER_MERGES_MAX) return err_set(e, ERR_LIMIT, "%zu merges, the limit is %d", n, TOKENIZER_MERGES_MAX);
+    if (n > TOKENIZER_MERGES_MAX)
+        return err_set(e, ERR_LIMIT, "%zu merges, the limit is %d", n, TOKENIZER_MERGES_MAX);
     for (size_t i = 0; i < n; i++) {
         const json_t *merge = json_array_get(merges, i);
         size_t n_pair = json_is_string(merge) ? 1 : join_pair(merge, NULL);

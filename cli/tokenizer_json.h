@@ -1,8 +1,10 @@
-/* tokenizer_json - a Hugging Face tokenizer.json as a vocabulary for common/model/tokenizer.h, and as GGUF metadata.
+/* tokenizer_json - a Hugging Face tokenizer.json as a vocabulary for common/model/tokenizer.h, and as
+ * GGUF metadata.
  *
- * Only byte-level BPE with the DeepSeek V3/V4 splitting rule is taken: a file whose normalizer, pre-tokenizer or added
- * tokens ask for anything that our tokenizer does not do is refused, so what is converted means the same afterwards.
- * The views in `vocab` live until _close. One thread; limits are those of the tokenizer and TOKENIZER_JSON_MAX. */
+ * Only byte-level BPE with the DeepSeek V3/V4 splitting rule is taken: a file whose normalizer,
+ * pre-tokenizer or added tokens ask for anything that our tokenizer does not do is refused, so what is
+ * converted means the same afterwards. The views in `vocab` live until _close. One thread; limits are
+ * those of the tokenizer and TOKENIZER_JSON_MAX. */
 #ifndef CLI_TOKENIZER_JSON_H
 #define CLI_TOKENIZER_JSON_H
 

@@ -3,14 +3,17 @@
  *                 enough nodes, plan found              all READY
  *      waiting* -------------------------> loading* ----------------> serving*
  *         ^                                   |                          |
- *         +------- a node of the plan is lost, fails or leaves ----------+     (the epoch rises with the next plan)
+ *         +------- a node of the plan is lost, fails or leaves ----------+     (the epoch rises with
+ *           the next plan)
  *
  *   a node:  gone --HELLO--> joined* --ASSIGN--> loading* --READY--> ready* --plan over--> joined
- *                              ^                    +-- FAILED, or silent for too long --> failed* --a while--> joined
+ *                              ^                    +-- FAILED, or silent for too long --> failed* --a
+ *                                while--> joined
  *            (* waits.) LEAVE, silence or a new incarnation: gone, from any state.
  *
- * Part of the coordinator core; a node's place in the table is its number in the plan. ASSIGN is repeated until READY arrives, so
- * either may be lost. At most n_node_max nodes; two live processes with one name are a mistake that the second is told of. */
+ * Part of the coordinator core; a node's place in the table is its number in the plan. ASSIGN is
+ * repeated until READY arrives, so either may be lost. At most n_node_max nodes; two live processes
+ * with one name are a mistake that the second is told of. */
 #ifndef COORDINATOR_CLUSTER_H
 #define COORDINATOR_CLUSTER_H
 
@@ -25,7 +28,8 @@ struct coord_node {
     uint32_t n_measured;
     struct msg_ready ready;
     struct msg_progress progress;
-    uint64_t assigned_ns, progress_ns, failed_ns;             /* last ASSIGN sent; last sign of progress; when it failed */
+    /* last ASSIGN sent; last sign of progress; when it failed */
+    uint64_t assigned_ns, progress_ns, failed_ns;
     int32_t stage_i;                                          /* in the plan; -1: spare */
     bool is_helper, sync_due;
     struct msg_helper helper[MSG_HELPERS_MAX];                /* as told in its ASSIGN */
@@ -34,13 +38,13 @@ struct coord_node {
 struct cluster {
     uint8_t state;
     struct coord_node *node;                                  /* n_node_max */
-    uint32_t n_node, n_node_before;                           /* neither gone nor failed; when the last plan was made */
+    uint32_t n_node, n_node_before;               /* neither gone nor failed; when the last plan was made */
     struct coord_plan plan;                                   /* its node numbers are places in `node` */
     bool had_plan;
-    uint64_t epoch_seen;                                      /* highest that any node spoke of in its HELLO */
+    uint64_t epoch_seen;                          /* highest that any node spoke of in its HELLO */
     uint64_t since_ns, changed_ns;                            /* of the state; of the membership */
     uint64_t unserved_ns;                                     /* when serving ended last */
-    uint64_t plan_at_ns;                                      /* waiting: try then; UINT64_MAX: not before something changes */
+    uint64_t plan_at_ns;                     /* waiting: try then; UINT64_MAX: not before something changes */
     uint32_t n_slot, n_ctx_max, n_rows_max;                   /* serving: the least of all stages */
     uint64_t state_tokens_max;
     uint32_t first_link, first_node, last_node;               /* stage 0 and the last stage */
@@ -55,9 +59,11 @@ void cluster_deinit(struct coord *c);
 /* True: the message was one of ours and is dealt with. */
 void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struct coord_outs *outs);
 struct coord_node *cluster_find(struct coord *c, uint32_t link);
-void cluster_on_ready(struct coord *c, struct coord_node *n, const struct msg_ready *ready, struct coord_outs *outs);
+void cluster_on_ready(struct coord *c, struct coord_node *n, const struct msg_ready *ready,
+                      struct coord_outs *outs);
 void cluster_on_progress(struct coord *c, struct coord_node *n, const struct msg_progress *progress);
-void cluster_on_failed(struct coord *c, struct coord_node *n, const struct msg_failed *failed, struct coord_outs *outs);
+void cluster_on_failed(struct coord *c, struct coord_node *n, const struct msg_failed *failed,
+                       struct coord_outs *outs);
 void cluster_on_links(struct coord_node *n, const struct msg_links *links);
 void cluster_lose(struct coord *c, struct coord_node *n, const char *why, struct coord_outs *outs);
 void cluster_fail_plan(struct coord *c, const char *why, struct coord_outs *outs);

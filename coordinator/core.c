@@ -1,5 +1,5 @@
-/* core (coordinator) - one step: the event is dispatched, timers that are due act, then requests are admitted, batches launched,
- * and the nodes told what is over. See core.h. */
+/* core (coordinator) - one step: the event is dispatched, timers that are due act, then requests are
+ * admitted, batches launched, and the nodes told what is over. See core.h. */
 #include "coordinator/core.h"
 
 #include "coordinator/core_private.h"
@@ -14,11 +14,29 @@
 
 void coord_config_init(struct coord_config *c) {
     *c = (struct coord_config){
-        .ping_ms = 500, .ping_misses = 5, .payload_bytes_max = 64 << 20,
-        .n_node_max = 64, .n_request_max = 1024, .n_seg_max = 256, .n_row_max = 2048, .n_window_max = 33, .n_item_max = 1024,
-        .settle_ms = 2000, .rejoin_ms = 5000, .load_silent_ms = 120000, .exclude_ms = 30000, .stall_ms = 600000,
-        .n_extra = 1, .bound_ms = 250, .chunk_first = 32, .chunk_min = 8, .batch_floor_ms = 2000, .batch_unknown_ms = 60000,
-        .retry_max = 6, .give_up_ms = 30000, .wedge_ms = 20000,
+        .ping_ms = 500,
+        .ping_misses = 5,
+        .payload_bytes_max = 64 << 20,
+        .n_node_max = 64,
+        .n_request_max = 1024,
+        .n_seg_max = 256,
+        .n_row_max = 2048,
+        .n_window_max = 33,
+        .n_item_max = 1024,
+        .settle_ms = 2000,
+        .rejoin_ms = 5000,
+        .load_silent_ms = 120000,
+        .exclude_ms = 30000,
+        .stall_ms = 600000,
+        .n_extra = 1,
+        .bound_ms = 250,
+        .chunk_first = 32,
+        .chunk_min = 8,
+        .batch_floor_ms = 2000,
+        .batch_unknown_ms = 60000,
+        .retry_max = 6,
+        .give_up_ms = 30000,
+        .wedge_ms = 20000,
     };
 }
 
@@ -79,12 +97,13 @@ void coord_give(struct coord_outs *outs, struct payload *p) {
 /* ---- messages ---- */
 
 static bool needs_epoch(enum msg_kind kind) {
-    return kind == MSG_PROGRESS || kind == MSG_READY || kind == MSG_FAILED || kind == MSG_WORK_REFUSED || kind == MSG_RESULT ||
-           kind == MSG_ROW;
+    return kind == MSG_PROGRESS || kind == MSG_READY || kind == MSG_FAILED ||
+           kind == MSG_WORK_REFUSED || kind == MSG_RESULT || kind == MSG_ROW;
 }
 
 /* From a node that we know, of this epoch where that matters. */
-static void dispatch(struct coord *c, struct coord_node *n, const struct coord_event *ev, struct coord_outs *outs) {
+static void dispatch(struct coord *c, struct coord_node *n, const struct coord_event *ev,
+                     struct coord_outs *outs) {
     const struct msg *m = ev->msg;
     uint32_t number = (uint32_t)(n - c->cluster.node);
     bool serving = c->cluster.state == CL_SERVING, last = serving && number == c->cluster.last_node;
@@ -178,8 +197,10 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_outs
 /* ---- life and views ---- */
 
 struct coord *coord_new(const struct coord_config *config) {
-    CHECK(config->incarnation && config->plan && config->sample && config->n_node_max && config->n_request_max);
-    CHECK(config->n_node_max <= 2 * MSG_STAGES_MAX && config->n_seg_max <= MSG_SEGS_MAX && config->n_row_max <= MSG_ROWS_MAX);
+    CHECK(config->incarnation && config->plan && config->sample && config->n_node_max &&
+          config->n_request_max);
+    CHECK(config->n_node_max <= 2 * MSG_STAGES_MAX && config->n_seg_max <= MSG_SEGS_MAX &&
+          config->n_row_max <= MSG_ROWS_MAX);
     struct coord *c = xcalloc(1, sizeof *c);
     c->config = *config;
     cluster_init(c);
@@ -199,19 +220,36 @@ void coord_free(struct coord *c) {
 struct coord_view coord_view(const struct coord *c) {
     const struct cluster *cl = &c->cluster;
     const struct requests *q = &c->requests;
-    return (struct coord_view){ .state = (enum cluster_state)cl->state, .epoch = c->epoch, .since_ns = cl->since_ns, .why = cl->why,
-                                .plan = cl->state == CL_WAITING ? NULL : &cl->plan, .n_node = cl->n_node,
-                                .n_queued = q->list[RL_QUEUE].n, .n_active = q->pool.n_used - q->list[RL_QUEUE].n,
-                                .n_decode = q->n_decode, .n_flying = c->pipeline.pool.n_used, .n_window = pipeline_window(c),
-                                .n_slot = cl->n_slot, .chunk = c->pipeline.chunk, .n_request = q->n_submitted, .n_done = q->n_done,
-                                .n_failed = q->n_failed, .totals = &c->totals, .trace = c->trace, .n_trace = c->n_trace };
+    return (struct coord_view){ .state = (enum cluster_state)cl->state,
+                                .epoch = c->epoch,
+                                .since_ns = cl->since_ns,
+                                .why = cl->why,
+                                .plan = cl->state == CL_WAITING ? NULL : &cl->plan,
+                                .n_node = cl->n_node,
+                                .n_queued = q->list[RL_QUEUE].n,
+                                .n_active = q->pool.n_used - q->list[RL_QUEUE].n,
+                                .n_decode = q->n_decode,
+                                .n_flying = c->pipeline.pool.n_used,
+                                .n_window = pipeline_window(c),
+                                .n_slot = cl->n_slot,
+                                .chunk = c->pipeline.chunk,
+                                .n_request = q->n_submitted,
+                                .n_done = q->n_done,
+                                .n_failed = q->n_failed,
+                                .totals = &c->totals,
+                                .trace = c->trace,
+                                .n_trace = c->n_trace };
 }
 
 bool coord_view_node(const struct coord *c, uint32_t i, struct coord_node_view *out) {
     const struct coord_node *n = i < c->config.n_node_max ? &c->cluster.node[i] : NULL;
     if (!n || n->state == ND_GONE) return false;
-    *out = (struct coord_node_view){ .state = (enum coord_node_state)n->state, .hello = &n->hello, .peer = &n->peer,
-                                     .ready = &n->ready, .progress = n->progress, .stage_i = n->stage_i,
+    *out = (struct coord_node_view){ .state = (enum coord_node_state)n->state,
+                                     .hello = &n->hello,
+                                     .peer = &n->peer,
+                                     .ready = &n->ready,
+                                     .progress = n->progress,
+                                     .stage_i = n->stage_i,
                                      .is_helper = n->is_helper };
     if (n->stage_i >= 0) {
         out->layer_begin = c->cluster.plan.stage[n->stage_i].layer_begin;

@@ -1,13 +1,16 @@
-/* core (coordinator) - everything the coordinator decides: who belongs to the cluster, which plan holds, which request runs, which
- * rows travel in which batch, and what happens when an answer is late, wrong or never comes.
+/* core (coordinator) - everything the coordinator decides: who belongs to the cluster, which plan
+ * holds, which request runs, which rows travel in which batch, and what happens when an answer is late,
+ * wrong or never comes.
  *
- * A struct and a step: events in, outs away, time is a field, the next deadline is a result. No clock, no socket, no thread. Two
- * seams call out, both pure from here: config.plan (which node takes which layers) and config.sample (the next token of a
- * row). Belongs to the loop thread of its shell; the simulation runs it beside the node cores in one process.
+ * A struct and a step: events in, outs away, time is a field, the next deadline is a result. No clock,
+ * no socket, no thread. Two seams call out, both pure from here: config.plan (which node takes which
+ * layers) and config.sample (the next token of a row). Belongs to the loop thread of its shell; the
+ * simulation runs it beside the node cores in one process.
  *
- * Parts: cluster (membership, plan epochs), request (life of a request and its sequence), scheduler (which rows next),
- * pipeline (batches in flight, deadlines, results). A request's tokens, prompt and emitted, are all that is needed to compute its
- * state again; so whatever is lost, the answer is: feed the tokens from a position that the stages can go back to. */
+ * Parts: cluster (membership, plan epochs), request (life of a request and its sequence), scheduler
+ * (which rows next), pipeline (batches in flight, deadlines, results). A request's tokens, prompt and
+ * emitted, are all that is needed to compute its state again; so whatever is lost, the answer is: feed
+ * the tokens from a position that the stages can go back to. */
 #ifndef COORDINATOR_CORE_H
 #define COORDINATOR_CORE_H
 
@@ -22,7 +25,7 @@ enum coord_node_state { ND_GONE, ND_JOINED, ND_LOADING, ND_READY, ND_FAILED, ND_
 
 /* ---- the seams ---- */
 
-struct coord_node_info {                                      /* a node that may be used, as the planner sees it */
+struct coord_node_info {                          /* a node that may be used, as the planner sees it */
     const struct msg_hello *hello;
     uint32_t rtt_us;
     const struct msg_link *link;                              /* measured by it, to others */
@@ -37,7 +40,7 @@ struct coord_plan_stage {
     enum msg_wire_format wire;                                /* to the next stage */
     uint32_t expert_begin, expert_end, n_helper;
     struct coord_plan_helper helper[MSG_HELPERS_MAX];
-    uint32_t us_row_1, us_row_n;                              /* predicted: a batch of 1 and of n_rows_max rows; 0: not known */
+    uint32_t us_row_1, us_row_n;            /* predicted: a batch of 1 and of n_rows_max rows; 0: not known */
 };
 
 struct coord_plan {
@@ -45,12 +48,12 @@ struct coord_plan {
     char model[MSG_NAME_MAX];
     uint32_t n_stage, n_slot, n_ctx_max, n_rows_max, n_credit, numerics, precision;
     struct coord_plan_stage stage[MSG_STAGES_MAX];
-    struct msg_hop source;                                    /* who streams weights to those without; empty: nobody */
+    struct msg_hop source;                        /* who streams weights to those without; empty: nobody */
 };
 
 struct coord_sample {                                         /* one row, and whose it is */
     uint64_t tag;
-    uint32_t position;                                        /* of the token to be chosen, in the whole sequence */
+    uint32_t position;                            /* of the token to be chosen, in the whole sequence */
     const struct msg_row_result *row;                         /* offset and bytes are inside `payload` */
     struct payload payload;
 };
@@ -73,24 +76,26 @@ struct coord_config {
 
     uint32_t n_node_expected;                                 /* the first plan waits for so many */
     uint32_t settle_ms;                                       /* then for this long without a newcomer */
-    uint32_t rejoin_ms;                                       /* after a loss: how long the others wait for its return */
-    uint32_t load_silent_ms, exclude_ms;                      /* no progress: failed, and not asked again for this long */
-    uint32_t stall_ms;                                        /* requests end when there is no plan for this long */
+    uint32_t rejoin_ms;                           /* after a loss: how long the others wait for its return */
+    uint32_t load_silent_ms, exclude_ms;          /* no progress: failed, and not asked again for this long */
+    uint32_t stall_ms;                            /* requests end when there is no plan for this long */
 
-    uint32_t n_extra;                                         /* batches in flight beyond the number of stages */
-    uint32_t bound_ms;                                        /* how much a long prompt may delay other streams' next token */
-    uint32_t chunk_first, chunk_min;                          /* rows before anything is measured; never fewer than */
-    uint32_t batch_floor_ms, batch_unknown_ms;                /* deadline: added to 4 x estimate; without an estimate */
-    uint32_t retry_max, give_up_ms;                           /* a request ends after more retries than this, and this long */
-    uint32_t wedge_ms;                                        /* nothing comes through for so long: a new epoch */
+    uint32_t n_extra;                             /* batches in flight beyond the number of stages */
+    uint32_t bound_ms;                        /* how much a long prompt may delay other streams' next token */
+    uint32_t chunk_first, chunk_min;              /* rows before anything is measured; never fewer than */
+    uint32_t batch_floor_ms, batch_unknown_ms;    /* deadline: added to 4 x estimate; without an estimate */
+    uint32_t retry_max, give_up_ms;           /* a request ends after more retries than this, and this long */
+    uint32_t wedge_ms;                            /* nothing comes through for so long: a new epoch */
 
-    int (*plan)(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out, struct err *e);
-    int (*sample)(void *ctx, const struct coord_sample *s, struct coord_sampled *out);    /* 0, COORD_NEED_MORE, or an error */
+    int (*plan)(void *ctx, const struct coord_node_info *node, uint32_t n_node,
+                struct coord_plan *out, struct err *e);
+    /* 0, COORD_NEED_MORE, or an error */
+    int (*sample)(void *ctx, const struct coord_sample *s, struct coord_sampled *out);
     void *ctx;
     struct trace trace;
 };
 
-void coord_config_init(struct coord_config *c);               /* defaults for everything but name, incarnation and seams */
+void coord_config_init(struct coord_config *c);  /* defaults for everything but name, incarnation and seams */
 
 /* ---- events ---- */
 
@@ -98,7 +103,7 @@ enum coord_event_kind {
     COORD_EV_TICK,                                            /* the deadline came */
     COORD_EV_MSG,                                             /* link, msg, take_payload */
     COORD_EV_LINK_CLOSED,                                     /* link */
-    COORD_EV_SUBMIT,                                          /* submit: answered by ACCEPTED or DONE of the same step */
+    COORD_EV_SUBMIT,                              /* submit: answered by ACCEPTED or DONE of the same step */
     COORD_EV_CANCEL,                                          /* request */
     COORD_EV_STOP                                             /* ends all requests and tells the nodes */
 };
@@ -128,10 +133,10 @@ enum coord_out_kind {
     COORD_OUT_SEND,                                           /* link, msg */
     COORD_OUT_DROP,                                           /* link */
     COORD_OUT_ACCEPTED,                                       /* request, tag */
-    COORD_OUT_TOKEN,                                          /* request, tag, token, index: 0 for the first new one */
-    COORD_OUT_DONE,                                           /* tag, code, text; the handle is dead from now on */
+    COORD_OUT_TOKEN,                              /* request, tag, token, index: 0 for the first new one */
+    COORD_OUT_DONE,                               /* tag, code, text; the handle is dead from now on */
     COORD_OUT_FREE,                                           /* payload */
-    COORD_OUT_STATE,                                          /* the cluster changed its state: text says to what and why */
+    COORD_OUT_STATE,                            /* the cluster changed its state: text says to what and why */
     COORD_OUT_NOTICE                                          /* code, text: worth a line in the log */
 };
 
@@ -158,13 +163,13 @@ struct coord_outs {
 
 /* ---- what is shown ---- */
 
-struct coord_batch_trace {                                    /* where the time of one batch went; microseconds */
+struct coord_batch_trace {                        /* where the time of one batch went; microseconds */
     uint64_t batch, launched_ns;
     uint32_t n_row, n_decode, n_stage;
     uint32_t total_us, wait_us, queue_us, compute_us, hold_us, wire_us, sample_us;
 };
 
-struct coord_totals {                                         /* of tokens that came out of decode batches; microseconds */
+struct coord_totals {                            /* of tokens that came out of decode batches; microseconds */
     uint64_t n_token, n_prefill_row, n_batch, n_batch_dead, n_row_more;
     uint64_t wall_us;                                         /* token to token, summed over tokens */
     uint64_t wait_us, queue_us, compute_us, hold_us, wire_us, sample_us;      /* add up to wall_us */
@@ -206,7 +211,8 @@ void coord_outs_deinit(struct coord_outs *outs);
 void coord_step(struct coord *c, const struct coord_event *ev, struct coord_outs *outs);
 
 struct coord_view coord_view(const struct coord *c);
-bool coord_view_node(const struct coord *c, uint32_t i, struct coord_node_view *out);       /* i < n_node_max; false: nobody */
+/* i < n_node_max; false: nobody */
+bool coord_view_node(const struct coord *c, uint32_t i, struct coord_node_view *out);
 
 /* Dies when the inside contradicts itself; for tests, after any step. */
 void coord_check(const struct coord *c);

@@ -1,5 +1,5 @@
-/* core_private - the coordinator core's inside, shared by core.c and its parts. Each part owns its struct and is the only one
- * that writes it. */
+/* core_private - the coordinator core's inside, shared by core.c and its parts. Each part owns its
+ * struct and is the only one that writes it. */
 #ifndef COORDINATOR_CORE_PRIVATE_H
 #define COORDINATOR_CORE_PRIVATE_H
 

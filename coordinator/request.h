@@ -6,12 +6,14 @@
  *     |  |   sequence lost, plan over   |   |                |  |  +------+
  *     +--|------------------------------+---|----------------+  |
  *        |                                  +------> drain* <---+  last token, cancelled, error
- *        +-- cancelled, error --> done <--- its batches are over -+                          (* waits; each with a deadline)
+ *        +-- cancelled, error --> done <--- its batches are over -+                          (* waits;
+ *          each with a deadline)
  *
- * A request is its tokens: prompt and emitted. n_sent of them are on their way or in the stages, n_held are known to be in.
- * Decode is the case where just one is unsent. The sequence is what the stages know: it has a number of its own, never used twice,
- * and is listed as alive in SYNC until its last batch is over. A replay is a new sequence with the same tokens.
- * Limits: n_request_max requests; as many sequences as slots. Part of the coordinator core. */
+ * A request is its tokens: prompt and emitted. n_sent of them are on their way or in the stages, n_held
+ * are known to be in. Decode is the case where just one is unsent. The sequence is what the stages
+ * know: it has a number of its own, never used twice, and is listed as alive in SYNC until its last
+ * batch is over. A replay is a new sequence with the same tokens. Limits: n_request_max requests; as
+ * many sequences as slots. Part of the coordinator core. */
 #ifndef COORDINATOR_REQUEST_H
 #define COORDINATOR_REQUEST_H
 
@@ -32,13 +34,14 @@ struct request {
     uint32_t n_sent, n_sent_max, n_held;
     uint32_t n_retry;
     uint64_t retry_first_ns, not_before_ns;       /* since the last token */
-    uint64_t arrived_ns, deadline_ns, ready_ns;   /* deadline 0: none; since when the next token could be computed */
+    uint64_t arrived_ns, deadline_ns,
+        ready_ns; /* deadline 0: none; since when the next token could be computed */
     bool told;                                    /* DONE was sent; only its batches are awaited */
 };
 
 struct seq {
     uint64_t id;
-    uint32_t request, n_flying;                   /* whose it is, unless closing; segments in batches that are not over */
+    uint32_t request, n_flying;       /* whose it is, unless closing; segments in batches that are not over */
     uint32_t n_reserved;                          /* tokens of its worst case */
     bool closing;                                 /* ends with its last batch */
 };
@@ -65,20 +68,23 @@ void requests_deinit(struct coord *c);
 
 void requests_submit(struct coord *c, const struct coord_submit *s, struct coord_outs *outs);
 void requests_cancel(struct coord *c, struct handle h, struct coord_outs *outs);
-void requests_admit(struct coord *c);                                  /* from the queue, while there is room */
-void requests_requeue_all(struct coord *c);                            /* the plan is over: state in the stages is gone */
-void requests_recheck(struct coord *c, struct coord_outs *outs);       /* a new plan may have a smaller context */
+void requests_admit(struct coord *c);             /* from the queue, while there is room */
+void requests_requeue_all(struct coord *c);       /* the plan is over: state in the stages is gone */
+void requests_recheck(struct coord *c, struct coord_outs *outs);  /* a new plan may have a smaller context */
 void requests_timers(struct coord *c, struct coord_outs *outs);
 uint64_t requests_deadline_ns(const struct coord *c);
 void requests_end_all(struct coord *c, int code, struct coord_outs *outs);
 bool requests_active_or_queued(const struct coord *c);
 
-/* For the pipeline. A segment left with a batch; came through; was lost with it; and the next token is known. */
-struct request *request_of_seq(struct coord *c, uint64_t seq);         /* NULL: the sequence is closing or over */
+/* For the pipeline. A segment left with a batch; came through; was lost with it; and the next token is
+ * known. */
+struct request *request_of_seq(struct coord *c, uint64_t seq);  /* NULL: the sequence is closing or over */
 void request_sent(struct coord *c, struct request *r, uint32_t n);
 void request_flight_over(struct coord *c, uint64_t seq, struct coord_outs *outs);
-void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_replay, int code, struct coord_outs *outs);
-void request_token(struct coord *c, struct request *r, const struct coord_sampled *s, struct coord_outs *outs);
+void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_replay, int code,
+                  struct coord_outs *outs);
+void request_token(struct coord *c, struct request *r, const struct coord_sampled *s,
+                   struct coord_outs *outs);
 void request_end(struct coord *c, struct request *r, int code, const char *text, struct coord_outs *outs);
 
 struct request *request_first(struct coord *c, enum request_list list);

@@ -166,7 +166,8 @@ static void check_index_select(const struct index_select_args *a) {
     int64_t n = a->n;
     CHECK(a->row0 >= 0 && a->row0 + a->n <= a->batch->n_rows);
     CHECK(a->layer->ratio > 0 && is_i32(a->sel, a->top_k, n) && is_i32(a->n_sel, 1, n));
-    CHECK(!a->q || (is_f32(a->q, (int64_t)a->n_head * a->layer->idx_dim, n) && is_f32(a->weight, a->n_head, n)));
+    CHECK(!a->q || (is_f32(a->q, (int64_t)a->n_head * a->layer->idx_dim, n) &&
+                    is_f32(a->weight, a->n_head, n)));
     CHECK(!a->q || is_f32(a->rope, a->layer->n_rot, n));
 }
 
@@ -186,7 +187,8 @@ static void check_moe_route(const struct moe_route_args *a) {
     int64_t n = a->batch->n_rows, n_expert = a->logits->ne[0];
     CHECK(a->n_used >= 1 && a->n_used <= MOE_USED_MAX && a->n_used <= n_expert);
     CHECK(is_f32(a->logits, n_expert, n) && (!a->bias || is_f32(a->bias, n_expert, 1)));
-    CHECK(!a->tid2eid || (a->tid2eid->type == DTYPE_I32 && a->tid2eid->ne[0] == a->n_used && a->batch->token));
+    CHECK(!a->tid2eid ||
+          (a->tid2eid->type == DTYPE_I32 && a->tid2eid->ne[0] == a->n_used && a->batch->token));
     CHECK(is_i32(a->ids, a->n_used, n) && is_f32(a->weights, a->n_used, n));
 }
 

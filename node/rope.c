@@ -10,7 +10,8 @@ static double yarn_corner(const struct hparams *hp, double base, double n_rotati
 }
 
 void rope_freqs_init(struct rope_freqs *out, const struct hparams *hp, bool compressed) {
-    double base = compressed ? (double)hp->rope_base_compress : (double)hp->rope_base, n_rot = (double)hp->n_rot;
+    double base = compressed ? (double)hp->rope_base_compress : (double)hp->rope_base,
+           n_rot = (double)hp->n_rot;
     double low = floor(yarn_corner(hp, base, (double)hp->yarn_beta_fast));
     double high = ceil(yarn_corner(hp, base, (double)hp->yarn_beta_slow));
     low = fmax(low, 0), high = fmin(high, n_rot - 1);

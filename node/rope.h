@@ -1,7 +1,8 @@
 /* rope - cos, sin tables for rows of positions, computed on the host once per batch.
  *
- * The angle is p * f_i in f32 with f_i rounded once from double (spec 2.4); cos and sin of that f32 angle are computed in double
- * and rounded once, so every backend rotates by the same numbers. Pure functions. */
+ * The angle is p * f_i in f32 with f_i rounded once from double (spec 2.4); cos and sin of that f32
+ * angle are computed in double and rounded once, so every backend rotates by the same numbers. Pure
+ * functions. */
 #ifndef NODE_ROPE_H
 #define NODE_ROPE_H
 

@@ -34,16 +34,21 @@ int stage_seq_restore(struct stage *s, const void *data, size_t size, uint32_t *
     return s->ops->seq_restore(s, data, size, slot, e);
 }
 
-static int segs_check(const struct stage *s, const struct stage_seg *segs, uint32_t n_seg, uint32_t n_rows, struct err *e) {
+static int segs_check(const struct stage *s, const struct stage_seg *segs, uint32_t n_seg,
+                      uint32_t n_rows, struct err *e) {
     uint32_t rows = 0;
     for (uint32_t i = 0; i < n_seg; i++) {
         if (segs[i].n == 0 || segs[i].n > s->n_rows_max - rows)
-            return err_set(e, ERR_INVALID, "a batch of more than %u rows, or an empty segment", s->n_rows_max);
+            return err_set(e, ERR_INVALID, "a batch of more than %u rows, or an empty segment",
+                           s->n_rows_max);
         for (uint32_t j = 0; j < i; j++)
-            if (segs[j].slot == segs[i].slot) return err_set(e, ERR_INVALID, "sequence %u is twice in one batch", segs[i].slot);
+            if (segs[j].slot == segs[i].slot)
+                return err_set(e, ERR_INVALID, "sequence %u is twice in one batch", segs[i].slot);
         for (uint32_t t = 0; t < segs[i].n; t++)
             if (segs[i].token[t] < 0 || (uint32_t)segs[i].token[t] >= s->hp.n_vocab)
-                return err_set(e, ERR_INVALID, "token id %d is out of range (the vocabulary has %u)", segs[i].token[t], s->hp.n_vocab);
+                return err_set(e, ERR_INVALID,
+                               "token id %d is out of range (the vocabulary has %u)",
+                               segs[i].token[t], s->hp.n_vocab);
         rows += segs[i].n;
     }
     CHECK(rows == n_rows);

@@ -1,10 +1,12 @@
-/* stage - the compute seam: a contiguous range of layers that takes a batch of rows and gives back what comes after them.
+/* stage - the compute seam: a contiguous range of layers that takes a batch of rows and gives back what
+ * comes after them.
  *
- * The caller (a node, the in-process engine, a test) knows sequences, positions and rows; what runs behind the seam may be the
- * real model (stage_model), or a stand-in for tests. One thread at a time uses a stage. Everything passed in is
- * borrowed for the call; results are written to the caller's memory. A failed call leaves the lengths of all sequences as
- * they were and may be repeated, unless it had begun to compute more than KV_ROLLBACK tokens of a sequence: then every later
- * use of that sequence says so until it is taken back to 0 or closed. */
+ * The caller (a node, the in-process engine, a test) knows sequences, positions and rows; what runs
+ * behind the seam may be the real model (stage_model), or a stand-in for tests. One thread at a time
+ * uses a stage. Everything passed in is borrowed for the call; results are written to the caller's
+ * memory. A failed call leaves the lengths of all sequences as they were and may be repeated, unless it
+ * had begun to compute more than KV_ROLLBACK tokens of a sequence: then every later use of that
+ * sequence says so until it is taken back to 0 or closed. */
 #ifndef NODE_STAGE_H
 #define NODE_STAGE_H
 
@@ -22,9 +24,9 @@ struct stage_seg {                                 /* consecutive tokens of one 
 struct stage_batch {
     const struct stage_seg *segs;
     uint32_t n_seg, n_rows;                        /* n_rows: sum of the segments' n */
-    const float *x_in;                             /* [n_rows][4][n_embd] streams; NULL on the stage with the embedding */
+    const float *x_in;                 /* [n_rows][4][n_embd] streams; NULL on the stage with the embedding */
     float *x_out;                                  /* the same, after the last layer; NULL when not wanted */
-    const int32_t *logit_rows;                     /* stage with the head: rows whose logits are wanted, ascending */
+    const int32_t *logit_rows;              /* stage with the head: rows whose logits are wanted, ascending */
     uint32_t n_logits;
     float *logits;                                 /* [n_logits][n_vocab] */
 };
@@ -69,7 +71,8 @@ int stage_seq_save(struct stage *s, uint32_t slot, struct buf *out, struct err *
 int stage_seq_restore(struct stage *s, const void *data, size_t size, uint32_t *slot, struct err *e);
 /* At most n_rows_max rows. Token ids out of range, a full context, no memory: an error, nothing changed. */
 int stage_run(struct stage *s, const struct stage_batch *batch, struct err *e);
-/* Runs the MTP block on a slot of its own kind of state: the same slot numbers, lengths kept apart from the main model's. */
+/* Runs the MTP block on a slot of its own kind of state: the same slot numbers, lengths kept apart from
+ * the main model's. */
 int stage_run_mtp(struct stage *s, const struct stage_mtp_batch *batch, struct err *e);
 
 /* ---- the real model ---- */

@@ -1,6 +1,8 @@
-/* The real model behind the stage seam: opens its share of a GGUF, keeps the sequences' state, and runs batches.
+/* The real model behind the stage seam: opens its share of a GGUF, keeps the sequences' state, and runs
+ * batches.
  *
- *   segments ──► rows (token, pos, seg) ──► rope tables ──► x: embeddings or x_in ──► layers ──► x_out, logits
+ *   segments ──► rows (token, pos, seg) ──► rope tables ──► x: embeddings or x_in ──► layers ──►
+ *     x_out, logits
  *
  * Lengths advance only when the whole batch has finished without an error. */
 #include "node/stage.h"
@@ -31,7 +33,8 @@ static const struct stage_model *model_view(const struct stage *s) {
     return (const struct stage_model *)s;
 }
 
-/* ---- sequences: the MTP block's state has the same slots and is simply empty after a fork or restore ---- */
+/* ---- sequences: the MTP block's state has the same slots and is simply empty after a fork or restore
+ *   ---- */
 
 static int open_mtp_slot(struct stage_model *s, uint32_t slot, struct err *e) {
     uint32_t same = slot;
@@ -83,36 +86,46 @@ static int sm_seq_restore(struct stage *base, const void *data, size_t size, uin
 /* ---- running ---- */
 
 /* Segments become rows; every sequence gets room for its new tokens. */
-static int batch_rows(struct stage_model *s, struct kv_cache *kv, const struct stage_seg *segs, uint32_t n_seg, struct kbatch *out,
-                      struct err *e) {
+static int batch_rows(struct stage_model *s, struct kv_cache *kv, const struct stage_seg *segs,
+                      uint32_t n_seg, struct kbatch *out, struct err *e) {
     int32_t row = 0;
     for (uint32_t i = 0; i < n_seg; i++) {
-        if (!kv_slot_is_open(kv, segs[i].slot)) return err_set(e, ERR_INVALID, "sequence %u is not open", segs[i].slot);
+        if (!kv_slot_is_open(kv, segs[i].slot))
+            return err_set(e, ERR_INVALID, "sequence %u is not open", segs[i].slot);
         if (!kv_slot_is_whole(kv, segs[i].slot))
             return err_set(e, ERR_INVALID, "sequence %u lost its state in a batch that failed", segs[i].slot);
         uint32_t len = kv_slot_len(kv, segs[i].slot);
-        int rc = kv_slot_reserve(kv, segs[i].slot, len + segs[i].n, e);    /* both fit 31 bits: n_ctx_max and a batch do */
+        /* both fit 31 bits: n_ctx_max and a batch do */
+        int rc = kv_slot_reserve(kv, segs[i].slot, len + segs[i].n, e);
         if (rc < 0) return rc;
-        s->segs[i] = (struct kseg){ .row0 = row, .n = (int32_t)segs[i].n, .pos0 = (int32_t)len, .slot = (int32_t)segs[i].slot };
+        s->segs[i] =
+            (struct kseg){ .row0 = row, .n = (int32_t)segs[i].n, .pos0 = (int32_t)len, .slot = (int32_t)segs[i].slot };
         for (uint32_t t = 0; t < segs[i].n; t++, row++) {
             s->token[row] = segs[i].token[t];
             s->pos[row] = (int32_t)(len + t);
             s->seg[row] = (int32_t)i;
         }
     }
-    *out = (struct kbatch){ .n_rows = row, .n_seg = (int32_t)n_seg, .token = s->token, .pos = s->pos, .seg = s->seg, .segs = s->segs };
+    *out = (struct kbatch){ .n_rows = row,
+                            .n_seg = (int32_t)n_seg,
+                            .token = s->token,
+                            .pos = s->pos,
+                            .seg = s->seg,
+                            .segs = s->segs };
     return 0;
 }
 
 typedef void head_fn(struct model *m, const int32_t *row_i, int32_t n);
 
-static int run_logits(struct stage_model *s, head_fn *head, const int32_t *rows, uint32_t n, float *logits, struct err *e) {
+static int run_logits(struct stage_model *s, head_fn *head, const int32_t *rows, uint32_t n,
+                      float *logits, struct err *e) {
     uint64_t row_floats = s->base.hp.n_vocab;
     uint32_t at_once = MIN(s->base.n_rows_max, MODEL_HEAD_ROWS);
     for (uint32_t i = 0; i < n; i += at_once) {
         uint32_t part = MIN(at_once, n - i);
         head(&s->model, rows + i, (int32_t)part);
-        int rc = kernels_download(s->k, logits + i * row_floats, s->model.logits.data, part * row_floats * sizeof(float), e);
+        int rc = kernels_download(s->k, logits + i * row_floats, s->model.logits.data,
+                                  part * row_floats * sizeof(float), e);
         if (rc < 0) return rc;
     }
     return 0;
@@ -127,11 +140,13 @@ static void advance(struct kv_cache *kv, const struct stage_seg *segs, uint32_t 
 }
 
 static int streams_in(struct stage_model *s, const float *x, uint32_t n_rows, struct err *e) {
-    return kernels_upload(s->k, s->model.x.data, x, (uint64_t)n_rows * HC_STREAMS * s->base.hp.n_embd * sizeof(float), e);
+    return kernels_upload(s->k, s->model.x.data, x,
+                          (uint64_t)n_rows * HC_STREAMS * s->base.hp.n_embd * sizeof(float), e);
 }
 
 static int streams_out(struct stage_model *s, float *x, uint32_t n_rows, struct err *e) {
-    return kernels_download(s->k, x, s->model.x.data, (uint64_t)n_rows * HC_STREAMS * s->base.hp.n_embd * sizeof(float), e);
+    return kernels_download(s->k, x, s->model.x.data,
+                            (uint64_t)n_rows * HC_STREAMS * s->base.hp.n_embd * sizeof(float), e);
 }
 
 static int sm_run(struct stage *base, const struct stage_batch *b, struct err *e) {
@@ -144,7 +159,7 @@ static int sm_run(struct stage *base, const struct stage_batch *b, struct err *e
     begin(s->kv, b->segs, b->n_seg);
     if (!b->x_in) model_embed(&s->model, &batch);
     for (uint32_t l = base->layer_begin; l < base->layer_end; l++) {
-        bool last = l + 1 == base->layer_end && !b->x_out;              /* only the rows with logits are still needed */
+        bool last = l + 1 == base->layer_end && !b->x_out;  /* only the rows with logits are still needed */
         model_layer(&s->model, &batch, l, !last ? 0 : b->n_logits ? b->logit_rows[0] : batch.n_rows);
     }
     if (b->x_out) rc = streams_out(s, b->x_out, b->n_rows, e);
@@ -197,9 +212,16 @@ static void sm_close(struct stage *base) {
 }
 
 static const struct stage_ops stage_model_ops = {
-    .close = sm_close, .seq_open = sm_seq_open, .seq_close = sm_seq_close, .seq_len = sm_seq_len,
-    .seq_rollback = sm_seq_rollback, .seq_fork = sm_seq_fork, .seq_save = sm_seq_save, .seq_restore = sm_seq_restore,
-    .run = sm_run, .run_mtp = sm_run_mtp,
+    .close = sm_close,
+    .seq_open = sm_seq_open,
+    .seq_close = sm_seq_close,
+    .seq_len = sm_seq_len,
+    .seq_rollback = sm_seq_rollback,
+    .seq_fork = sm_seq_fork,
+    .seq_save = sm_seq_save,
+    .seq_restore = sm_seq_restore,
+    .run = sm_run,
+    .run_mtp = sm_run_mtp,
 };
 
 static int open_files(struct stage_model *s, const struct stage_config *config, struct err *e) {
@@ -214,7 +236,8 @@ static int open_range(struct stage_model *s, const struct stage_config *config, 
     base->layer_begin = config->layer_begin;
     base->layer_end = config->layer_end ? config->layer_end : base->hp.n_layer;
     if (base->layer_begin >= base->layer_end || base->layer_end > base->hp.n_layer)
-        return err_set(e, ERR_INVALID, "layers %u to %u of a model with %u", base->layer_begin, base->layer_end, base->hp.n_layer);
+        return err_set(e, ERR_INVALID, "layers %u to %u of a model with %u", base->layer_begin,
+                       base->layer_end, base->hp.n_layer);
     base->has_embed = base->layer_begin == 0;
     base->has_head = base->layer_end == base->hp.n_layer;
     base->has_mtp = config->mtp_path != NULL && base->has_head;
@@ -228,14 +251,19 @@ static int open_device(struct stage_model *s, const struct stage_config *config,
         s->base.layer_begin, s->base.layer_end, s->base.has_embed || s->base.has_mtp, s->base.has_head,
     };
     int rc = kernels_open(&s->k, &config->kernels, e);
-    if (rc == 0) rc = weights_open(&s->w, s->k, s->gguf, &s->base.hp, &range, config->progress, config->progress_ctx, e);
+    if (rc == 0)
+        rc = weights_open(&s->w, s->k, s->gguf, &s->base.hp, &range, config->progress,
+                          config->progress_ctx, e);
     if (rc == 0 && s->base.has_mtp) rc = weights_open_mtp(s->w, s->k, s->mtp_gguf, &s->base.hp, e);
     return rc;
 }
 
 static int open_state(struct stage_model *s, const struct stage_config *config, struct err *e) {
     struct kv_config kv = {
-        .hp = &s->base.hp, .numerics = config->numerics, .layer_begin = s->base.layer_begin, .layer_end = s->base.layer_end,
+        .hp = &s->base.hp,
+        .numerics = config->numerics,
+        .layer_begin = s->base.layer_begin,
+        .layer_end = s->base.layer_end,
         .n_slots = config->n_slots ? config->n_slots : STAGE_SLOTS_DEFAULT,
         .n_ctx_max = config->n_ctx_max ? config->n_ctx_max : s->base.hp.n_ctx_train,
     };
@@ -243,7 +271,9 @@ static int open_state(struct stage_model *s, const struct stage_config *config, 
     kv.layer_begin = kv.layer_end = s->base.hp.n_layer;
     kv.mtp = true;
     if (rc == 0 && s->base.has_mtp) rc = kv_cache_new(&s->kv_mtp, s->k, &kv, e);
-    if (rc == 0) rc = model_init(&s->model, s->k, &s->base.hp, s->w, s->kv, s->kv_mtp, s->base.n_rows_max, config->numerics, e);
+    if (rc == 0)
+        rc = model_init(&s->model, s->k, &s->base.hp, s->w, s->kv, s->kv_mtp, s->base.n_rows_max,
+                        config->numerics, e);
     uint64_t n = s->base.n_rows_max;
     s->token = xcalloc(n, sizeof *s->token);
     s->pos = xcalloc(n, sizeof *s->pos);

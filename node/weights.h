@@ -1,8 +1,9 @@
-/* weights - the tensors of a range of layers, found in a GGUF, checked against the hyper-parameters and put on the device.
+/* weights - the tensors of a range of layers, found in a GGUF, checked against the hyper-parameters and
+ * put on the device.
  *
- * Only the tensors of the range are touched: a stage's share. Matrices are used where they lie in the mapping when the device
- * can read host memory (CPU, Metal); short vectors that a file keeps in another type become f32. The gguf must stay
- * open as long as the weights. Immutable after open. */
+ * Only the tensors of the range are touched: a stage's share. Matrices are used where they lie in the
+ * mapping when the device can read host memory (CPU, Metal); short vectors that a file keeps in another
+ * type become f32. The gguf must stay open as long as the weights. Immutable after open. */
 #ifndef NODE_WEIGHTS_H
 #define NODE_WEIGHTS_H
 
@@ -10,7 +11,8 @@
 #include "common/model/hparams.h"
 #include "kernels/kernels.h"
 
-/* field, GGUF suffix, present when, kind, ne0, ne1, ne2. D H hd ... are defined where the lists are used (weights.c). */
+/* field, GGUF suffix, present when, kind, ne0, ne1, ne2. D H hd ... are defined where the lists are
+ * used (weights.c). */
 #define WEIGHTS_LAYER(X)                                                                          \
     X(hc_attn_fn, "hc_attn_fn.weight", true, MATRIX, 4 * D, HC_MIX, 1)                            \
     X(hc_attn_scale, "hc_attn_scale.weight", true, VECTOR, 3, 1, 1)                               \
@@ -93,7 +95,8 @@ typedef bool weights_progress(void *ctx, uint64_t done, uint64_t total);
 int weights_open(struct weights **out, struct kernels *k, const struct gguf *g, const struct hparams *hp,
                  const struct weights_range *range, weights_progress *progress, void *ctx, struct err *e);
 /* Adds the MTP block from its own file (mtp.0.* names). */
-int weights_open_mtp(struct weights *w, struct kernels *k, const struct gguf *mtp_file, const struct hparams *hp, struct err *e);
+int weights_open_mtp(struct weights *w, struct kernels *k, const struct gguf *mtp_file,
+                     const struct hparams *hp, struct err *e);
 void weights_close(struct weights *w, struct kernels *k);              /* NULL is fine */
 
 #endif

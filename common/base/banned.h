@@ -1,8 +1,9 @@
 /* banned - include last in files that must be deterministic: the cores, their parts, and the simulation.
  *
- * Poisons, at compile time, what would make two runs with one seed differ (clocks, chance from elsewhere, the
- * environment) and what we never use. Time is a field of an event; chance comes from rng. It has to be the last
- * include, because system headers behind it could not even declare these names. */
+ * Poisons, at compile time, what would make two runs with one seed differ (clocks, chance from
+ * elsewhere, the environment) and what we never use. Time is a field of an event; chance comes from
+ * rng. It has to be the last include, because system headers behind it could not even declare these
+ * names. */
 #ifndef BASE_BANNED_H
 #define BASE_BANNED_H
 

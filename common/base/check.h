@@ -13,7 +13,8 @@
         }                                                                                             \
     } while (0)
 
-/* Small control-plane memory may abort: these never return NULL. Large or outside-sized memory uses malloc + ERR_NOMEM. */
+/* Small control-plane memory may abort: these never return NULL. Large or outside-sized memory uses
+ * malloc + ERR_NOMEM. */
 static inline void *xcalloc(size_t count, size_t size) {
     void *memory = calloc(count ? count : 1, size ? size : 1);
     CHECK(memory);

@@ -1,8 +1,9 @@
 /* err - how a function says that something went wrong.
  *
- * A function returns 0 or a negative code from ERR_MAP; where a human will want the reason it takes `struct err *e`
- * last, which may be NULL. The text grows outwards: the failing call writes it, callers put context before it
- * ("model.gguf: tensor blk.3.attn_kv.weight: dims ..."). No thread, no allocation, no ownership. */
+ * A function returns 0 or a negative code from ERR_MAP; where a human will want the reason it takes
+ * `struct err *e` last, which may be NULL. The text grows outwards: the failing call writes it, callers
+ * put context before it ("model.gguf: tensor blk.3.attn_kv.weight: dims ..."). No thread, no
+ * allocation, no ownership. */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
 
@@ -46,7 +47,8 @@ struct err {
 #define PRINTF_LIKE(format_i, first_i)
 #endif
 
-/* Writes code and text (either a fresh one, or with the errno's words behind it); gives code back for `return`. */
+/* Writes code and text (either a fresh one, or with the errno's words behind it); gives code back for
+ * `return`. */
 int err_set(struct err *e, int code, const char *format, ...) PRINTF_LIKE(3, 4);
 int err_errno(struct err *e, int code, const char *format, ...) PRINTF_LIKE(3, 4);
 

@@ -1,7 +1,7 @@
 /* hash - XXH3 behind our own names: 64 bits for tables, 128 bits for checksums and content keys.
  *
- * Values are the published XXH3 ones, the same on every machine, so they may be stored. They find damage, not malice.
- * The one-shot functions are pure; a stream belongs to one thread at a time. */
+ * Values are the published XXH3 ones, the same on every machine, so they may be stored. They find
+ * damage, not malice. The one-shot functions are pure; a stream belongs to one thread at a time. */
 #ifndef BASE_HASH_H
 #define BASE_HASH_H
 
@@ -23,7 +23,7 @@ bool hash_from_hex(const char *hex, struct hash128 *out);
 struct hash_stream;
 struct hash_stream *hash_stream_new(void);
 void hash_stream_add(struct hash_stream *s, const void *data, size_t size);
-struct hash128 hash_stream_value(const struct hash_stream *s);        /* of all bytes so far; may go on after */
+struct hash128 hash_stream_value(const struct hash_stream *s);  /* of all bytes so far; may go on after */
 void hash_stream_reset(struct hash_stream *s);
 void hash_stream_free(struct hash_stream *s);                         /* NULL is fine */
 

@@ -18,7 +18,8 @@ static uint32_t *slot_of(const struct map *m, const struct map_key *key) {
         uint32_t *slot = &m->slots[i & (m->n_slots - 1)];
         if (*slot == 0) return slot;
         const struct map_key *there = &m->keys[*slot - 1];
-        if (there->hash == key->hash && there->len == key->len && memcmp(there->data, key->data, key->len) == 0)
+        if (there->hash == key->hash && there->len == key->len &&
+            memcmp(there->data, key->data, key->len) == 0)
             return slot;
     }
 }

@@ -1,7 +1,8 @@
 /* map - strings to small numbers, in the order they came: the i-th different key added has number i.
  *
- * So a caller keeps its values in an array of its own and iterates without hashing. Keys are borrowed bytes that must
- * outlive the map. No removal. One owner; any thread may look up once nobody adds. At most MAP_MAX keys. */
+ * So a caller keeps its values in an array of its own and iterates without hashing. Keys are borrowed
+ * bytes that must outlive the map. No removal. One owner; any thread may look up once nobody adds. At
+ * most MAP_MAX keys. */
 #ifndef BASE_MAP_H
 #define BASE_MAP_H
 

@@ -1,7 +1,7 @@
 /* plant - mistakes that the simulation switches on to see that it would notice them.
  *
- * In every normal build PLANT(name) is the constant false and costs nothing. Only the simulation is compiled with
- * PLEIADES_PLANTS, and there one variable says which mistake is made in this run. */
+ * In every normal build PLANT(name) is the constant false and costs nothing. Only the simulation is
+ * compiled with PLEIADES_PLANTS, and there one variable says which mistake is made in this run. */
 #ifndef BASE_PLANT_H
 #define BASE_PLANT_H
 
@@ -14,9 +14,9 @@ enum plant {
     PLANT_batch_twice,                            /* a repeated batch is computed again */
     PLANT_position_unchecked,                     /* a segment is taken at any position */
     PLANT_cancel_leaks,                           /* the sequence of a cancelled request is never closed */
-    PLANT_replay_forgets,                         /* a replay starts from the prompt, without what was emitted */
+    PLANT_replay_forgets,                      /* a replay starts from the prompt, without what was emitted */
     PLANT_late_ignored,                           /* deadlines of batches are not looked at */
-    PLANT_old_result_taken,                       /* a result is applied to whatever request has the place now */
+    PLANT_old_result_taken,                    /* a result is applied to whatever request has the place now */
     PLANT_payload_leaks,                          /* bytes of a dropped message are not given back */
     PLANT_N
 };

@@ -1,8 +1,9 @@
 /* pool - a fixed number of equal objects, given out as handles {index, generation}.
  *
- * The pool keeps no objects, only who is in use; the owner has an array of the same size. A handle of an object that
- * was given back no longer resolves, so a late answer finds nobody. Lowest free index first: deterministic, and small pools stay
- * in the cache. One owner. The size is set once; pool_take says -1 when all are in use. */
+ * The pool keeps no objects, only who is in use; the owner has an array of the same size. A handle of
+ * an object that was given back no longer resolves, so a late answer finds nobody. Lowest free index
+ * first: deterministic, and small pools stay in the cache. One owner. The size is set once; pool_take
+ * says -1 when all are in use. */
 #ifndef BASE_POOL_H
 #define BASE_POOL_H
 

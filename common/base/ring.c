@@ -16,8 +16,8 @@ void ring_deinit(struct ring *r) {
     r->item = NULL;
 }
 
-/* The release store publishes the item (and all that the producer wrote before) to the acquire load in ring_pop; the other
- * pair tells the producer that the place has been read. */
+/* The release store publishes the item (and all that the producer wrote before) to the acquire load in
+ * ring_pop; the other pair tells the producer that the place has been read. */
 bool ring_push(struct ring *r, void *item) {
     CHECK(item);
     size_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
@@ -36,5 +36,6 @@ void *ring_pop(struct ring *r) {
 }
 
 size_t ring_count(const struct ring *r) {
-    return atomic_load_explicit(&r->tail, memory_order_acquire) - atomic_load_explicit(&r->head, memory_order_acquire);
+    return atomic_load_explicit(&r->tail, memory_order_acquire) -
+           atomic_load_explicit(&r->head, memory_order_acquire);
 }

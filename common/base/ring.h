@@ -1,7 +1,8 @@
 /* ring - a queue of pointers from one thread to another; what went through has changed owner.
  *
- * One thread pushes, one thread pops; neither waits. The capacity is set once and is a power of two. Waking the other side is the
- * business of the caller (a condition, an async handle), and one wake-up may stand for many entries: drain. */
+ * One thread pushes, one thread pops; neither waits. The capacity is set once and is a power of two.
+ * Waking the other side is the business of the caller (a condition, an async handle), and one wake-up
+ * may stand for many entries: drain. */
 #ifndef BASE_RING_H
 #define BASE_RING_H
 

@@ -1,7 +1,8 @@
 /* sm - state machines by table: which states there are, what they are called, and which moves are allowed.
  *
- * A state is a small number in the owner's struct, and sm_move is its only writer. A move outside the table is our own
- * mistake and ends the program with both names; an allowed one writes a trace line. At most 32 states. */
+ * A state is a small number in the owner's struct, and sm_move is its only writer. A move outside the
+ * table is our own mistake and ends the program with both names; an allowed one writes a trace line. At
+ * most 32 states. */
 #ifndef BASE_SM_H
 #define BASE_SM_H
 

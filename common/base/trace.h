@@ -1,7 +1,7 @@
 /* trace - one readable line per decision of a core; debug log, documentation and test expectation at once.
  *
- * A core holds a struct trace that its shell filled in; without a function nothing is formatted. The line is borrowed
- * for the call and cut at TRACE_LINE_MAX. */
+ * A core holds a struct trace that its shell filled in; without a function nothing is formatted. The
+ * line is borrowed for the call and cut at TRACE_LINE_MAX. */
 #ifndef BASE_TRACE_H
 #define BASE_TRACE_H
 

@@ -1,5 +1,6 @@
-/* utf8 - see the header. The stream is a walk over lead bytes: what a lead byte allows for its second byte decides
- * where an ill-formed sequence ends, so held bytes are always a lead byte with legal, but too few, followers. */
+/* utf8 - see the header. The stream is a walk over lead bytes: what a lead byte allows for its second
+ * byte decides where an ill-formed sequence ends, so held bytes are always a lead byte with legal, but
+ * too few, followers. */
 #include "common/base/utf8.h"
 
 unsigned utf8_encode(uint32_t cp, char out[UTF8_MAX]) {

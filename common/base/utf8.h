@@ -1,8 +1,9 @@
 /* utf8 - strict UTF-8: decode, encode, validate, and turn a stream of arbitrary bytes into text.
  *
- * Well-formed means Unicode's table 3-7: no overlong forms, no surrogates, nothing above U+10FFFF. What is ill-formed
- * becomes U+FFFD, one for each maximal subpart, as browsers and Python do. Pure functions; a struct utf8_stream
- * belongs to one thread at a time, needs no release and holds back at most three bytes. */
+ * Well-formed means Unicode's table 3-7: no overlong forms, no surrogates, nothing above U+10FFFF. What
+ * is ill-formed becomes U+FFFD, one for each maximal subpart, as browsers and Python do. Pure
+ * functions; a struct utf8_stream belongs to one thread at a time, needs no release and holds back at
+ * most three bytes. */
 #ifndef BASE_UTF8_H
 #define BASE_UTF8_H
 
@@ -39,7 +40,8 @@ static inline bool utf8_valid(const char *text, size_t len) {
     return utf8_valid_prefix(text, len) == len;
 }
 
-/* Bytes in, deliverable text out: what might still become a character waits for the next bytes. Start with { 0 }. */
+/* Bytes in, deliverable text out: what might still become a character waits for the next bytes. Start
+ * with { 0 }. */
 struct utf8_stream {
     uint8_t held[3];
     uint8_t n_held;
@@ -48,8 +50,8 @@ struct utf8_stream {
 /* Room that one push of `len` bytes may need (each ill-formed byte grows to three), and that flush needs. */
 #define UTF8_STREAM_ROOM(len) (3 * ((size_t)(len) + 1))
 
-/* Both write valid UTF-8, not terminated, and give its length. The pushes' and the final flush's texts joined are the
- * text of all bytes at once, however they were cut. After flush the stream is as new. */
+/* Both write valid UTF-8, not terminated, and give its length. The pushes' and the final flush's texts
+ * joined are the text of all bytes at once, however they were cut. After flush the stream is as new. */
 size_t utf8_stream_push(struct utf8_stream *s, const void *bytes, size_t len, char *out);
 size_t utf8_stream_flush(struct utf8_stream *s, char *out);
 

@@ -1,5 +1,5 @@
-/* Decoders: one function per format, written as the format's formula reads, in the order of operations that makes the
- * result bit-exact everywhere (no fused multiply-add: the build says -ffp-contract=off). */
+/* Decoders: one function per format, written as the format's formula reads, in the order of operations
+ * that makes the result bit-exact everywhere (no fused multiply-add: the build says -ffp-contract=off). */
 #include "common/model/dtype.h"
 #include "common/base/check.h"
 
@@ -152,7 +152,8 @@ static void decode_q6_k(const uint8_t *b, float *y) {
     }
 }
 
-/* f16 d, then 8 groups of 32 values: four grid indices, and a word of four 7-bit sign indices under a 4-bit scale */
+/* f16 d, then 8 groups of 32 values: four grid indices, and a word of four 7-bit sign indices under a
+ * 4-bit scale */
 static void decode_iq2_xxs(const uint8_t *b, float *y) {
     float d = f16_at(b);
     for (int g = 0; g < 8; g++) {
@@ -168,8 +169,8 @@ static void decode_iq2_xxs(const uint8_t *b, float *y) {
     }
 }
 
-/* u8 exponent, 16 bytes of E2M1 codes: low nibbles are values 0..15, high nibbles 16..31. Doubled magnitudes and half
- * the scale keep exponent 255 finite where the product is; code 8 is minus zero. */
+/* u8 exponent, 16 bytes of E2M1 codes: low nibbles are values 0..15, high nibbles 16..31. Doubled
+ * magnitudes and half the scale keep exponent 255 finite where the product is; code 8 is minus zero. */
 static void decode_mxfp4(const uint8_t *b, float *y) {
     static const float doubled[16] = { 0, 1, 2, 3, 4, 6, 8, 12, -0.0f, -1, -2, -3, -4, -6, -8, -12 };
     float half_scale = f32_from_bits(b[0] < 2 ? 0x00200000u << b[0] : (uint32_t)(b[0] - 1) << 23);

@@ -1,7 +1,9 @@
-/* dtype - the element types a GGUF can hold: ids, block sizes, decoding to f32 and (for synth and tests) encoding.
+/* dtype - the element types a GGUF can hold: ids, block sizes, decoding to f32 and (for synth and
+ * tests) encoding.
  *
  * Formats are those of the GGUF world, little-endian; a row is `n` values, n a multiple of the block.
- * The decoders here are the plain reference that every SIMD kernel is tested against. Pure functions, no state. */
+ * The decoders here are the plain reference that every SIMD kernel is tested against. Pure functions,
+ * no state. */
 #ifndef MODEL_DTYPE_H
 #define MODEL_DTYPE_H
 
@@ -59,8 +61,9 @@ uint64_t dtype_row_bytes(uint32_t id, uint64_t n); /* n must be a multiple of th
 /* out[n] = the values of n/block blocks at `in`. dtype_decodes(id) must hold. */
 void dtype_decode(enum dtype id, const void *in, float *out, uint64_t n);
 
-/* Nearest representable blocks for F32 F16 BF16 Q8_0 Q4_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ2_XXS MXFP4. Good enough for synthetic
- * models and tests, no importance matrix. Every value that a block can hold exactly at its own scale stays finite. */
+/* Nearest representable blocks for F32 F16 BF16 Q8_0 Q4_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ2_XXS MXFP4. Good
+ * enough for synthetic models and tests, no importance matrix. Every value that a block can hold
+ * exactly at its own scale stays finite. */
 void dtype_encode(enum dtype id, const float *in, void *out, uint64_t n);
 
 extern const uint64_t iq2xxs_grid[256];            /* 8 magnitudes a word, least significant byte first */

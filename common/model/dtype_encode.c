@@ -8,7 +8,8 @@
 #include <math.h>
 #include <pthread.h>
 
-/* Nearest integer in [lo, hi], halves away from zero; NaN gives lo. The clamp comes first: casts stay defined. */
+/* Nearest integer in [lo, hi], halves away from zero; NaN gives lo. The clamp comes first: casts stay
+ * defined. */
 static int round_to(float x, int lo, int hi) {
     if (!(x > (float)lo)) return lo;
     if (!(x < (float)hi)) return hi;
@@ -83,7 +84,8 @@ static void encode_q4_0(const float *x, uint8_t *b) {
     }
 }
 
-/* Affine sub-blocks of Q2_K, Q4_K, Q5_K: value = scale * q - min, q = 0..q_max. The range always includes 0. */
+/* Affine sub-blocks of Q2_K, Q4_K, Q5_K: value = scale * q - min, q = 0..q_max. The range always
+ * includes 0. */
 static void affine_fit(const float *x, int n, int q_max, float *scale, float *min) {
     float lo = 0, hi = 0;
     for (int i = 0; i < n; i++) {
@@ -277,7 +279,8 @@ static int e2m1_code(float m) {
          : m <= 2.5f ? 4 : m < 3.5f ? 5 : m <= 5 ? 6 : 7;
 }
 
-/* Exponent byte of the smallest power of two with amax <= 6 * 2^k; at most 125, where 6 * 2^k is still finite. */
+/* Exponent byte of the smallest power of two with amax <= 6 * 2^k; at most 125, where 6 * 2^k is still
+ * finite. */
 static int mxfp4_exponent(float amax) {
     int k;
     if (amax == 0) return 0;

@@ -137,7 +137,9 @@ static int missing(const char *key, struct err *e) {
 /* A single value of the key, not an array; NULL with the reason in *rc. */
 static const struct gguf_kv *single(const struct gguf_meta *meta, const char *key, int *rc, struct err *e) {
     const struct gguf_kv *kv = gguf_meta_find(meta, key);
-    *rc = !kv ? missing(key, e) : kv->type == GGUF_ARRAY ? err_set(e, ERR_CORRUPT, "key %s: is an array", key) : 0;
+    *rc = !kv                      ? missing(key, e)
+          : kv->type == GGUF_ARRAY ? err_set(e, ERR_CORRUPT, "key %s: is an array", key)
+                                   : 0;
     return *rc < 0 ? NULL : kv;
 }
 
@@ -168,7 +170,8 @@ int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *out, struct er
     uint64_t wide = 0;
     int rc = gguf_get_u64(g, key, &wide, e);
     if (rc < 0) return rc;
-    if (wide > UINT32_MAX) return err_set(e, ERR_CORRUPT, "key %s: %llu is too large", key, (unsigned long long)wide);
+    if (wide > UINT32_MAX)
+        return err_set(e, ERR_CORRUPT, "key %s: %llu is too large", key, (unsigned long long)wide);
     *out = (uint32_t)wide;
     return 0;
 }
@@ -184,7 +187,9 @@ int gguf_get_bool(const struct gguf *g, const char *key, bool *out, struct err *
     uint64_t value = 0;
     int rc = gguf_get_u64(g, key, &value, e);
     if (rc < 0) return rc;
-    if (value > 1) return err_set(e, ERR_CORRUPT, "key %s: %llu is not a truth value", key, (unsigned long long)value);
+    if (value > 1)
+        return err_set(e, ERR_CORRUPT, "key %s: %llu is not a truth value", key,
+                       (unsigned long long)value);
     *out = value != 0;
     return 0;
 }

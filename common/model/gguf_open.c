@@ -3,7 +3,8 @@
  *   NAME-00001-of-00003.gguf ...                         parts; split.no and split.count inside must agree
  *   NAME-Layers00-30.gguf + NAME-Layers-31-output.gguf   slices; each a complete header, together all layers
  *
- * Of the reader's files only this one and the writer know the disk; they use sys/file.h, the plain blocking door. */
+ * Of the reader's files only this one and the writer know the disk; they use sys/file.h, the plain
+ * blocking door. */
 #include "common/model/gguf_parts.h"
 #include "common/base/check.h"
 
@@ -22,7 +23,8 @@ static char *copy_text(const char *text) {
     return memcpy(xcalloc(1, size), text, size);
 }
 
-static int set_add(struct gguf *g, const char *path, const void *data, uint64_t have, uint64_t size, struct err *e) {
+static int set_add(struct gguf *g, const char *path, const void *data, uint64_t have, uint64_t size,
+                   struct err *e) {
     struct gguf_file *f = &g->files[g->n_files++];
     f->path = copy_text(path);
     f->data = data;
@@ -178,7 +180,8 @@ static int compare_slices(const void *a, const void *b) {
 }
 
 /* All slices beside `own` that share its stem, in order; the names are borrowed from `names`. */
-static int collect_slices(const struct file_names *names, const struct slice *own, struct slice *out, struct err *e) {
+static int collect_slices(const struct file_names *names, const struct slice *own,
+                          struct slice *out, struct err *e) {
     int n = 0;
     for (int i = 0; i < names->n; i++) {
         struct slice s;

@@ -1,5 +1,5 @@
-/* gguf_parts - what the three files of the reader share: gguf_parse.c (bytes to structs), gguf.c (looking things up),
- * gguf_open.c (files and sets of files). Private to them. */
+/* gguf_parts - what the three files of the reader share: gguf_parse.c (bytes to structs), gguf.c
+ * (looking things up), gguf_open.c (files and sets of files). Private to them. */
 #ifndef MODEL_GGUF_PARTS_H
 #define MODEL_GGUF_PARTS_H
 
@@ -31,7 +31,8 @@ struct gguf {
     struct map by_name;                               /* name to index in tensors */
 };
 
-/* Parses header, metadata and tensor infos of a file whose data, have and size are set; appends its tensors to g. */
+/* Parses header, metadata and tensor infos of a file whose data, have and size are set; appends its
+ * tensors to g. */
 int gguf_parse(struct gguf *g, int file_i, struct err *e);
 
 const struct gguf_kv *gguf_meta_find(const struct gguf_meta *meta, const char *key);

@@ -1,6 +1,7 @@
-/* Two tables say which key fills which field and what values a sane model may have; a few functions check what ties
- * fields together. The limits are generous, yet small enough that no product of dimensions that the engine forms can
- * pass 2^62: the largest is n_ctx * n_head * head_dim <= 2^30 * 2^10 * 2^10. */
+/* Two tables say which key fills which field and what values a sane model may have; a few functions
+ * check what ties fields together. The limits are generous, yet small enough that no product of
+ * dimensions that the engine forms can pass 2^62: the largest is n_ctx * n_head * head_dim <= 2^30 *
+ * 2^10 * 2^10. */
 #include "common/model/hparams.h"
 
 #include <math.h>
@@ -61,7 +62,8 @@ static bool text_is(struct gguf_str s, const char *text) {
     return s.len == strlen(text) && memcmp(s.data, text, (size_t)s.len) == 0;
 }
 
-static int read_u32(const struct gguf *g, const char *key, uint32_t lo, uint32_t hi, uint32_t *out, struct err *e) {
+static int read_u32(const struct gguf *g, const char *key, uint32_t lo, uint32_t hi, uint32_t *out,
+                    struct err *e) {
     int rc = gguf_get_u32(g, key, out, e);
     if (rc < 0) return rc;
     if (*out >= lo && *out <= hi) return 0;
@@ -79,7 +81,8 @@ static int read_dims(struct hparams *hp, const struct gguf *g, struct err *e) {
 
 static int check_real(const char *key, float value, float lo, float hi, struct err *e) {
     if (value >= lo && value <= hi) return 0;         /* NaN is outside */
-    return err_set(e, ERR_UNSUPPORTED, "key %s: %g is outside %g to %g", key, (double)value, (double)lo, (double)hi);
+    return err_set(e, ERR_UNSUPPORTED, "key %s: %g is outside %g to %g", key, (double)value,
+                   (double)lo, (double)hi);
 }
 
 static int read_real(const struct gguf *g, const struct real_rule *rule, float *out, struct err *e) {
@@ -109,7 +112,8 @@ static int check_architecture(const struct gguf *g, struct err *e) {
                    (int)MIN(name.len, 40), name.data);
 }
 
-/* The engine computes only one variant of these; a file that asks for another must not run with it silently. */
+/* The engine computes only one variant of these; a file that asks for another must not run with it
+ * silently. */
 static int require(const struct gguf *g, const char *key, uint32_t only, bool needed, struct err *e) {
     uint32_t value;
     if (!needed && !gguf_find(g, key)) return 0;
@@ -141,8 +145,9 @@ static bool has_tensor(const struct gguf *g, const char *format, uint32_t layer)
     return gguf_find_tensor(g, name) != NULL;
 }
 
-/* Some converters count the MTP block among the layers and put it into the file as blk.<last>; the published files have
- * nextn_predict_layers = 1 without any such tensors. So the tensor decides, not the key. */
+/* Some converters count the MTP block among the layers and put it into the file as blk.<last>; the
+ * published files have nextn_predict_layers = 1 without any such tensors. So the tensor decides, not
+ * the key. */
 static int read_n_layer(struct hparams *hp, const struct gguf *g, struct err *e) {
     uint32_t n_nextn = 0, n_block;
     int rc = read_u32(g, PREFIX "block_count", 1, HP_LAYERS_MAX, &n_block, e);
@@ -153,7 +158,8 @@ static int read_n_layer(struct hparams *hp, const struct gguf *g, struct err *e)
     }
     bool inside = n_nextn > 0 && has_tensor(g, "blk.%u.nextn.eh_proj.weight", n_block - 1);
     if (inside && n_nextn >= n_block)
-        return err_set(e, ERR_CORRUPT, "key " PREFIX "nextn_predict_layers: %u of %u layers", n_nextn, n_block);
+        return err_set(e, ERR_CORRUPT, "key " PREFIX "nextn_predict_layers: %u of %u layers",
+                       n_nextn, n_block);
     hp->n_layer = inside ? n_block - n_nextn : n_block;
     hp->has_mtp = inside || has_tensor(g, "mtp.%u.e_proj.weight", 0);
     return 0;
@@ -167,7 +173,8 @@ static const struct gguf_kv *layer_array(const struct gguf *g, const char *key, 
     if (!kv)
         *rc = err_set(e, ERR_NOTFOUND, "key %s is missing", key);
     else if (kv->type != GGUF_ARRAY || kv->n < n_layer)
-        *rc = err_set(e, ERR_CORRUPT, "key %s: not an array with one entry for each of %u layers", key, n_layer);
+        *rc = err_set(e, ERR_CORRUPT, "key %s: not an array with one entry for each of %u layers",
+                      key, n_layer);
     return *rc < 0 ? NULL : kv;
 }
 
@@ -213,7 +220,8 @@ static int read_layers(struct hparams *hp, const struct gguf *g, struct err *e) 
 
 /* ---- vocabulary, names, the context that YaRN stretches ---- */
 
-static int read_special(const struct gguf *g, const char *key, uint32_t n_vocab, int32_t *out, struct err *e) {
+static int read_special(const struct gguf *g, const char *key, uint32_t n_vocab, int32_t *out,
+                        struct err *e) {
     uint32_t id;
     *out = -1;
     if (!gguf_find(g, key)) return 0;
@@ -235,7 +243,8 @@ static int read_vocab(struct hparams *hp, const struct gguf *g, struct err *e) {
         return err_set(e, ERR_NOTFOUND, "key %s is missing, and no usable token list tells it", key);
     }
     if (n_tokens > hp->n_vocab)
-        return err_set(e, ERR_CORRUPT, "%llu tokens, but key %s is %u", (unsigned long long)n_tokens, key, hp->n_vocab);
+        return err_set(e, ERR_CORRUPT, "%llu tokens, but key %s is %u",
+                       (unsigned long long)n_tokens, key, hp->n_vocab);
     int rc = read_special(g, "tokenizer.ggml.bos_token_id", hp->n_vocab, &hp->bos_id, e);
     return rc < 0 ? rc : read_special(g, "tokenizer.ggml.eos_token_id", hp->n_vocab, &hp->eos_id, e);
 }
@@ -261,8 +270,9 @@ static void read_name(struct hparams *hp, const struct gguf *g) {
 
 static int check_shape(const struct hparams *hp, struct err *e) {
     if (hp->n_rot % 2 || hp->n_rot >= hp->head_dim || (hp->head_dim - hp->n_rot) % 64)
-        return err_set(e, ERR_UNSUPPORTED, "head of %u with %u rotated: the rest must be a multiple of 64", hp->head_dim,
-                       hp->n_rot);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "head of %u with %u rotated: the rest must be a multiple of 64",
+                       hp->head_dim, hp->n_rot);
     if (hp->idx_dim & (hp->idx_dim - 1))
         return err_set(e, ERR_UNSUPPORTED, "indexer keys of %u: not a power of two", hp->idx_dim);
     if (hp->n_rot > hp->idx_dim)
@@ -274,8 +284,8 @@ static int check_shape(const struct hparams *hp, struct err *e) {
     if (hp->n_hash_layer > hp->n_layer)
         return err_set(e, ERR_CORRUPT, "%u hash-routed layers of %u", hp->n_hash_layer, hp->n_layer);
     if (hp->yarn_beta_fast <= hp->yarn_beta_slow)
-        return err_set(e, ERR_UNSUPPORTED, "YaRN betas %g and %g are not in order", (double)hp->yarn_beta_fast,
-                       (double)hp->yarn_beta_slow);
+        return err_set(e, ERR_UNSUPPORTED, "YaRN betas %g and %g are not in order",
+                       (double)hp->yarn_beta_fast, (double)hp->yarn_beta_slow);
     return 0;
 }
 
@@ -344,8 +354,8 @@ uint64_t hparams_index_key_bytes(const struct hparams *hp) {
     return hp->idx_dim / 2 + hp->idx_dim / 32;
 }
 
-/* f32 value and score of each token that a pooling may still need: ratio rows, twice that with overlap (which also
- * doubles the columns), and the rows that a rollback may bring back. */
+/* f32 value and score of each token that a pooling may still need: ratio rows, twice that with overlap
+ * (which also doubles the columns), and the rows that a rollback may bring back. */
 static uint64_t history_bytes(uint64_t ratio, bool overlap, uint64_t dim) {
     uint64_t rows = (overlap ? 2 * ratio : ratio) + HP_ROLLBACK, columns = (overlap ? 2 : 1) * dim;
     return 2 * rows * columns * sizeof(float);

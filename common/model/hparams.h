@@ -1,8 +1,9 @@
 /* hparams - the dimensions of a deepseek4 model, read from GGUF metadata and validated once.
  *
- * Nothing about a model's shape is known anywhere else: Flash, Pro and tiny test models differ only in these values.
- * After hparams_read succeeds every field is inside its limit and the divisions between them come out even, so the engine
- * may size buffers from them without further checks. Plain data; copy freely. */
+ * Nothing about a model's shape is known anywhere else: Flash, Pro and tiny test models differ only in
+ * these values. After hparams_read succeeds every field is inside its limit and the divisions between
+ * them come out even, so the engine may size buffers from them without further checks. Plain data; copy
+ * freely. */
 #ifndef MODEL_HPARAMS_H
 #define MODEL_HPARAMS_H
 
@@ -16,14 +17,15 @@ enum {
     HP_ROLLBACK = 16                                     /* tokens that can be taken back without replay */
 };
 
-enum attn_kind { ATTN_SWA, ATTN_CSA, ATTN_HCA };        /* window only; ratio with indexer (4); heavy ratio without (128) */
+/* window only; ratio with indexer (4); heavy ratio without (128) */
+enum attn_kind { ATTN_SWA, ATTN_CSA, ATTN_HCA };
 
 struct hparams {
     uint32_t n_layer, n_embd, n_vocab, n_ctx_train;
     uint32_t n_head, head_dim, n_rot;                    /* head_dim = nope part + n_rot (last) */
     uint32_t n_q_lora, n_out_lora, n_out_group;          /* n_out_lora: rank of ONE group */
     uint32_t n_swa;                                      /* window, own token included */
-    uint32_t ratio[HP_LAYERS_MAX];                       /* compress ratio per layer: 0, 4 or another (see hparams_kind) */
+    uint32_t ratio[HP_LAYERS_MAX];          /* compress ratio per layer: 0, 4 or another (see hparams_kind) */
     uint32_t n_idx_head, idx_dim, idx_top_k;
     uint32_t n_expert, n_expert_used, n_expert_shared, n_ff_exp;
     uint32_t n_hash_layer;
@@ -48,9 +50,10 @@ int hparams_read(struct hparams *out, const struct gguf *g, struct err *e);
 void hparams_flash(struct hparams *out);
 void hparams_pro(struct hparams *out);
 
-/* State of one layer for one sequence of n_ctx tokens in the packed format: window ring, compressed entries, indexer keys
- * and compressor history. An entry is one E4M3 byte per unrotated dimension, one exponent per 64 of them, two bytes per
- * rotated one; an indexer key is one FP4 code per dimension and one exponent per 32. */
+/* State of one layer for one sequence of n_ctx tokens in the packed format: window ring, compressed
+ * entries, indexer keys and compressor history. An entry is one E4M3 byte per unrotated dimension, one
+ * exponent per 64 of them, two bytes per rotated one; an indexer key is one FP4 code per dimension and
+ * one exponent per 32. */
 uint64_t hparams_entry_bytes(const struct hparams *hp);
 uint64_t hparams_index_key_bytes(const struct hparams *hp);
 uint64_t hparams_state_bytes(const struct hparams *hp, uint32_t layer, uint64_t n_ctx);

@@ -1,6 +1,7 @@
-/* logits - see the header. Whole rows are walked in blocks of constant size that compilers turn into vectors; the sum of
- * exponentials is also built for AVX2 (same operations in the same order, so the same bits). The first k of a row are found
- * by collecting what lies above a rising cut and selecting with a radix partition: linear for any input. */
+/* logits - see the header. Whole rows are walked in blocks of constant size that compilers turn into
+ * vectors; the sum of exponentials is also built for AVX2 (same operations in the same order, so the
+ * same bits). The first k of a row are found by collecting what lies above a rising cut and selecting
+ * with a radix partition: linear for any input. */
 #include "common/model/logits.h"
 
 #include <float.h>
@@ -10,19 +11,19 @@ enum { LANES = 8, BLOCK = 16, INSERTION_MAX = 24 };
 
 /* ---- exponential and logarithm ---- */
 
-/* Four doubles as the compiler's own vector: one register with AVX2, two with SSE2 and NEON. By pointer, because how such
- * vectors are passed depends on the machine. */
+/* Four doubles as the compiler's own vector: one register with AVX2, two with SSE2 and NEON. By
+ * pointer, because how such vectors are passed depends on the machine. */
 typedef double f64x4 __attribute__((vector_size(32)));
 typedef int64_t i64x4 __attribute__((vector_size(32)));
 #define FLATTEN static inline __attribute__((always_inline))
 
-/* e^z for each z <= 0. z = n ln2 + r with |r| <= ln2 / 2; Taylor to degree 12, whose first missing term is below 2e-16.
- * ln2 comes in two parts, the first with so few bits that n times it is exact. */
+/* e^z for each z <= 0. z = n ln2 + r with |r| <= ln2 / 2; Taylor to degree 12, whose first missing term
+ * is below 2e-16. ln2 comes in two parts, the first with so few bits that n times it is exact. */
 FLATTEN void exp4(f64x4 *z) {
     i64x4 zero = *z < -700.0;
-    f64x4 x = (f64x4)((i64x4)*z & ~zero);                             /* e^0 where the result is 0: no odd exponents */
-    f64x4 n = x * 1.44269504088896340736 + 0x1.8p52;                  /* adding 1.5 * 2^52 rounds to an integer */
-    i64x4 exponent = (i64x4)n << 52;                                  /* which the low bits of the mantissa then are */
+    f64x4 x = (f64x4)((i64x4)*z & ~zero);         /* e^0 where the result is 0: no odd exponents */
+    f64x4 n = x * 1.44269504088896340736 + 0x1.8p52;  /* adding 1.5 * 2^52 rounds to an integer */
+    i64x4 exponent = (i64x4)n << 52;              /* which the low bits of the mantissa then are */
     n -= 0x1.8p52;
     f64x4 r = x - n * 0x1.62e42fee00000p-1;
     r -= n * 0x1.a39ef35793c76p-33;
@@ -47,7 +48,8 @@ double logits_exp(double z) {
     return all[0];
 }
 
-/* x = 2^k m with m in [sqrt(1/2), sqrt(2)); ln m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172: s^23/23 is below 1e-18. */
+/* x = 2^k m with m in [sqrt(1/2), sqrt(2)); ln m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172: s^23/23 is
+ * below 1e-18. */
 double logits_log(double x) {
     int k;
     double m = frexp(x, &k);
@@ -65,7 +67,8 @@ double logits_log(double x) {
 static int complain_about(const float *row, int n, struct err *e) {
     int i = 0;
     while (i < n - 1 && isfinite(row[i])) i++;
-    return err_set(e, ERR_CORRUPT, "the logit of token %d is %s", i, isnan(row[i]) ? "not a number" : "infinite");
+    return err_set(e, ERR_CORRUPT, "the logit of token %d is %s", i,
+                   isnan(row[i]) ? "not a number" : "infinite");
 }
 
 /* The largest value; *odd is set when some value has the exponent of NaN and infinity. */
@@ -145,10 +148,12 @@ FLATTEN void weights(const uint64_t *key, int n, double top, double inv_t, doubl
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static double exp_sum_avx2(const float *row, int n, double top, double inv_t) {
+__attribute__((target("avx2"))) static double exp_sum_avx2(const float *row, int n, double top,
+                                                           double inv_t) {
     return exp_sum(row, n, top, inv_t);
 }
-__attribute__((target("avx2"))) static void weights_avx2(const uint64_t *key, int n, double top, double inv_t, double *w) {
+__attribute__((target("avx2"))) static void weights_avx2(const uint64_t *key, int n, double top,
+                                                         double inv_t, double *w) {
     weights(key, n, top, inv_t, w);
 }
 #endif
@@ -181,14 +186,15 @@ static void insertion_sort(uint64_t *key, int n) {
     }
 }
 
-/* Puts the keys into descending order of the byte at `shift`; bucket b then is key[start[b]..start[b-1]-1]. In place: each
- * misplaced key is carried to its bucket's next free slot until the cycle closes. */
+/* Puts the keys into descending order of the byte at `shift`; bucket b then is
+ * key[start[b]..start[b-1]-1]. In place: each misplaced key is carried to its bucket's next free slot
+ * until the cycle closes. */
 static void partition_by_byte(uint64_t *key, int n, int shift, int start[257]) {
     int next[256], count[256] = { 0 };
     for (int i = 0; i < n; i++) count[key[i] >> shift & 255]++;
     int at = 0;
     for (int b = 255; b >= 0; b--) {
-        start[b + 1] = next[b] = at;                                  /* start is kept one up: start[b] is b's end */
+        start[b + 1] = next[b] = at;              /* start is kept one up: start[b] is b's end */
         at += count[b];
     }
     start[0] = n;
@@ -207,8 +213,9 @@ static void partition_by_byte(uint64_t *key, int n, int shift, int start[257]) {
     }
 }
 
-/* The first k of n in front; in order when `sorted`. Buckets that begin at k or later are left alone, and without `sorted` so
- * are those that end at k or before. Depth is at most 8: one byte of the key each. */
+/* The first k of n in front; in order when `sorted`. Buckets that begin at k or later are left alone,
+ * and without `sorted` so are those that end at k or before. Depth is at most 8: one byte of the key
+ * each. */
 static void select_keys(uint64_t *key, int n, int k, int shift, bool sorted) {
     if (n <= INSERTION_MAX) {
         insertion_sort(key, n);
@@ -220,7 +227,8 @@ static void select_keys(uint64_t *key, int n, int k, int shift, bool sorted) {
     for (int b = 255; b >= 0; b--) {
         int first = start[b + 1], end = start[b];
         if (first >= k) return;
-        if (end - first > 1 && (sorted || end > k)) select_keys(key + first, end - first, k - first, shift - 8, sorted);
+        if (end - first > 1 && (sorted || end > k))
+            select_keys(key + first, end - first, k - first, shift - 8, sorted);
     }
 }
 
@@ -235,8 +243,8 @@ static inline bool block_reaches(const float *row, float cut) {
     return hit;
 }
 
-/* Keys above the cut gather behind the k best so far; when there are as many again, the k best of all raise the cut. So each
- * round of work on 2k keys is paid for by k keys that went over the cut. */
+/* Keys above the cut gather behind the k best so far; when there are as many again, the k best of all
+ * raise the cut. So each round of work on 2k keys is paid for by k keys that went over the cut. */
 void logits_first(const float *row, int n, int k, uint64_t *key) {
     int room = k < n / 2 ? MAX(2 * k, MIN(n, 128)) : n, have = 0;
     uint64_t cut_key = 0;

@@ -1,8 +1,9 @@
 /* logits - what is asked of a row of logits: the largest, the sum of exponentials, the first k in order.
  *
- * The one order of tokens is (logit descending, id ascending), packed into an integer key so that larger keys come first and
- * no tie is left over; -0 and +0 are the same logit. Exponential and logarithm are our own arithmetic in double (multiplies
- * and adds only), so the same row gives the same bits on every machine and instruction set. Pure functions; any thread. */
+ * The one order of tokens is (logit descending, id ascending), packed into an integer key so that
+ * larger keys come first and no tie is left over; -0 and +0 are the same logit. Exponential and
+ * logarithm are our own arithmetic in double (multiplies and adds only), so the same row gives the same
+ * bits on every machine and instruction set. Pure functions; any thread. */
 #ifndef MODEL_LOGITS_H
 #define MODEL_LOGITS_H
 

@@ -1,12 +1,15 @@
-/* sampler - see the header. Both entries end in decide(), which works on tokens in order with running sums of their weights
- * and never asks whether it sees all of them: what it cannot settle from the beginning of the order it leaves undecided.
+/* sampler - see the header. Both entries end in decide(), which works on tokens in order with running
+ * sums of their weights and never asks whether it sees all of them: what it cannot settle from the
+ * beginning of the order it leaves undecided.
  *
- *     row         -> largest -> [adjust a copy] -> first 64, 2048 ... in order -> decide      (at the latest with all)
+ *     row         -> largest -> [adjust a copy] -> first 64, 2048 ... in order -> decide      (at the
+ *       latest with all)
  *     candidates  -> adjust -> sort -> cut behind what is certain             -> decide or SAMPLER_NEED_MORE
  *
- * Where the total weight of the vocabulary matters (neither min_p nor top_k), candidates give an interval for it. decide()
- * compares at both ends; every choice is monotonous in the total, so equal at both ends means equal inside, where the row's
- * own sum lies: the interval is wider (1e-9) than all rounding in sums of at most 2^24 weights (2e-10). */
+ * Where the total weight of the vocabulary matters (neither min_p nor top_k), candidates give an
+ * interval for it. decide() compares at both ends; every choice is monotonous in the total, so equal at
+ * both ends means equal inside, where the row's own sum lies: the interval is wider (1e-9) than all
+ * rounding in sums of at most 2^24 weights (2e-10). */
 #include "common/model/sampler.h"
 
 #include "common/base/check.h"
@@ -60,7 +63,8 @@ static int check_bias(const struct sampler_params *p, int n_vocab, struct err *e
     for (int i = 0; i < p->n_bias; i++) {
         const struct sampler_bias *b = &p->bias[i];
         if (b->id < 0 || b->id >= n_vocab) return err_set(e, ERR_INVALID, "logit bias: no token %d", b->id);
-        if (i > 0 && b->id <= b[-1].id) return err_set(e, ERR_INVALID, "logit bias: token %d out of order", b->id);
+        if (i > 0 && b->id <= b[-1].id)
+            return err_set(e, ERR_INVALID, "logit bias: token %d out of order", b->id);
         if (b->bias != -INFINITY && !within(b->bias, -1e6f, 1e6f))
             return err_set(e, ERR_INVALID, "logit bias of token %d is %g", b->id, (double)b->bias);
     }
@@ -68,7 +72,8 @@ static int check_bias(const struct sampler_params *p, int n_vocab, struct err *e
 }
 
 int sampler_params_check(const struct sampler_params *p, int n_vocab, struct err *e) {
-    if (!within(p->temperature, 0, 1e6f)) return err_set(e, ERR_INVALID, "temperature %g", (double)p->temperature);
+    if (!within(p->temperature, 0, 1e6f))
+        return err_set(e, ERR_INVALID, "temperature %g", (double)p->temperature);
     if (!within(p->top_p, 0, 1)) return err_set(e, ERR_INVALID, "top_p %g", (double)p->top_p);
     if (!within(p->min_p, 0, 1)) return err_set(e, ERR_INVALID, "min_p %g", (double)p->min_p);
     if (!within(p->repetition, 1e-3f, 1e3f))
@@ -132,7 +137,8 @@ void sampler_history_deinit(struct sampler_history *h) {
 
 /* ---- the decision ---- */
 
-/* The beginning of the order. `all`: it is the whole vocabulary. total: bounds of the weight of the vocabulary. */
+/* The beginning of the order. `all`: it is the whole vocabulary. total: bounds of the weight of the
+ * vocabulary. */
 struct order {
     const uint64_t *key;
     int n;
@@ -161,9 +167,10 @@ static int first_above(const double *sum, int n, double target) {
     return lo;
 }
 
-/* Steps 4 to 6: running sums of the kept weights, until they exceed `enough`; how many, and whether these are all that the
- * vocabulary keeps. */
-static int keep(double *sum, const struct order *o, const struct sampler_params *p, double enough, bool *closed) {
+/* Steps 4 to 6: running sums of the kept weights, until they exceed `enough`; how many, and whether
+ * these are all that the vocabulary keeps. */
+static int keep(double *sum, const struct order *o, const struct sampler_params *p, double enough,
+                bool *closed) {
     double first = (double)logits_key_logit(o->key[0]), inv_t = 1.0 / (double)p->temperature, running = 0;
     bool limited = p->top_k > 0 && p->top_k <= o->n;
     int n = limited ? p->top_k : o->n, end;
@@ -191,7 +198,8 @@ static int decide(double *sum, const struct order *o, const struct sampler_param
         lo = hi = sum[n - 1];
     }
     if (p->top_p < 1) {
-        int a = first_reaching(sum, n, (double)p->top_p * lo), b = first_reaching(sum, n, (double)p->top_p * hi);
+        int a = first_reaching(sum, n, (double)p->top_p * lo),
+            b = first_reaching(sum, n, (double)p->top_p * hi);
         if (closed) a = MIN(a, n - 1), b = MIN(b, n - 1);
         if (a != b || a == n) return UNDECIDED;
         n = a + 1;
@@ -199,7 +207,7 @@ static int decide(double *sum, const struct order *o, const struct sampler_param
         closed = true;
     }
     int a = first_above(sum, n, u * lo), b = first_above(sum, n, u * hi);
-    if (closed) {                                                     /* rounding may leave u * total at the very end */
+    if (closed) {                                 /* rounding may leave u * total at the very end */
         int last = first_reaching(sum, n, sum[n - 1]);
         a = MIN(a, last), b = MIN(b, last);
     }
@@ -231,10 +239,11 @@ static int first_look(const struct sampler_params *p, int n_vocab, double total)
     return (int)MIN(look, (double)n_vocab);
 }
 
-static int32_t draw_from_row(struct sampler *s, const float *row, uint64_t first, const struct sampler_params *p,
-                             uint64_t position) {
+static int32_t draw_from_row(struct sampler *s, const float *row, uint64_t first,
+                             const struct sampler_params *p, uint64_t position) {
     double total = 0, top = (double)logits_key_logit(first), u = chance(p, position);
-    if (!sampler_keeps_few(p, s->n_vocab)) total = logits_exp_sum(row, s->n_vocab, top, 1.0 / (double)p->temperature);
+    if (!sampler_keeps_few(p, s->n_vocab))
+        total = logits_exp_sum(row, s->n_vocab, top, 1.0 / (double)p->temperature);
     for (int n = first_look(p, s->n_vocab, total);; n = n > s->n_vocab / GROWTH ? s->n_vocab : n * GROWTH) {
         logits_first(row, s->n_vocab, n, s->key);
         struct order order = { s->key, n, n == s->n_vocab, total, total };
@@ -256,11 +265,13 @@ static void report_row(struct sampler *s, const float *row, uint64_t largest, co
     out->n_top = MIN(p->n_top, s->n_vocab);
     if (out->n_top > 0) logits_first(row, s->n_vocab, out->n_top, s->key);
     for (int i = 0; i < out->n_top; i++)
-        out->top[i] = (struct sampler_logprob){ logits_key_id(s->key[i]), (double)logits_key_logit(s->key[i]) - lse };
+        out->top[i] = (struct sampler_logprob){ logits_key_id(s->key[i]),
+                                                (double)logits_key_logit(s->key[i]) - lse };
 }
 
-int sampler_pick(struct sampler *s, const float *row, const struct sampler_params *p, const struct sampler_history *history,
-                 uint64_t position, struct sampler_result *out, struct err *e) {
+int sampler_pick(struct sampler *s, const float *row, const struct sampler_params *p,
+                 const struct sampler_history *history, uint64_t position,
+                 struct sampler_result *out, struct err *e) {
     uint64_t largest, first;
     memset(out, 0, sizeof *out);
     int rc = sampler_params_check(p, s->n_vocab, e);
@@ -273,7 +284,8 @@ int sampler_pick(struct sampler *s, const float *row, const struct sampler_param
         logits_first(adjusted, s->n_vocab, 1, s->key);
         first = s->key[0];
     }
-    if (logits_key_logit(first) == -INFINITY) return err_set(e, ERR_INVALID, "logit bias: every token is banned");
+    if (logits_key_logit(first) == -INFINITY)
+        return err_set(e, ERR_INVALID, "logit bias: every token is banned");
     out->id = p->temperature > 0 ? draw_from_row(s, adjusted, first, p, position) : logits_key_id(first);
     if (p->logprobs) report_row(s, row, largest, p, out);
     return 0;
@@ -323,8 +335,8 @@ static int check_candidates(const struct sampler *s, const struct sampler_candid
 }
 
 /* The key that no token left out can exceed, whatever is done to it. */
-static uint64_t bound_of_left(const struct sampler *s, const struct sampler_candidates *c, const struct sampler_params *p,
-                              const struct sampler_history *h) {
+static uint64_t bound_of_left(const struct sampler *s, const struct sampler_candidates *c,
+                              const struct sampler_params *p, const struct sampler_history *h) {
     uint64_t bound = logits_key(c->left.logit, c->left.id);
     struct adjust_walk walk = adjust_walk_begin(p, h);
     struct adjust a;
@@ -339,10 +351,12 @@ static double exp_of(double z) {
     return z > 0 ? 1 / logits_exp(-z) : logits_exp(z);                /* infinite above 700 */
 }
 
-/* Bounds of the weight of what was left out, adjusted, in units of the first token's weight. Unadjusted it is the row's
- * sum minus that of the items, and at most n times the largest; each adjusted token moves it by at most its own weight. */
-static void weigh_left(const struct sampler *s, const struct sampler_candidates *c, const struct sampler_params *p,
-                       const struct sampler_history *h, double first, double *lo, double *hi) {
+/* Bounds of the weight of what was left out, adjusted, in units of the first token's weight. Unadjusted
+ * it is the row's sum minus that of the items, and at most n times the largest; each adjusted token
+ * moves it by at most its own weight. */
+static void weigh_left(const struct sampler *s, const struct sampler_candidates *c,
+                       const struct sampler_params *p, const struct sampler_history *h,
+                       double first, double *lo, double *hi) {
     double inv_t = 1.0 / (double)p->temperature, each = exp_of(((double)c->left.logit - first) * inv_t);
     *lo = 0;
     *hi = (c->n_vocab - c->n_item) * each;
@@ -357,24 +371,32 @@ static void weigh_left(const struct sampler *s, const struct sampler_candidates 
     while (adjust_walk_next(&walk, &a)) {
         if (a.id >= s->n_vocab || marked(s, a.id)) continue;
         *lo -= each;
-        if (!adjust_lowers(p, &a)) *hi += exp_of(((double)adjust_apply(p, &a, c->left.logit) - first) * inv_t);
+        if (!adjust_lowers(p, &a))
+            *hi += exp_of(((double)adjust_apply(p, &a, c->left.logit) - first) * inv_t);
     }
     *lo = MAX(*lo, 0);
 }
 
-/* Index in s->key of the drawn token; the first n of c->n_item keys are certain to begin the row's order, n >= 1. */
-static int draw_from_items(struct sampler *s, const struct sampler_candidates *c, int n, const struct sampler_params *p,
-                           const struct sampler_history *h, uint64_t position) {
-    double lo = 0, hi = 0, items = 0, first = (double)logits_key_logit(s->key[0]), inv_t = 1.0 / (double)p->temperature;
+/* Index in s->key of the drawn token; the first n of c->n_item keys are certain to begin the row's
+ * order, n >= 1. */
+static int draw_from_items(struct sampler *s, const struct sampler_candidates *c, int n,
+                           const struct sampler_params *p, const struct sampler_history *h,
+                           uint64_t position) {
+    double lo = 0, hi = 0, items = 0, first = (double)logits_key_logit(s->key[0]),
+           inv_t = 1.0 / (double)p->temperature;
     bool all = c->n_item == c->n_vocab;
     if (!all) weigh_left(s, c, p, h, first, &lo, &hi);
-    for (int i = 0; i < c->n_item; i++) items += logits_exp(((double)logits_key_logit(s->key[i]) - first) * inv_t);
-    struct order order = { s->key, n, all, (items + lo) * (1 - TOTAL_ERROR), MIN((items + hi) * (1 + TOTAL_ERROR), 1e300) };
+    for (int i = 0; i < c->n_item; i++)
+        items += logits_exp(((double)logits_key_logit(s->key[i]) - first) * inv_t);
+    struct order order = { s->key, n, all, (items + lo) * (1 - TOTAL_ERROR),
+                           MIN((items + hi) * (1 + TOTAL_ERROR), 1e300) };
     return decide(s->sum, &order, p, s->n_vocab, chance(p, position));
 }
 
-/* False when the alternatives or the log-sum-exp are not there. The first items before `left` begin the row's order. */
-static bool report_items(const struct sampler_candidates *c, const struct sampler_params *p, struct sampler_result *out) {
+/* False when the alternatives or the log-sum-exp are not there. The first items before `left` begin the
+ * row's order. */
+static bool report_items(const struct sampler_candidates *c, const struct sampler_params *p,
+                         struct sampler_result *out) {
     if (isnan(c->lse)) return false;
     int i = 0;
     while (c->item[i].id != out->id) i++;
@@ -390,8 +412,9 @@ static bool report_items(const struct sampler_candidates *c, const struct sample
 }
 
 /* With the items marked. */
-static int pick_marked(struct sampler *s, const struct sampler_candidates *c, const struct sampler_params *p,
-                       const struct sampler_history *h, uint64_t position, struct sampler_result *out, struct err *e) {
+static int pick_marked(struct sampler *s, const struct sampler_candidates *c,
+                       const struct sampler_params *p, const struct sampler_history *h,
+                       uint64_t position, struct sampler_result *out, struct err *e) {
     bool all = c->n_item == c->n_vocab;
     for (int i = 0; i < c->n_item; i++)
         s->key[i] = logits_key(adjust_token(p, h, c->item[i].id, c->item[i].logit), c->item[i].id);
@@ -408,8 +431,9 @@ static int pick_marked(struct sampler *s, const struct sampler_candidates *c, co
     return p->logprobs && !report_items(c, p, out) ? SAMPLER_NEED_MORE : 0;
 }
 
-int sampler_pick_from(struct sampler *s, const struct sampler_candidates *c, const struct sampler_params *p,
-                      const struct sampler_history *history, uint64_t position, struct sampler_result *out, struct err *e) {
+int sampler_pick_from(struct sampler *s, const struct sampler_candidates *c,
+                      const struct sampler_params *p, const struct sampler_history *history,
+                      uint64_t position, struct sampler_result *out, struct err *e) {
     memset(out, 0, sizeof *out);
     int rc = sampler_params_check(p, s->n_vocab, e);
     if (rc < 0) return rc;

@@ -1,8 +1,8 @@
 /* sampler_adjust - step 1 of the sampler: what penalties and bias do to the logit of one token.
  *
- * Only tokens in the history (when a penalty is on) or in the bias list are touched; a walk visits them in order of id,
- * each once. For fixed history and bias the adjusted logit never falls when the logit rises: that makes a bound on a logit
- * into a bound on the adjusted one. Private to sampler*.c; pure. */
+ * Only tokens in the history (when a penalty is on) or in the bias list are touched; a walk visits them
+ * in order of id, each once. For fixed history and bias the adjusted logit never falls when the logit
+ * rises: that makes a bound on a logit into a bound on the adjusted one. Private to sampler*.c; pure. */
 #ifndef MODEL_SAMPLER_ADJUST_H
 #define MODEL_SAMPLER_ADJUST_H
 

@@ -1,8 +1,9 @@
 /* sampler_extract - what the last stage ships of a row, see sampler.h.
  *
- * The choice looks at the row as it came; what penalties will do to it is covered by a reserve of items. Wanted are: the
- * first token (greedy), what min_p or top_k keeps and one more as evidence, or enough of the weight that top_p or chance
- * almost surely ends inside. A positive bias may lift a token from anywhere, so those tokens always go along. */
+ * The choice looks at the row as it came; what penalties will do to it is covered by a reserve of
+ * items. Wanted are: the first token (greedy), what min_p or top_k keeps and one more as evidence, or
+ * enough of the weight that top_p or chance almost surely ends inside. A positive bias may lift a token
+ * from anywhere, so those tokens always go along. */
 #include "common/model/sampler.h"
 
 #include "common/model/logits.h"
@@ -12,13 +13,15 @@
 
 enum { RESERVE = 64, FIRST_LOOK = 64, GROWTH = 8 };
 
-/* Shares of the weight. Pure chance: one draw in 4096 ends outside and costs a second parcel; at the limit of items we accept
- * one in 16, beyond that the row is cheaper. Penalties move weight, so top_p asks for a little more than it says. */
-static const double SHARE_CHANCE = 1 - 1.0 / 4096, SHARE_LEAST = 1 - 1.0 / 16, TOP_P_MARGIN = 1e-6, TOP_P_RESERVE = 0.01;
+/* Shares of the weight. Pure chance: one draw in 4096 ends outside and costs a second parcel; at the
+ * limit of items we accept one in 16, beyond that the row is cheaper. Penalties move weight, so top_p
+ * asks for a little more than it says. */
+static const double SHARE_CHANCE = 1 - 1.0 / 4096, SHARE_LEAST = 1 - 1.0 / 16, TOP_P_MARGIN = 1e-6,
+                    TOP_P_RESERVE = 0.01;
 
 struct wanted {
     int n_least, n_most;                              /* never fewer; never more */
-    double weight_least;                              /* up to the first token lighter than this; 0: no such rule */
+    double weight_least;                        /* up to the first token lighter than this; 0: no such rule */
     double sum;                                       /* and until the running sum reaches this */
 };
 
@@ -27,9 +30,11 @@ static bool adjusts(const struct sampler_params *p, const struct sampler_history
     return p->n_bias > 0 || (penalties && (!h || h->n > 0));
 }
 
-static struct wanted want(const struct sampler_params *p, const struct sampler_history *h, int n_vocab, double total) {
+static struct wanted want(const struct sampler_params *p, const struct sampler_history *h,
+                          int n_vocab, double total) {
     bool reserve = adjusts(p, h);
-    struct wanted w = { .n_least = (p->logprobs ? MAX(p->n_top, 1) : 1) + (reserve ? RESERVE : 0), .n_most = n_vocab };
+    struct wanted w = { .n_least = (p->logprobs ? MAX(p->n_top, 1) : 1) + (reserve ? RESERVE : 0),
+                        .n_most = n_vocab };
     if (p->temperature == 0) {
         w.n_most = w.n_least;
     } else if (p->top_k > 0 && p->top_k < n_vocab) {
@@ -62,8 +67,10 @@ static int count_wanted(const uint64_t *key, int n, const struct wanted *w, doub
     return 0;
 }
 
-/* The first keys of the row into s->key: those to ship and, unless it is all, one more that begins the rest. 0: the row. */
-static int choose_first(struct sampler *s, const float *row, const struct wanted *w, double inv_t, int n_item_max) {
+/* The first keys of the row into s->key: those to ship and, unless it is all, one more that begins the
+ * rest. 0: the row. */
+static int choose_first(struct sampler *s, const float *row, const struct wanted *w, double inv_t,
+                        int n_item_max) {
     for (int n = MIN(MAX(FIRST_LOOK, w->n_least), n_item_max);; n = MIN(n * GROWTH, n_item_max)) {
         double sum;
         logits_first(row, s->n_vocab, MIN(n + 1, s->n_vocab), s->key);
@@ -76,7 +83,8 @@ static int choose_first(struct sampler *s, const float *row, const struct wanted
 }
 
 /* Appends tokens with a positive bias that are not among the first n; -1 when they do not fit. */
-static int add_lifted(struct sampler *s, const float *row, const struct sampler_params *p, int n, int n_item_max) {
+static int add_lifted(struct sampler *s, const float *row, const struct sampler_params *p, int n,
+                      int n_item_max) {
     uint64_t last = s->key[n - 1];
     int have = n;
     for (int i = 0; i < p->n_bias; i++) {
@@ -89,14 +97,16 @@ static int add_lifted(struct sampler *s, const float *row, const struct sampler_
     return have;
 }
 
-int sampler_extract(struct sampler *s, const float *row, const struct sampler_params *p, const struct sampler_history *history,
-                    int n_item_max, struct sampler_candidates *out, bool *whole, struct err *e) {
+int sampler_extract(struct sampler *s, const float *row, const struct sampler_params *p,
+                    const struct sampler_history *history, int n_item_max,
+                    struct sampler_candidates *out, bool *whole, struct err *e) {
     uint64_t largest;
     int rc = sampler_params_check(p, s->n_vocab, e);
     if (rc < 0) return rc;
     rc = logits_largest(row, s->n_vocab, &largest, e);
     if (rc < 0) return rc;
-    double top = (double)logits_key_logit(largest), inv_t = p->temperature > 0 ? 1.0 / (double)p->temperature : 0;
+    double top = (double)logits_key_logit(largest),
+           inv_t = p->temperature > 0 ? 1.0 / (double)p->temperature : 0;
     *out = (struct sampler_candidates){ .item = s->item, .n_vocab = s->n_vocab, .lse = NAN };
     if (p->temperature > 0 && !sampler_keeps_few(p, s->n_vocab)) {
         out->temperature = p->temperature;
@@ -107,7 +117,8 @@ int sampler_extract(struct sampler *s, const float *row, const struct sampler_pa
     int n = n_item_max > 0 && w.n_least <= n_item_max ? choose_first(s, row, &w, inv_t, n_item_max) : 0;
     *whole = n == 0;
     if (*whole) return 0;
-    if (n < s->n_vocab) out->left = (struct sampler_item){ logits_key_id(s->key[n]), logits_key_logit(s->key[n]) };
+    if (n < s->n_vocab)
+        out->left = (struct sampler_item){ logits_key_id(s->key[n]), logits_key_logit(s->key[n]) };
     out->n_item = add_lifted(s, row, p, n, n_item_max);
     *whole = out->n_item < 0;
     if (*whole) return 0;

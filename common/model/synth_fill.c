@@ -1,8 +1,9 @@
 /* synth_fill - random valid blocks, made directly.
  *
- * Payload bits are noise; which bits are sub-scales, and what they may be, is decided per type so that the values have mean 0:
- * where a type has minimums, minimum = middle of the code range * scale, in exact f16 arithmetic. The block's scale comes from
- * a table of 64 around the wanted one. The deviation of such blocks at scale 1 is measured once, not derived. */
+ * Payload bits are noise; which bits are sub-scales, and what they may be, is decided per type so that
+ * the values have mean 0: where a type has minimums, minimum = middle of the code range * scale, in
+ * exact f16 arithmetic. The block's scale comes from a table of 64 around the wanted one. The deviation
+ * of such blocks at scale 1 is measured once, not derived. */
 #include "common/model/synth_parts.h"
 
 #include "common/base/check.h"
@@ -11,7 +12,8 @@
 
 #include <math.h>
 
-/* ---- noise: eight xorshift128+ generators side by side; the compiler makes vectors of what the machine has ---- */
+/* ---- noise: eight xorshift128+ generators side by side; the compiler makes vectors of what the
+ *   machine has ---- */
 
 typedef uint64_t u64x4 __attribute__((vector_size(32)));
 enum { NOISE_BYTES = 4096, MEASURED_BLOCKS = 512, SCALES = 64 };
@@ -73,7 +75,8 @@ static float middle_of(enum dtype type) {
 /* Rounded to seven significant bits, so that 1.5 and 7.5 times it are exact in f16. */
 static struct scale scale_of(enum dtype type, float d) {
     d = f32_from_bits((f32_bits(d) + 0x10000) & 0xfffe0000u);
-    return (struct scale){ f16_from_f32(d), f16_from_f32(middle_of(type) * d), (uint8_t)((f32_bits(d) >> 23) & 0xff) };
+    return (struct scale){ f16_from_f32(d), f16_from_f32(middle_of(type) * d),
+                           (uint8_t)((f32_bits(d) >> 23) & 0xff) };
 }
 
 /* Odd numbers from -127 to 127: as many below zero as above. */
@@ -94,7 +97,8 @@ static void make_q2_k(struct noise *n, const struct scale *s, uint8_t *b) {
     put_u16(b + 82, s->dmin);
 }
 
-/* Sub-scales 32..63, equal to the sub-minimums: bytes 0..3 repeat in 4..7, both halves of a byte of 8..11 are equal. */
+/* Sub-scales 32..63, equal to the sub-minimums: bytes 0..3 repeat in 4..7, both halves of a byte of
+ * 8..11 are equal. */
 static void make_q4_k(struct noise *n, const struct scale *s, uint8_t *b) {
     const uint8_t *r = noise_take(n, 8);
     put_u16(b, s->d);
@@ -128,7 +132,8 @@ static void make_block(enum dtype type, struct noise *n, const struct scale *s, 
     }
 }
 
-/* 64 scales around d with its mean square: from 0.8 to 1.2 times it, or of the two nearest powers of two as many as fit. */
+/* 64 scales around d with its mean square: from 0.8 to 1.2 times it, or of the two nearest powers of
+ *   two as many as fit. */
 static void make_scales(enum dtype type, float d, struct scale out[SCALES]) {
     float below = f32_from_bits(f32_bits(d) & 0x7f800000u), square = (d / below) * (d / below);
     int n_above = (int)((square - 1) / 3 * SCALES + 0.5f);
@@ -204,7 +209,8 @@ struct chunk {
 static void fill_f16(const struct chunk *c) {
     uint16_t table[COUNT_OF(c->noise->normal)];
     struct noise n;
-    for (size_t i = 0; i < COUNT_OF(table); i++) table[i] = f16_from_f32(c->noise->normal[i] * c->t->deviation);
+    for (size_t i = 0; i < COUNT_OF(table); i++)
+        table[i] = f16_from_f32(c->noise->normal[i] * c->t->deviation);
     noise_init(&n, c->key);
     for (uint64_t i = 0; i < c->n;) {
         uint16_t picks[256], count = (uint16_t)MIN(COUNT_OF(picks), c->n - i);
@@ -265,12 +271,17 @@ static void fill_expert_ids(const struct chunk *c) {
     }
 }
 
-void synth_fill_chunk(const struct synth_noise *n, const struct synth_tensor *t, uint64_t seed, uint64_t chunk_i,
-                      const uint8_t *weak, uint8_t *out) {
+void synth_fill_chunk(const struct synth_noise *n, const struct synth_tensor *t, uint64_t seed,
+                      uint64_t chunk_i, const uint8_t *weak, uint8_t *out) {
     struct synth_chunks all = synth_chunks_of(t);
     uint64_t atom = atom_bytes(t), bytes = chunk_i + 1 == all.n ? all.bytes_last : all.bytes;
-    struct chunk c = { n, t, rng_at(hash_64(t->name, strlen(t->name), seed), chunk_i), chunk_i * (all.bytes / atom),
-                       bytes / atom, weak, out };
+    struct chunk c = { n,
+                       t,
+                       rng_at(hash_64(t->name, strlen(t->name), seed), chunk_i),
+                       chunk_i * (all.bytes / atom),
+                       bytes / atom,
+                       weak,
+                       out };
     if (t->fill == FILL_HC_BASE) fill_hc_base(&c);
     else if (t->fill == FILL_EXPERT_IDS) fill_expert_ids(&c);
     else if (t->type == DTYPE_F32) fill_f32(&c);

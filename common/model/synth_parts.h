@@ -1,8 +1,9 @@
-/* synth_parts - what the parts of synth share: the list of tensors (synth_plan.c), the making of bytes (synth_fill.c), the
- * writing of files (synth.c).
+/* synth_parts - what the parts of synth share: the list of tensors (synth_plan.c), the making of bytes
+ * (synth_fill.c), the writing of files (synth.c).
  *
- * A tensor's bytes are cut into chunks of about SYNTH_CHUNK_BYTES that can be made in any order by any thread: chance starts
- * anew for each from (seed, tensor name, chunk). Private to synth*.c and its test. */
+ * A tensor's bytes are cut into chunks of about SYNTH_CHUNK_BYTES that can be made in any order by any
+ * thread: chance starts anew for each from (seed, tensor name, chunk). Private to synth*.c and its
+ * test. */
 #ifndef MODEL_SYNTH_PARTS_H
 #define MODEL_SYNTH_PARTS_H
 
@@ -57,8 +58,9 @@ struct synth_noise {
 };
 void synth_noise_init(struct synth_noise *n);
 
-/* Bytes of chunk chunk_i of the tensor to out (at least SYNTH_CHUNK_BYTES). weak: for FILL_HEAD, 1 for each weak row. */
-void synth_fill_chunk(const struct synth_noise *n, const struct synth_tensor *t, uint64_t seed, uint64_t chunk_i,
-                      const uint8_t *weak, uint8_t *out);
+/* Bytes of chunk chunk_i of the tensor to out (at least SYNTH_CHUNK_BYTES). weak: for FILL_HEAD, 1 for
+ * each weak row. */
+void synth_fill_chunk(const struct synth_noise *n, const struct synth_tensor *t, uint64_t seed,
+                      uint64_t chunk_i, const uint8_t *weak, uint8_t *out);
 
 #endif

@@ -1,7 +1,9 @@
-/* synth_plan - which tensors a model has, with their published names, shapes and types, and how their numbers are drawn.
+/* synth_plan - which tensors a model has, with their published names, shapes and types, and how their
+ * numbers are drawn.
  *
- * The order is that of the published files: hash tables, experts by layer (gate, down, up), embedding, then the rest by layer;
- * so a layer's bytes are not together, and whoever reads such files had better not expect it. */
+ * The order is that of the published files: hash tables, experts by layer (gate, down, up), embedding,
+ * then the rest by layer; so a layer's bytes are not together, and whoever reads such files had better
+ * not expect it. */
 #include "common/model/synth_parts.h"
 
 #include "common/base/check.h"
@@ -10,13 +12,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Deviations: of silu(g) * u for independent normal g and u; of an attention output (rows of KV_NORM, a few of which share the
- * weight); of the logits. */
+/* Deviations: of silu(g) * u for independent normal g and u; of an attention output (rows of KV_NORM, a
+ * few of which share the weight); of the logits. */
 static const float SWIGLU_OUT = 0.6f, ATTENTION_OUT = 1.0f, KV_NORM = 1.5f, LOGITS = 2.5f;
 
-/* Variance that all layers together add to the streams, which begin with 1. Measured with 43 layers: twice this and a
- * sharper attention, and the rounding of KV rows alone changes every other greedy token; much less, and greedy text loops.
- * Routed experts add least, because a near-tie of two experts that falls the other way moves the whole layer. */
+/* Variance that all layers together add to the streams, which begin with 1. Measured with 43 layers:
+ * twice this and a sharper attention, and the rounding of KV rows alone changes every other greedy
+ * token; much less, and greedy text loops. Routed experts add least, because a near-tie of two experts
+ * that falls the other way moves the whole layer. */
 static const float ADD_ATTENTION = 0.2f, ADD_ROUTED = 0.1f, ADD_SHARED = 0.7f;
 
 struct planner {
@@ -26,8 +29,8 @@ struct planner {
     bool mtp;                                         /* small matrices as F32 */
 };
 
-static struct synth_tensor *add(struct planner *p, const char *suffix, enum dtype type, uint64_t ne0, uint64_t ne1,
-                                uint64_t ne2) {
+static struct synth_tensor *add(struct planner *p, const char *suffix, enum dtype type,
+                                uint64_t ne0, uint64_t ne1, uint64_t ne2) {
     struct synth_list *l = p->list;
     if (l->n == l->n_room) {
         l->n_room = MAX(64, 2 * l->n_room);
@@ -43,7 +46,8 @@ static float per_fan_in(uint64_t n, float gain) {
     return gain / sqrtf((float)n);
 }
 
-static void matrix(struct planner *p, const char *suffix, enum dtype type, uint64_t n_in, uint64_t n_out, float gain) {
+static void matrix(struct planner *p, const char *suffix, enum dtype type, uint64_t n_in,
+                   uint64_t n_out, float gain) {
     add(p, suffix, type, n_in, n_out, 0)->deviation = per_fan_in(n_in, gain);
 }
 
@@ -81,7 +85,8 @@ static void stream_reader(struct planner *p, const char *fn, const char *scale, 
 
 static void attention(struct planner *p) {
     const struct hparams *hp = p->hp;
-    uint64_t all_heads = (uint64_t)hp->head_dim * hp->n_head, low = (uint64_t)hp->n_out_lora * hp->n_out_group;
+    uint64_t all_heads = (uint64_t)hp->head_dim * hp->n_head,
+             low = (uint64_t)hp->n_out_lora * hp->n_out_group;
     vector(p, "attn_norm.weight", hp->n_embd, 1, 0.1f);
     matrix(p, "attn_q_a.weight", DTYPE_Q8_0, hp->n_embd, hp->n_q_lora, 1);
     vector(p, "attn_q_a_norm.weight", hp->n_q_lora, 1, 0.1f);
@@ -184,7 +189,8 @@ void synth_list_model(struct synth_list *list, const struct hparams *hp, enum sy
     struct planner p = planner_of(list, hp);
     for (uint32_t i = 0; i < hp->n_hash_layer; i++) {
         set_layer(&p, i);
-        struct synth_tensor *t = add(&p, "ffn_gate_tid2eid.weight", DTYPE_I32, hp->n_expert_used, hp->n_vocab, 0);
+        struct synth_tensor *t =
+            add(&p, "ffn_gate_tid2eid.weight", DTYPE_I32, hp->n_expert_used, hp->n_vocab, 0);
         t->fill = FILL_EXPERT_IDS;
         t->below = hp->n_expert;
     }

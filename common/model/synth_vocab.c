@@ -1,8 +1,9 @@
 /* synth_vocab - see the header.
  *
- * Syllables (consonant, vowel) are the first merges, learned merges come next, then a blank with a syllable, pairs of
- * syllables, triples. In an invented word the syllables therefore form first and do not overlap; of a triple abc the
- * pair with the lower rank forms next, which is why (ab)c or a(bc) is chosen by rank. */
+ * Syllables (consonant, vowel) are the first merges, learned merges come next, then a blank with a
+ * syllable, pairs of syllables, triples. In an invented word the syllables therefore form first and do
+ * not overlap; of a triple abc the pair with the lower rank forms next, which is why (ab)c or a(bc) is
+ * chosen by rank. */
 #include "common/model/synth_vocab.h"
 
 #include "common/base/check.h"
@@ -17,8 +18,13 @@
 #define NAMED(id, text) { id, "<" BAR text BAR ">" }
 
 enum {
-    FIRST_BYTE = 3, FIRST_MERGE = FIRST_BYTE + 256, ADDED_FULL = 1280, FIRST_ADDED_FULL = SYNTH_VOCAB_FULL - ADDED_FULL,
-    LEARNED_MAX = 640, PAIR_SLOTS = 1 << 13, TEXT_BYTES_MAX = 64 << 20,
+    FIRST_BYTE = 3,
+    FIRST_MERGE = FIRST_BYTE + 256,
+    ADDED_FULL = 1280,
+    FIRST_ADDED_FULL = SYNTH_VOCAB_FULL - ADDED_FULL,
+    LEARNED_MAX = 640,
+    PAIR_SLOTS = 1 << 13,
+    TEXT_BYTES_MAX = 64 << 20,
 };
 
 /* The added tokens that programs look for. In a small vocabulary they keep this order at the end. */
@@ -39,29 +45,47 @@ static const struct { int32_t id; const char *text; } added[] = {
 
 /* What the merges are learned from: prose, chat, lists, code, numbers, JSON, some other scripts. */
 static const char *const lessons[] = {
-    "The pool is a set of machines that people own. Each machine holds a part of the model and no more than its part. ",
-    "When a request comes, the first machine reads the words, works through its layers and sends what it "
+    "The pool is a set of machines that people own. Each machine holds a part of the model and no "
+    "more than its part. ",
+    "When a request comes, the first machine reads the words, works through its layers and sends "
+    "what it "
     "has found to the next. ",
-    "The last one answers. If a machine goes away, the others take over its layers and the answer goes on where it was.\n\n",
-    "How do I start? You start the server on one machine, then you join the others with the key that it has printed. ",
-    "There is nothing else to do. The server measures the links and the machines, makes a plan and tells every machine ",
-    "which layers are its own. You can look at the plan, and you can ask what it would be with another machine.\n\n",
-    "What is the weather like in the city today? I would like to know if it will rain this evening, because we want to go ",
-    "out and see the old town. Thank you for the help! Please write a short story about a child who finds a small stone ",
-    "that can talk. The stone says that it has been waiting for a thousand years, and that nobody has asked its name.\n\n",
+    "The last one answers. If a machine goes away, the others take over its layers and the answer "
+    "goes on where it was.\n\n",
+    "How do I start? You start the server on one machine, then you join the others with the key "
+    "that it has printed. ",
+    "There is nothing else to do. The server measures the links and the machines, makes a plan and "
+    "tells every machine ",
+    "which layers are its own. You can look at the plan, and you can ask what it would be with "
+    "another machine.\n\n",
+    "What is the weather like in the city today? I would like to know if it will rain this "
+    "evening, because we want to go ",
+    "out and see the old town. Thank you for the help! Please write a short story about a child "
+    "who finds a small stone ",
+    "that can talk. The stone says that it has been waiting for a thousand years, and that nobody "
+    "has asked its name.\n\n",
     "1. First, open the file.\n2. Then read the header and check the numbers: 10, 100, 1000, 2048, "
     "4096.\n3. Close it again.\n\n",
     "```c\nint main(void) {\n    int sum = 0;\n    for (int i = 0; i < 10; i++) sum += i;\n"
     "    return sum == 45 ? 0 : 1;\n}\n```\n\n",
-    "```python\ndef read(path):\n    with open(path) as f:\n        return [line.strip() for line in f if line]\n```\n\n",
-    "{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 3, \"unit\": \"celsius\"}}\n",
-    "{\"id\": 17, \"text\": \"an example\", \"values\": [0.5, 1.25, -3], \"done\": true, \"next\": null}\n\n",
-    "Every layer has weights, and the weights are small numbers: 0.01, 0.02, 0.25. Many of them are near zero. ",
-    "The state of a sequence grows with its length, so a long text needs more memory than a short one. It is kept in blocks, ",
-    "and blocks that two texts have in common are kept once. That is why a second question about the same text is fast.\n\n",
-    "\xc3\x9c""ber die Br\xc3\xbc""cke geht der Weg in die Stadt. "
+    "```python\ndef read(path):\n    with open(path) as f:\n        return [line.strip() for line "
+    "in f if line]\n```\n\n",
+    "{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 3, \"unit\": "
+    "\"celsius\"}}\n",
+    "{\"id\": 17, \"text\": \"an example\", \"values\": [0.5, 1.25, -3], \"done\": true, \"next\": "
+    "null}\n\n",
+    "Every layer has weights, and the weights are small numbers: 0.01, 0.02, 0.25. Many of them "
+    "are near zero. ",
+    "The state of a sequence grows with its length, so a long text needs more memory than a short "
+    "one. It is kept in blocks, ",
+    "and blocks that two texts have in common are kept once. That is why a second question about "
+    "the same text is fast.\n\n",
+    "\xc3\x9c"
+    "ber die Br\xc3\xbc"
+    "cke geht der Weg in die Stadt. "
     "O\xc3\xb9 est la gare? La gare est l\xc3\xa0-bas. \xc2\xbfQu\xc3\xa9 hora es? ",
-    "\xe4\xbd\xa0\xe5\xa5\xbd\xef\xbc\x8c\xe4\xb8\x96\xe7\x95\x8c\xe3\x80\x82\xe4\xbd\xa0\xe5\xa5\xbd\xe3\x80\x82 ",
+    "\xe4\xbd\xa0\xe5\xa5\xbd\xef\xbc\x8c\xe4\xb8\x96\xe7\x95\x8c\xe3\x80\x82\xe4\xbd\xa0\xe5\xa5"
+    "\xbd\xe3\x80\x82 ",
     "\xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82, \xd0\xbc\xd0\xb8\xd1\x80. "
     "\xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82.\n",
 };
@@ -71,7 +95,7 @@ enum { SYLLABLES = (sizeof consonants - 1) * (sizeof vowels - 1), STARTS = 2 * S
 
 struct maker {
     struct synth_vocab *sv;
-    struct map ids;                                   /* spelled text of a normal token: number + FIRST_BYTE = id */
+    struct map ids;                             /* spelled text of a normal token: number + FIRST_BYTE = id */
     uint32_t n_merges, n_merges_max;
     int32_t byte_id[256];
     int32_t syllable[STARTS];                         /* ids; from SYLLABLES on with a blank before them */
@@ -106,7 +130,8 @@ static void add_byte(struct maker *m, int place) {
     m->sv->tokens[FIRST_BYTE + number] = (struct gguf_str){ copy, len };
 }
 
-/* The id of left followed by right as one token. If there is none, it is made if `make` and a merge is left; else -1. */
+/* The id of left followed by right as one token. If there is none, it is made if `make` and a merge is
+ * left; else -1. */
 static int32_t join(struct maker *m, int32_t left, int32_t right, bool make) {
     char text[2 * TOKENIZER_TOKEN_BYTES_MAX];
     struct gguf_str l = m->sv->tokens[left], r = m->sv->tokens[right];
@@ -158,7 +183,8 @@ static void merge_in_corpus(struct maker *m, int32_t left, int32_t right, int32_
 
 struct pair_count { int32_t left, right, n; };
 
-/* The most frequent pair that makes a new token; the lower ids where several are. n is 0 when none comes twice. */
+/* The most frequent pair that makes a new token; the lower ids where several are. n is 0 when none
+ * comes twice. */
 static struct pair_count most_frequent(struct maker *m, struct pair_count *slots) {
     struct pair_count best = { 0 };
     memset(slots, 0, PAIR_SLOTS * sizeof *slots);
@@ -203,16 +229,19 @@ static void make_syllables(struct maker *m) {
 }
 
 static void make_starts(struct maker *m) {
-    for (int i = 0; i < SYLLABLES; i++) m->syllable[SYLLABLES + i] = join(m, m->byte_id[' '], m->syllable[i], true);
+    for (int i = 0; i < SYLLABLES; i++)
+        m->syllable[SYLLABLES + i] = join(m, m->byte_id[' '], m->syllable[i], true);
 }
 
 static bool make_triple(struct maker *m, int a, int b, int c) {
-    int32_t ab = join(m, m->syllable[a], m->syllable[b], false), bc = join(m, m->syllable[b], m->syllable[c], false);
+    int32_t ab = join(m, m->syllable[a], m->syllable[b], false),
+            bc = join(m, m->syllable[b], m->syllable[c], false);
     if (ab < 0 || bc < 0) return false;
     return ab <= bc ? join(m, ab, m->syllable[c], true) >= 0 : join(m, m->syllable[a], bc, true) >= 0;
 }
 
-/* Until all merges are used up: every pair, then triples, at each step another last syllable for every pair. */
+/* Until all merges are used up: every pair, then triples, at each step another last syllable for every
+ * pair. */
 static void invent_words(struct maker *m) {
     for (int a = 0; a < STARTS; a++)
         for (int b = 0; b < SYLLABLES; b++)
@@ -236,7 +265,8 @@ static bool put_all_added(struct synth_vocab *sv, uint32_t n_tokens) {
     put_added(sv, 1, "<" BAR "end" LOW "of" LOW "sentence" BAR ">");
     put_added(sv, 2, "<" BAR LOW "pad" LOW BAR ">");
     if (n_tokens < SYNTH_VOCAB_FULL) {
-        for (uint32_t i = 0; i < COUNT_OF(added); i++) put_added(sv, n_tokens - COUNT_OF(added) + i, added[i].text);
+        for (uint32_t i = 0; i < COUNT_OF(added); i++)
+            put_added(sv, n_tokens - COUNT_OF(added) + i, added[i].text);
         return true;
     }
     for (uint32_t id = FIRST_ADDED_FULL; id < SYNTH_VOCAB_FULL; id++) {
@@ -279,8 +309,15 @@ int synth_vocab_init(struct synth_vocab *sv, uint32_t n_tokens, struct err *e) {
     map_deinit(&m.ids);
     free(m.corpus);
     sv->vocab = (struct tokenizer_vocab){
-        .pre = { "joyai-llm", strlen("joyai-llm") }, .tokens = sv->tokens, .kinds = sv->kinds, .n_tokens = n_tokens,
-        .merges = sv->merges, .n_merges = m.n_merges, .bos_id = 0, .eos_id = 1, .pad_id = 1,
+        .pre = { "joyai-llm", strlen("joyai-llm") },
+        .tokens = sv->tokens,
+        .kinds = sv->kinds,
+        .n_tokens = n_tokens,
+        .merges = sv->merges,
+        .n_merges = m.n_merges,
+        .bos_id = 0,
+        .eos_id = 1,
+        .pad_id = 1,
     };
     if (complete) return 0;
     synth_vocab_deinit(sv);

@@ -51,7 +51,7 @@ static size_t merge_short(const struct tokenizer *t, const uint8_t *piece, size_
 /* ---- long pieces ---- */
 
 struct bpe_node {
-    uint32_t id, prev, next;                          /* positions; `len` ends the list, prev of 0 is itself */
+    uint32_t id, prev, next;                      /* positions; `len` ends the list, prev of 0 is itself */
     uint32_t rank;                                    /* of the pair with the next */
 };
 

@@ -63,7 +63,8 @@ static int check_model(const struct gguf *g, struct err *e) {
     int rc = gguf_get_str(g, "tokenizer.ggml.model", &model, e);
     if (rc < 0) return rc;
     if (model.len == 4 && memcmp(model.data, "gpt2", 4) == 0) return 0;
-    return err_set(e, ERR_UNSUPPORTED, "tokenizer.ggml.model is \"%.*s\", only gpt2 (byte-level BPE) is known",
+    return err_set(e, ERR_UNSUPPORTED,
+                   "tokenizer.ggml.model is \"%.*s\", only gpt2 (byte-level BPE) is known",
                    tokenizer_shown(model), model.data);
 }
 

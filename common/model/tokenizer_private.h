@@ -26,7 +26,8 @@ struct piece_slot {
     uint32_t meta;                                    /* length, PIECE_WHOLE, id; 0: empty slot */
 };
 enum { PIECE_WHOLE = 1 << PAIR_ID_BITS, PIECE_LEN_SHIFT = PAIR_ID_BITS + 1 };
-#define PIECE_ID(meta) ((meta) & (PIECE_WHOLE - 1u))  /* PIECE_WHOLE: merging its bytes gives just this token */
+#define PIECE_ID(meta)                                                                             \
+    ((meta) & (PIECE_WHOLE - 1u)) /* PIECE_WHOLE: merging its bytes gives just this token */
 
 /* Added tokens as a tree of bytes: children of a node are a list. Node 0 means none. */
 struct trie_node {

@@ -99,7 +99,8 @@ static int load_tokens(struct loader *l) {
     for (uint32_t id = 0; id < t->n_vocab; id++) {    /* a byte is spelled with one or two */
         uint64_t len = l->v->tokens[id].len, limit = TOKENIZER_TOKEN_BYTES_MAX;
         if (len > (token_kind(l, id) == TOKEN_NORMAL ? 2 * limit : limit))
-            return err_set(l->e, ERR_LIMIT, "token %u is longer than %d bytes", id, TOKENIZER_TOKEN_BYTES_MAX);
+            return err_set(l->e, ERR_LIMIT, "token %u is longer than %d bytes", id,
+                           TOKENIZER_TOKEN_BYTES_MAX);
         n_bytes += len;
     }
     t->bytes = take(l, n_bytes, 1);                   /* at most 2^31: 2^20 tokens of 2 KiB */
@@ -193,10 +194,12 @@ static int load_merge(struct loader *l, uint32_t rank) {
     size_t n_left = (size_t)(space - s.data);
     int left_len = alphabet_decode(l, s.data, n_left, text);
     int right_len = left_len < 0 ? -1 : alphabet_decode(l, space + 1, s.len - n_left - 1, text + left_len);
-    if (right_len < 0) return err_set(l->e, ERR_CORRUPT, "merge %u is not spelled in the byte alphabet", rank);
+    if (right_len < 0)
+        return err_set(l->e, ERR_CORRUPT, "merge %u is not spelled in the byte alphabet", rank);
     int left = find_normal(l->t, text, left_len), right = find_normal(l->t, text + left_len, right_len);
     if (left < 0 || right < 0)
-        return err_set(l->e, ERR_CORRUPT, "merge %u: its %s half is no token", rank, left < 0 ? "left" : "right");
+        return err_set(l->e, ERR_CORRUPT, "merge %u: its %s half is no token", rank,
+                       left < 0 ? "left" : "right");
     int merged = find_normal(l->t, text, left_len + right_len);
     if (merged < 0) return err_set(l->e, ERR_CORRUPT, "merge %u: its result is no token", rank);
     l->t->merged_id[rank] = (uint32_t)merged;
@@ -308,7 +311,8 @@ static int load_added(struct loader *l) {
 
 static int load_special_id(struct loader *l, const char *name, int32_t id, int32_t *out) {
     if (id < -1 || id >= (int64_t)l->t->n_vocab)
-        return err_set(l->e, ERR_CORRUPT, "the %s token is %d, the vocabulary has %u", name, id, l->t->n_vocab);
+        return err_set(l->e, ERR_CORRUPT, "the %s token is %d, the vocabulary has %u", name, id,
+                       l->t->n_vocab);
     *out = id;
     return 0;
 }
@@ -321,7 +325,8 @@ static bool str_is(struct gguf_str s, const char *text) {
 
 static int check_vocab(const struct tokenizer_vocab *v, struct err *e) {
     if (!str_is(v->pre, "joyai-llm") && !str_is(v->pre, "deepseek-v3"))
-        return err_set(e, ERR_UNSUPPORTED, "splitting rule \"%.*s\" is not known, only joyai-llm and deepseek-v3",
+        return err_set(e, ERR_UNSUPPORTED,
+                       "splitting rule \"%.*s\" is not known, only joyai-llm and deepseek-v3",
                        tokenizer_shown(v->pre), v->pre.len ? v->pre.data : "");
     if (v->n_tokens == 0 || v->n_tokens > TOKENIZER_VOCAB_MAX)
         return err_set(e, ERR_LIMIT, "%u tokens, the limit is %d", v->n_tokens, TOKENIZER_VOCAB_MAX);

@@ -24,8 +24,9 @@ static bool has_colour(FILE *f) {
 
 const char *term_style(FILE *f, enum term_style style) {
     static const char *const sequences[TERM_STYLES] = {
-        [TERM_PLAIN] = "\033[0m",   [TERM_BOLD] = "\033[1m",    [TERM_DIM] = "\033[2m",   [TERM_RED] = "\033[31m",
-        [TERM_GREEN] = "\033[32m", [TERM_YELLOW] = "\033[33m", [TERM_CYAN] = "\033[36m",
+        [TERM_PLAIN] = "\033[0m", [TERM_BOLD] = "\033[1m",   [TERM_DIM] = "\033[2m",
+        [TERM_RED] = "\033[31m",  [TERM_GREEN] = "\033[32m", [TERM_YELLOW] = "\033[33m",
+        [TERM_CYAN] = "\033[36m",
     };
     return has_colour(f) ? sequences[style] : "";
 }

@@ -11,7 +11,16 @@
 
 enum { TERM_COLUMNS = 80 };
 
-enum term_style { TERM_PLAIN, TERM_BOLD, TERM_DIM, TERM_RED, TERM_GREEN, TERM_YELLOW, TERM_CYAN, TERM_STYLES };
+enum term_style {
+    TERM_PLAIN,
+    TERM_BOLD,
+    TERM_DIM,
+    TERM_RED,
+    TERM_GREEN,
+    TERM_YELLOW,
+    TERM_CYAN,
+    TERM_STYLES
+};
 
 bool term_is_terminal(FILE *f);
 int term_columns(FILE *f);

@@ -1,13 +1,15 @@
-/* msg - every message between two machines as a plain C struct; the one vocabulary of both cores, the codec and the shells.
+/* msg - every message between two machines as a plain C struct; the one vocabulary of both cores, the
+ * codec and the shells.
  *
- * A message is a header (kind, epoch, incarnation, sequence, trace) and one member of the union. Arrays and long texts
- * are borrowed: the sender's core keeps them until its next step, a decoder keeps them in its own arena until the next
- * message. Bulk bytes are never in here; a payload travels beside the header as a raw frame and is named by a handle of
- * the process it lies in.
- * No functions, no ownership, no thread. The limits below bound what a decoder may allocate for one message.
+ * A message is a header (kind, epoch, incarnation, sequence, trace) and one member of the union. Arrays
+ * and long texts are borrowed: the sender's core keeps them until its next step, a decoder keeps them
+ * in its own arena until the next message. Bulk bytes are never in here; a payload travels beside the
+ * header as a raw frame and is named by a handle of the process it lies in. No functions, no ownership,
+ * no thread. The limits below bound what a decoder may allocate for one message.
  *
  *   initiator                     acceptor                what                                    link
- *   node      HELLO           ->  coordinator, next hop   who I am, what I can                    every link, first
+ *   node      HELLO           ->  coordinator, next hop   who I am, what I can
+ *             every link, first
  *             WELCOME REFUSE  <-                          taken in, or why not
  *             PING            <->                         alive, counters, round trip             every link
  *   node      ASSIGN SYNC     <-  coordinator             plan, what lives, rows wanted           control
@@ -17,11 +19,12 @@
  *             CREDIT          <-                          the batch was taken                     data
  *   last      RESULT          ->  coordinator             what the sampler needs                  control
  *
- * Positions. A stage takes a segment only if it holds exactly pos0 tokens of the sequence, or more and can go back (at most
- * MSG_ROLLBACK). pos0 == 0 opens the sequence. Batch numbers rise strictly within an epoch on every link.
- * What is over. SYNC says completely what still lives, so it may be repeated, lost or late: sequences below seq_next that
- * are not listed are closed; batches below batch_done, and those listed as dead, are forgotten with all they hold (credit,
- * kept rows, place in a queue). It is sent when something ends, and with every PING of the coordinator. */
+ * Positions. A stage takes a segment only if it holds exactly pos0 tokens of the sequence, or more and
+ * can go back (at most MSG_ROLLBACK). pos0 == 0 opens the sequence. Batch numbers rise strictly within
+ * an epoch on every link. What is over. SYNC says completely what still lives, so it may be repeated,
+ * lost or late: sequences below seq_next that are not listed are closed; batches below batch_done, and
+ * those listed as dead, are forgotten with all they hold (credit, kept rows, place in a queue). It is
+ * sent when something ends, and with every PING of the coordinator. */
 #ifndef WIRE_MSG_H
 #define WIRE_MSG_H
 
@@ -58,18 +61,19 @@ enum msg_kind {
     MSG_ASSIGN, MSG_PROGRESS, MSG_READY, MSG_FAILED, MSG_DRAIN, MSG_DRAINED,       /* plan */
     MSG_WORK, MSG_WORK_REFUSED, MSG_CREDIT, MSG_RESULT,                            /* batches */
     MSG_ROW_GET, MSG_ROW, MSG_SYNC,
-    MSG_EXPERTS, MSG_EXPERTS_DONE,                                                 /* a stage and its helpers */
+    MSG_EXPERTS, MSG_EXPERTS_DONE,                /* a stage and its helpers */
     MSG_STATE_SAVE, MSG_STATE_LOAD, MSG_STATE_DROP, MSG_STATE_DONE,                /* snapshots */
-    MSG_WEIGHTS_GET, MSG_WEIGHTS,                                                  /* a share of a model file */
+    MSG_WEIGHTS_GET, MSG_WEIGHTS,                 /* a share of a model file */
     MSG_PROBE, MSG_PROBE_DONE, MSG_LINKS,                                          /* how fast a link is */
     MSG_KINDS
 };
 
 enum msg_role { MSG_ROLE_NONE, MSG_ROLE_COORDINATOR, MSG_ROLE_NODE, MSG_ROLE_TOOL, MSG_ROLES };
 enum msg_backend { MSG_BACKEND_CPU, MSG_BACKEND_CUDA, MSG_BACKEND_METAL, MSG_BACKENDS };
-enum msg_wire_format { MSG_WIRE_F32, MSG_WIRE_F16S, MSG_WIRE_FORMATS };            /* streams between stages */
+enum msg_wire_format { MSG_WIRE_F32, MSG_WIRE_F16S, MSG_WIRE_FORMATS };  /* streams between stages */
 
-/* Bytes that lie in a slot of this process; {0} is none. A number that was freed comes back with another generation. */
+/* Bytes that lie in a slot of this process; {0} is none. A number that was freed comes back with
+ * another generation. */
 struct payload {
     uint32_t slot, generation;                     /* generation 0: no payload */
     uint32_t offset, bytes;
@@ -91,7 +95,8 @@ struct msg_hello {                                 /* first message of the initi
     char build[MSG_NAME_MAX];
     char name[MSG_NAME_MAX];                       /* node name, unique in the cluster */
     /* The rest only on a control link. */
-    char address[MSG_ADDRESS_MAX], key[MSG_KEY_MAX];         /* where other stages connect, and the server key there */
+    /* where other stages connect, and the server key there */
+    char address[MSG_ADDRESS_MAX], key[MSG_KEY_MAX];
     enum msg_backend backend;
     char device[MSG_NAME_MAX];
     uint32_t n_threads;
@@ -99,7 +104,7 @@ struct msg_hello {                                 /* first message of the initi
     uint64_t read_bytes_per_s, f32_per_s, int8_per_s;        /* measured; 0: not known */
     const struct msg_file *file;
     uint32_t n_file;
-    uint64_t held_model_lo, held_model_hi;         /* weights in memory from before (after a reconnect); 0: none */
+    uint64_t held_model_lo, held_model_hi;    /* weights in memory from before (after a reconnect); 0: none */
     uint32_t held_begin, held_end;
 };
 
@@ -107,7 +112,7 @@ struct msg_welcome {                               /* the acceptor took the init
     uint32_t version;
     enum msg_role role;
     char name[MSG_NAME_MAX];
-    uint32_t ping_ms, ping_misses;                 /* heartbeat period of this link, and how many may be missing */
+    uint32_t ping_ms, ping_misses;            /* heartbeat period of this link, and how many may be missing */
     uint32_t payload_bytes_max;
 };
 
@@ -123,7 +128,7 @@ struct msg_counters {                              /* since the process started 
 
 struct msg_ping {                                  /* answered by the receiver's own periodic PING */
     uint64_t sent_us;                              /* sender's clock */
-    uint64_t echo_us, held_us;                     /* sent_us of the last PING received, and how long ago that was; 0: none */
+    uint64_t echo_us, held_us;     /* sent_us of the last PING received, and how long ago that was; 0: none */
     struct msg_counters counters;                  /* from nodes on the control link */
 };
 
@@ -136,13 +141,13 @@ struct msg_helper {                                /* holds experts begin..end-1
     uint32_t expert_begin, expert_end;
 };
 
-struct msg_assign {                                /* header.epoch is the new epoch; everything of older ones is dropped */
+struct msg_assign {                   /* header.epoch is the new epoch; everything of older ones is dropped */
     uint64_t model_lo, model_hi;
     char model[MSG_NAME_MAX];
     uint32_t stage_i, n_stage;
     uint32_t layer_begin, layer_end;
     bool has_embed, has_head;
-    bool is_helper;                                /* computes experts for a lead; has no next hop and no sequences */
+    bool is_helper;                        /* computes experts for a lead; has no next hop and no sequences */
     struct msg_hop next;                           /* address empty on the last stage */
     struct msg_hop source;                         /* who gives weights that are not here; empty: nobody */
     uint32_t numerics, precision;                  /* enum numerics; precision policy of the backend */
@@ -160,7 +165,7 @@ struct msg_progress { uint64_t done_bytes, total_bytes; bool is_transfer; };
 struct msg_ready {
     uint64_t weights_bytes, state_bytes, work_bytes;
     uint32_t n_slot, n_ctx_max, n_rows_max;        /* may be less than assigned: what really fits */
-    uint64_t state_tokens_max;                     /* tokens of all sequences together that fit; 0: n_slot * n_ctx_max */
+    uint64_t state_tokens_max;          /* tokens of all sequences together that fit; 0: n_slot * n_ctx_max */
 };
 
 struct msg_failed {                                /* an assignment (batch 0) or a batch */
@@ -193,7 +198,7 @@ struct msg_timing {
     uint32_t stage_i;
     uint32_t queue_us;                             /* arrival to start of compute */
     uint32_t compute_us;
-    uint32_t hold_us;                              /* end of compute to the send: waiting for credit, conversion */
+    uint32_t hold_us;                         /* end of compute to the send: waiting for credit, conversion */
     uint32_t n_row;
 };
 
@@ -210,7 +215,7 @@ struct msg_work {
 };
 
 enum msg_refusal {
-    MSG_REFUSED_POSITION,                          /* the sequence holds `have` tokens, which does not fit pos0 */
+    MSG_REFUSED_POSITION,                      /* the sequence holds `have` tokens, which does not fit pos0 */
     MSG_REFUSED_SLOTS,                             /* no slot free */
     MSG_REFUSED_MEMORY,
     MSG_REFUSED_STATE,                             /* not serving in this epoch */
@@ -223,7 +228,7 @@ struct msg_work_refused {                          /* to the coordinator; the wh
     uint32_t stage_i, have;
 };
 
-struct msg_credit { uint64_t batch; };             /* the next stage took this batch out of its receive buffers */
+struct msg_credit { uint64_t batch; };         /* the next stage took this batch out of its receive buffers */
 
 struct msg_row_result {                            /* one wanted row */
     uint32_t row;
@@ -245,10 +250,11 @@ struct msg_result {                                /* payload: parts of the rows
 };
 
 struct msg_row_get { uint64_t batch; uint32_t row; };
-struct msg_row { uint64_t batch; uint32_t row; uint32_t n_vocab; int32_t code; };  /* payload: float[n_vocab]; code < 0: not here */
+/* payload: float[n_vocab]; code < 0: not here */
+struct msg_row { uint64_t batch; uint32_t row; uint32_t n_vocab; int32_t code; };
 
 struct msg_sync {
-    uint64_t seq_next;                             /* sequences from here on did not exist yet when this was written */
+    uint64_t seq_next;                    /* sequences from here on did not exist yet when this was written */
     uint64_t batch_done;                           /* all batches below are over */
     const uint64_t *seq;                           /* alive, ascending */
     const uint64_t *dead;                          /* batches >= batch_done that are over, ascending */
@@ -281,7 +287,7 @@ struct msg_state_done { uint64_t job, bytes; int32_t code; uint32_t n_token; cha
 
 /* ---- weights ---- */
 
-struct msg_weights_get {                           /* a range of the whole model's file; the answer comes in pieces */
+struct msg_weights_get {                   /* a range of the whole model's file; the answer comes in pieces */
     uint64_t model_lo, model_hi;
     uint64_t offset, bytes;
     uint32_t piece_bytes, n_credit;                /* pieces that may be on their way */
@@ -307,8 +313,8 @@ struct msg_links { const struct msg_link *link; uint32_t n_link; };             
 struct msg {
     enum msg_kind kind;
     uint64_t epoch;                                /* of the plan; 0 before the first */
-    uint64_t incarnation;                          /* of the sender: chance, drawn once per process start; never 0 */
-    uint64_t link_seq;                             /* 1, 2, ... per link and direction; the link writes and checks it */
+    uint64_t incarnation;                   /* of the sender: chance, drawn once per process start; never 0 */
+    uint64_t link_seq;                   /* 1, 2, ... per link and direction; the link writes and checks it */
     uint64_t trace;                                /* batch or request it belongs to; 0: none */
     union {
         struct msg_hello hello;

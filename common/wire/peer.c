@@ -3,7 +3,11 @@
 #include <stdio.h>
 
 void peer_start(struct peer *p, uint32_t link, const char *name, uint64_t incarnation, uint64_t now_ns) {
-    *p = (struct peer){ .link = link, .up = true, .incarnation = incarnation, .heard_ns = now_ns, .said_ns = now_ns,
+    *p = (struct peer){ .link = link,
+                        .up = true,
+                        .incarnation = incarnation,
+                        .heard_ns = now_ns,
+                        .said_ns = now_ns,
                         .rtt_us = p->rtt_us };
     snprintf(p->name, sizeof p->name, "%s", name);
 }
@@ -28,7 +32,8 @@ bool peer_name_is_valid(const char *name) {
     size_t n = 0;
     for (; name[n] && n < MSG_NAME_MAX; n++) {
         char c = name[n];
-        bool fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+        bool fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                    c == '.' || c == '_' || c == '-';
         if (!fine) return false;
     }
     return n > 0 && n < MSG_NAME_MAX;

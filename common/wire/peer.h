@@ -1,8 +1,8 @@
 /* peer - the other end of a link as a core sees it: who it is, when it was last heard, how far away it is.
  *
- * Both cores keep an array of these, keyed by the shell's link number. Heartbeats carry the sender's clock and echo the other
- * side's, so the round trip is measured without a common clock. Slow is not dead: only silence of PING counts.
- * Pure; the owner is the core. */
+ * Both cores keep an array of these, keyed by the shell's link number. Heartbeats carry the sender's
+ * clock and echo the other side's, so the round trip is measured without a common clock. Slow is not
+ * dead: only silence of PING counts. Pure; the owner is the core. */
 #ifndef WIRE_PEER_H
 #define WIRE_PEER_H
 

@@ -1,7 +1,8 @@
-/* Attention by hand: every row of keys serves 64 heads, so both products are small matrix products in registers.
+/* Attention by hand: every row of keys serves 64 heads, so both products are small matrix products in
+ * registers.
  *
- *   scores   4 heads x 4 rows = 16 accumulators with lanes along the dimension (dot16), 8 loads for 16 multiply-adds; the
- *            16 sums are folded together in the order that dot16 prescribes
+ *   scores   4 heads x 4 rows = 16 accumulators with lanes along the dimension (dot16), 8 loads for 16
+ *            multiply-adds; the 16 sums are folded together in the order that dot16 prescribes
  *   mix      4 heads x 64 dimensions = 16 accumulators, rows one after the other */
 #include "kernels/cpu/attn_avx512.h"
 
@@ -49,7 +50,8 @@ static inline __m512 fold4(__m512 a, __m512 b) {
 
 static inline __m512 fold2(__m512 a, __m512 b) {
     __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
-    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)),
+                         _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
 }
 
 static inline __m512 fold1(__m512 a, __m512 b) {
@@ -60,13 +62,13 @@ static inline __m512 fold1(__m512 a, __m512 b) {
 static inline __m512 fold16(const __m512 v[16]) {
     __m512 four[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)                    /* all loops over accumulators unroll, or they would live in memory */
+    for (int i = 0; i < 4; i++)         /* all loops over accumulators unroll, or they would live in memory */
         four[i] = fold4(fold8(v[4 * i], v[4 * i + 1]), fold8(v[4 * i + 2], v[4 * i + 3]));
     return fold1(fold2(four[0], four[1]), fold2(four[2], four[3]));
 }
 
-static inline void scores_4x4(float *z, int64_t z_stride, const float *q, int64_t q_stride, const float *rows, int64_t row_stride,
-                              int dim, __m512 scale) {
+static inline void scores_4x4(float *z, int64_t z_stride, const float *q, int64_t q_stride,
+                              const float *rows, int64_t row_stride, int dim, __m512 scale) {
     __m512 sum[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) sum[i] = _mm512_setzero_ps();
@@ -79,7 +81,8 @@ static inline void scores_4x4(float *z, int64_t z_stride, const float *q, int64_
         for (int r = 0; r < 4; r++) {
             __m512 row = _mm512_maskz_loadu_ps(lanes, rows + r * row_stride + d);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) sum[4 * r + i] = _mm512_mask3_fmadd_ps(h[i], row, sum[4 * r + i], lanes);
+            for (int i = 0; i < 4; i++)
+                sum[4 * r + i] = _mm512_mask3_fmadd_ps(h[i], row, sum[4 * r + i], lanes);
         }
     }
     /* fold1 puts vector 4i + j into lane group j, position i: group = head, position = row */
@@ -94,7 +97,8 @@ static inline float score_1x1(const float *q, const float *row, int dim) {
     __m512 sum = _mm512_setzero_ps();
     for (int d = 0; d < dim; d += 16) {
         __mmask16 lanes = tail_mask(dim - d);
-        sum = _mm512_mask3_fmadd_ps(_mm512_maskz_loadu_ps(lanes, q + d), _mm512_maskz_loadu_ps(lanes, row + d), sum, lanes);
+        sum = _mm512_mask3_fmadd_ps(_mm512_maskz_loadu_ps(lanes, q + d),
+                                    _mm512_maskz_loadu_ps(lanes, row + d), sum, lanes);
     }
     sum = fold8(sum, sum);
     sum = fold4(sum, sum);
@@ -102,13 +106,15 @@ static inline float score_1x1(const float *q, const float *row, int dim) {
     return _mm512_cvtss_f32(fold1(sum, sum));
 }
 
-void attn_scores_avx512(float *z, int64_t z_stride, const float *q, int64_t q_stride, const float *rows, int64_t row_stride,
-                        int n_head, int n_rows, int dim, float scale) {
+void attn_scores_avx512(float *z, int64_t z_stride, const float *q, int64_t q_stride,
+                        const float *rows, int64_t row_stride, int n_head, int n_rows, int dim,
+                        float scale) {
     int heads4 = n_head / 4 * 4, rows4 = n_rows / 4 * 4;
     __m512 scales = _mm512_set1_ps(scale);
     for (int r = 0; r < rows4; r += 4)             /* 4 rows stay in the first cache, the heads stream by */
         for (int h = 0; h < heads4; h += 4)
-            scores_4x4(z + h * z_stride + r, z_stride, q + h * q_stride, q_stride, rows + r * row_stride, row_stride, dim, scales);
+            scores_4x4(z + h * z_stride + r, z_stride, q + h * q_stride, q_stride,
+                       rows + r * row_stride, row_stride, dim, scales);
     for (int h = 0; h < n_head; h++)
         for (int r = h < heads4 ? rows4 : 0; r < n_rows; r++)
             z[h * z_stride + r] = scale * score_1x1(q + h * q_stride, rows + r * row_stride, dim);
@@ -116,8 +122,8 @@ void attn_scores_avx512(float *z, int64_t z_stride, const float *q, int64_t q_st
 
 /* ---- weighted sum ---- */
 
-static inline void mix_4x64(float *o, int64_t o_stride, const float *p, int64_t p_stride, const float *rows, int64_t row_stride,
-                            int n_rows) {
+static inline void mix_4x64(float *o, int64_t o_stride, const float *p, int64_t p_stride,
+                            const float *rows, int64_t row_stride, int n_rows) {
     __m512 sum[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) sum[i] = _mm512_loadu_ps(o + i / 4 * o_stride + i % 4 * 16);
@@ -137,7 +143,8 @@ static inline void mix_4x64(float *o, int64_t o_stride, const float *p, int64_t 
     for (int i = 0; i < 16; i++) _mm512_storeu_ps(o + i / 4 * o_stride + i % 4 * 16, sum[i]);
 }
 
-static inline void mix_1x16(float *o, const float *p, const float *rows, int64_t row_stride, int n_rows, int n) {
+static inline void mix_1x16(float *o, const float *p, const float *rows, int64_t row_stride,
+                            int n_rows, int n) {
     __mmask16 lanes = tail_mask(n);
     __m512 sum = _mm512_maskz_loadu_ps(lanes, o);
     for (int r = 0; r < n_rows; r++)
@@ -145,12 +152,14 @@ static inline void mix_1x16(float *o, const float *p, const float *rows, int64_t
     _mm512_mask_storeu_ps(o, lanes, sum);
 }
 
-void attn_mix_avx512(float *o, int64_t o_stride, const float *p, int64_t p_stride, const float *rows, int64_t row_stride,
-                     int n_head, int n_rows, int dim) {
+void attn_mix_avx512(float *o, int64_t o_stride, const float *p, int64_t p_stride,
+                     const float *rows, int64_t row_stride, int n_head, int n_rows, int dim) {
     int heads4 = n_head / 4 * 4, dims64 = dim / 64 * 64;
-    for (int d = 0; d < dims64; d += 64)           /* 64 dimensions of all rows stay in the first cache for all heads */
+    /* 64 dimensions of all rows stay in the first cache for all heads */
+    for (int d = 0; d < dims64; d += 64)
         for (int h = 0; h < heads4; h += 4)
-            mix_4x64(o + h * o_stride + d, o_stride, p + h * p_stride, p_stride, rows + d, row_stride, n_rows);
+            mix_4x64(o + h * o_stride + d, o_stride, p + h * p_stride, p_stride, rows + d,
+                     row_stride, n_rows);
     for (int h = 0; h < n_head; h++)
         for (int d = h < heads4 ? dims64 : 0; d < dim; d += 16)
             mix_1x16(o + h * o_stride + d, p + h * p_stride, rows + d, row_stride, n_rows, dim - d);

@@ -71,18 +71,21 @@ void *cpu_scratch(struct cpu *c, enum cpu_scratch slot, uint64_t size) {
     uint64_t rounded = ALIGN_UP(size, (uint64_t)1 << 16);
     void *data = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
     if (data == MAP_FAILED) {
-        err_set(&c->base.failed, ERR_NOMEM, "cannot allocate %llu bytes of work space", (unsigned long long)rounded);
+        err_set(&c->base.failed, ERR_NOMEM, "cannot allocate %llu bytes of work space",
+                (unsigned long long)rounded);
         return NULL;
     }
 #ifdef MADV_HUGEPAGE
-    if (rounded >= (uint64_t)4 << 20) madvise(data, rounded, MADV_HUGEPAGE);   /* a hint: failure costs speed only */
+    if (rounded >= (uint64_t)4 << 20)
+        madvise(data, rounded, MADV_HUGEPAGE); /* a hint: failure costs speed only */
 #endif
     *mem = (struct cpu_scratch_mem){ .data = data, .size = rounded };
     return data;
 }
 
 void *cpu_scratch_threads(struct cpu *c, uint64_t size_each, uint64_t *stride) {
-    *stride = ALIGN_UP(size_each, (uint64_t)4096) + 256;              /* +256: threads off each other's cache sets */
+    *stride =
+        ALIGN_UP(size_each, (uint64_t)4096) + 256; /* +256: threads off each other's cache sets */
     return cpu_scratch(c, SCRATCH_THREADS, *stride * (uint64_t)pool_threads(c->pool));
 }
 

@@ -1,7 +1,9 @@
-/* cpu - inside the CPU backend: the device struct, its scratch memory, prepared activations and the tile loop.
+/* cpu - inside the CPU backend: the device struct, its scratch memory, prepared activations and the
+ * tile loop.
  *
- * Operations run at once on the caller's thread and the pool. Scratch grows to what the largest batch needs and stays.
- * When memory runs out an operation records the failure, computes nothing, and kernels_finish reports it. */
+ * Operations run at once on the caller's thread and the pool. Scratch grows to what the largest batch
+ * needs and stays. When memory runs out an operation records the failure, computes nothing, and
+ * kernels_finish reports it. */
 #ifndef KERNELS_CPU_CPU_H
 #define KERNELS_CPU_CPU_H
 
@@ -43,12 +45,14 @@ void *cpu_mm_scratch(struct cpu *c, int thread);
 /* Which activation a weight of this type takes under the configured precision. */
 enum act_kind cpu_act_kind(const struct cpu *c, enum dtype type);
 
-/* Prepares n rows for weights of `kind`. ACT_F32 borrows x; others are written to scratch. false: no memory (recorded). */
-bool cpu_act_prepare(struct cpu *c, struct act *act, enum cpu_scratch slot, enum act_kind kind, const float *x, int64_t n,
-                     int64_t n_in);
+/* Prepares n rows for weights of `kind`. ACT_F32 borrows x; others are written to scratch. false: no
+ * memory (recorded). */
+bool cpu_act_prepare(struct cpu *c, struct act *act, enum cpu_scratch slot, enum act_kind kind,
+                     const float *x, int64_t n, int64_t n_in);
 
 /* out[n][n_out] = act rows x weight rows, in parallel tiles. Plain matrix, all rows of act. */
-void cpu_matmul_rows(struct cpu *c, const struct tensor *weight, const struct act *act, int64_t n, float *out);
+void cpu_matmul_rows(struct cpu *c, const struct tensor *weight, const struct act *act, int64_t n,
+                     float *out);
 
 /* How many weight rows one task takes: enough bytes to be worth a task, enough tasks for every thread. */
 int cpu_tile_rows(const struct cpu *c, int64_t n_out, int64_t row_bytes, int64_t n_x);

@@ -4,7 +4,7 @@
 
 #include "common/base/types.h"
 
-void idx_scores_avx512(float *score, const int8_t *q, const int8_t *q_exp, const float *w, int n_head, int dim, const uint8_t *keys,
-                       int64_t key_bytes, int n_keys);
+void idx_scores_avx512(float *score, const int8_t *q, const int8_t *q_exp, const float *w,
+                       int n_head, int dim, const uint8_t *keys, int64_t key_bytes, int n_keys);
 
 #endif

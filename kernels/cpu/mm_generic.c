@@ -1,5 +1,6 @@
-/* Matrix products in plain C: the definition in simd.h, read aloud. A weight block is unpacked to integers once and used for all
- * activation rows; the running sums live in the output itself, because each is a chain over the blocks in order. */
+/* Matrix products in plain C: the definition in simd.h, read aloud. A weight block is unpacked to
+ * integers once and used for all activation rows; the running sums live in the output itself, because
+ * each is a chain over the blocks in order. */
 #include "kernels/cpu/mm_generic.h"
 
 #include "common/base/check.h"
@@ -84,7 +85,8 @@ static void unpack_q4_k(const uint8_t *p, struct block *b) {
 
 static void unpack_q5_k(const uint8_t *p, struct block *b) {
     for (int i = 0; i < 256; i++) {
-        int low = p[48 + 32 * (i / 64) + i % 32] >> 4 * (i % 64 / 32) & 15, high = p[16 + i % 32] >> i / 32 & 1;
+        int low = p[48 + 32 * (i / 64) + i % 32] >> 4 * (i % 64 / 32) & 15,
+            high = p[16 + i % 32] >> i / 32 & 1;
         b->q[i] = (int16_t)(low | high << 4);
     }
     unpack_scales_6bit(p + 4, b);
@@ -95,7 +97,8 @@ static void unpack_q5_k(const uint8_t *p, struct block *b) {
 static void unpack_q6_k(const uint8_t *p, struct block *b) {
     for (int i = 0; i < 256; i++) {
         int n = i / 128, r = i % 128;
-        int low = p[64 * n + r % 64] >> 4 * (r / 64) & 15, high = p[128 + 32 * n + r % 32] >> 2 * (r / 32) & 3;
+        int low = p[64 * n + r % 64] >> 4 * (r / 64) & 15,
+            high = p[128 + 32 * n + r % 32] >> 2 * (r / 32) & 3;
         b->q[i] = (int16_t)((low | high << 4) - 32);
     }
     for (int s = 0; s < 16; s++) b->scale[s] = (int8_t)p[192 + s];
@@ -105,7 +108,8 @@ static void unpack_q6_k(const uint8_t *p, struct block *b) {
 static void unpack_iq2_xxs(const uint8_t *p, struct block *b) {
     for (int g = 0; g < 8; g++) {
         const uint8_t *group = p + 2 + 8 * g;
-        uint32_t word = (uint32_t)group[4] | (uint32_t)group[5] << 8 | (uint32_t)group[6] << 16 | (uint32_t)group[7] << 24;
+        uint32_t word = (uint32_t)group[4] | (uint32_t)group[5] << 8 | (uint32_t)group[6] << 16 |
+                        (uint32_t)group[7] << 24;
         for (int i = 0; i < 32; i++) {
             int magnitude = (int)(iq2xxs_grid[group[i / 8]] >> 8 * (i % 8) & 255);
             bool negative = iq2xxs_signs[word >> 7 * (i / 8) & 127] >> i % 8 & 1;
@@ -153,7 +157,9 @@ static void dotq(const struct mm_tile *t, const struct block_type *type) {
             for (int i = 0; i < t->n_x; i++) {
                 int64_t row = t->x_row ? t->x_row[i] : i;
                 float *acc = &t->out[i * t->out_stride + j], dx = x->d[row * n_blocks + b];
-                *acc = __builtin_fmaf((float)isum(&w, x->q + row * t->n_in + b * len, (int)(len / SUB)), w.d * dx, *acc);
+                *acc = __builtin_fmaf(
+                    (float)isum(&w, x->q + row * t->n_in + b * len, (int)(len / SUB)), w.d * dx,
+                    *acc);
                 if (!type->has_min) continue;
                 const int32_t *sum = x->sum + row * (t->n_in / 16) + b * 16;
                 int32_t msum = 0;

@@ -1,4 +1,5 @@
-/* mm_generic - the plain C matrix product: reference for the others, and what they fall back to for a type they do not have. */
+/* mm_generic - the plain C matrix product: reference for the others, and what they fall back to for a
+ * type they do not have. */
 #ifndef KERNELS_CPU_MM_GENERIC_H
 #define KERNELS_CPU_MM_GENERIC_H
 

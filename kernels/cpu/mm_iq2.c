@@ -1,5 +1,5 @@
-/* The grid of IQ2_XXS with two bits a value (0: 8, 1: 25, 2: 43): 512 bytes, which fit in vector registers. test_simd checks it
- * against iq2xxs_grid. */
+/* The grid of IQ2_XXS with two bits a value (0: 8, 1: 25, 2: 43): 512 bytes, which fit in vector
+ * registers. test_simd checks it against iq2xxs_grid. */
 #include "kernels/cpu/mm_iq2.h"
 
 const uint8_t iq2_code_low[256] = {

@@ -1,15 +1,17 @@
-/* Core attention: 64 heads against the rows of one token - the raw window, then the selected compressed entries.
+/* Core attention: 64 heads against the rows of one token - the raw window, then the selected compressed
+ * entries.
  *
- * One task is one token and a group of heads. Rows are unpacked 64 at a time into f32 (cheap beside the products: every row
- * serves all heads of the group), first for the scores, then again for the weighted sum. Per head the sums run over the
- * rows in order, so the result depends on nothing but the token's own rows. */
+ * One task is one token and a group of heads. Rows are unpacked 64 at a time into f32 (cheap beside the
+ * products: every row serves all heads of the group), first for the scores, then again for the weighted
+ * sum. Per head the sums run over the rows in order, so the result depends on nothing but the token's
+ * own rows. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
 
 enum {
     ROWS_AT_ONCE = 64, HEADS_MIN = 8,
-    ROW_PAD = 16,                                  /* floats: 64 rows at a power of two would share a few cache sets */
+    ROW_PAD = 16,                         /* floats: 64 rows at a power of two would share a few cache sets */
 };
 
 struct attention_job {
@@ -31,9 +33,9 @@ static int32_t row_list(const struct attention_job *job, int32_t i, const uint8_
     const struct kseg *seg = &a->batch->segs[a->batch->seg[row]];
     const struct kv_slice *slice = &layer->slices[seg->slot];
     for (int32_t p = MAX(0, pos - layer->n_swa + 1); p <= pos; p++)
-        list[n++] = p >= seg->pos0
-                        ? (const uint8_t *)a->rows->data + (int64_t)(seg->row0 + p - seg->pos0) * layer->row_bytes
-                        : slice->raw + (int64_t)(p % layer->raw_cap) * layer->row_bytes;
+        list[n++] = p >= seg->pos0 ? (const uint8_t *)a->rows->data +
+                                         (int64_t)(seg->row0 + p - seg->pos0) * layer->row_bytes
+                                   : slice->raw + (int64_t)(p % layer->raw_cap) * layer->row_bytes;
     if (!layer->ratio) return n;
     int32_t n_entries = a->sel ? ((const int32_t *)a->n_sel->data)[i] : (pos + 1) / layer->ratio;
     const int32_t *sel = a->sel ? (const int32_t *)a->sel->data + (int64_t)i * a->sel->ne[0] : NULL;
@@ -80,7 +82,8 @@ static void attention_task(void *ctx, int task, int thread) {
     int32_t n_head = MIN(job->group_heads, a->n_head - head0);
     uint8_t *memory = job->threads + job->stride * (uint64_t)thread;
     const uint8_t **list = (const uint8_t **)(void *)memory;
-    float *tile = (float *)(void *)(memory + job->rows_offset), *z = (float *)(void *)(memory + job->z_offset);
+    float *tile = (float *)(void *)(memory + job->rows_offset),
+          *z = (float *)(void *)(memory + job->z_offset);
     float *q = f32_row(a->q, i) + (int64_t)head0 * dim;
     int32_t n = row_list(job, i, list);
     int64_t z_stride = job->n_rows_max;
@@ -92,7 +95,7 @@ static void attention_task(void *ctx, int task, int thread) {
     float norm[256];
     for (int32_t h = 0; h < n_head; h++)
         norm[h] = softmax_sink(job, z + h * z_stride, n, ((const float *)a->sinks->data)[head0 + h]);
-    memset(q, 0, (size_t)n_head * (size_t)dim * sizeof *q);            /* the queries are used up: outputs go there */
+    memset(q, 0, (size_t)n_head * (size_t)dim * sizeof *q);  /* the queries are used up: outputs go there */
     for (int32_t r = 0; r < n; r += ROWS_AT_ONCE) {
         int32_t part = MIN(ROWS_AT_ONCE, n - r);
         if (n > ROWS_AT_ONCE) unpack_rows(job, list + r, part, tile);
@@ -108,7 +111,8 @@ static int32_t rows_max(const struct attention_args *a) {
     int32_t n = 0;
     for (int32_t i = 0; i < a->n; i++) {
         int32_t pos = a->batch->pos[a->row0 + i], entries = 0;
-        if (a->layer->ratio) entries = a->sel ? ((const int32_t *)a->n_sel->data)[i] : (pos + 1) / a->layer->ratio;
+        if (a->layer->ratio)
+            entries = a->sel ? ((const int32_t *)a->n_sel->data)[i] : (pos + 1) / a->layer->ratio;
         n = MAX(n, MIN(pos + 1, a->layer->n_swa) + entries);
     }
     return n;
@@ -124,7 +128,8 @@ void cpu_attention(struct kernels *k, const struct attention_args *a) {
     job.n_groups = (a->n_head + job.group_heads - 1) / job.group_heads;
     job.n_rows_max = ALIGN_UP(rows_max(a), 16);
     job.rows_offset = ALIGN_UP((uint64_t)job.n_rows_max * sizeof(void *), (uint64_t)64);
-    job.z_offset = job.rows_offset + (uint64_t)ROWS_AT_ONCE * (uint64_t)(a->layer->head_dim + ROW_PAD) * sizeof(float);
+    job.z_offset = job.rows_offset + (uint64_t)ROWS_AT_ONCE *
+                                         (uint64_t)(a->layer->head_dim + ROW_PAD) * sizeof(float);
     uint64_t size = job.z_offset + (uint64_t)job.group_heads * (uint64_t)job.n_rows_max * sizeof(float);
     job.threads = cpu_scratch_threads(c, size, &job.stride);
     float *ones = cpu_scratch(c, SCRATCH_LISTS, (uint64_t)job.n_rows_max * sizeof(float));

@@ -1,7 +1,8 @@
 /* The lightning indexer: which compressed entries a token attends to.
  *
- * Many rows (prefill): one task scores and selects for a whole row. Few rows (decode): the keys of one row are cut into tasks.
- * Either way a score is computed by the same arithmetic, and the selection is exact: larger score first, then lower index. */
+ * Many rows (prefill): one task scores and selects for a whole row. Few rows (decode): the keys of one
+ * row are cut into tasks. Either way a score is computed by the same arithmetic, and the selection is
+ * exact: larger score first, then lower index. */
 #include "kernels/cpu/cpu.h"
 
 #include "common/base/check.h"
@@ -52,7 +53,8 @@ static void query_prepare(const struct index_job *job, int32_t row, uint8_t *que
     }
 }
 
-static void score_exact(const struct index_job *job, uint8_t *query, const uint8_t *keys, int32_t n, float *score) {
+static void score_exact(const struct index_job *job, uint8_t *query, const uint8_t *keys, int32_t n,
+                        float *score) {
     const struct index_select_args *a = job->a;
     int32_t dim = a->layer->idx_dim;
     const float *w = query_weights(query), *q = (const float *)(void *)query_values(job, query);
@@ -66,7 +68,8 @@ static void score_exact(const struct index_job *job, uint8_t *query, const uint8
 }
 
 /* Scores of entries first .. first+n, first at a page's start. */
-static void score_keys(const struct index_job *job, int32_t row, uint8_t *query, int32_t first, int32_t n, float *score) {
+static void score_keys(const struct index_job *job, int32_t row, uint8_t *query, int32_t first,
+                       int32_t n, float *score) {
     const struct index_select_args *a = job->a;
     const struct kv_layer *layer = a->layer;
     const struct kv_slice *slice = &layer->slices[a->batch->segs[a->batch->seg[a->row0 + row]].slot];
@@ -78,8 +81,9 @@ static void score_keys(const struct index_job *job, int32_t row, uint8_t *query,
             score_exact(job, query, keys, part, score + done);
         else
             job->c->simd->idx_scores(score + done, (const int8_t *)values,
-                                     (const int8_t *)values + (int64_t)a->n_head * layer->idx_dim, query_weights(query),
-                                     a->n_head, layer->idx_dim, keys, layer->key_bytes, part);
+                                     (const int8_t *)values + (int64_t)a->n_head * layer->idx_dim,
+                                     query_weights(query), a->n_head, layer->idx_dim, keys,
+                                     layer->key_bytes, part);
     }
 }
 
@@ -156,7 +160,8 @@ static void index_keys_task(void *ctx, int task, int thread) {
     (void)thread;
     const struct index_job *job = ctx;
     int32_t first = task * KEY_PAGES_AT_ONCE * KV_PAGE;
-    score_keys(job, job->row, job->query, first, MIN(KEY_PAGES_AT_ONCE * KV_PAGE, job->n_visible - first), job->scores + first);
+    score_keys(job, job->row, job->query, first,
+               MIN(KEY_PAGES_AT_ONCE * KV_PAGE, job->n_visible - first), job->scores + first);
 }
 
 static void index_few_rows(struct index_job *job) {
@@ -185,7 +190,8 @@ void cpu_index_select(struct kernels *k, const struct index_select_args *a) {
         return;
     }
     uint64_t value_bytes = (uint64_t)a->n_head * (uint64_t)a->layer->idx_dim * 4;
-    job.query_bytes = ALIGN_UP((uint64_t)a->n_head * sizeof(float), (uint64_t)64) + ALIGN_UP(value_bytes, (uint64_t)64);
+    job.query_bytes = ALIGN_UP((uint64_t)a->n_head * sizeof(float), (uint64_t)64) +
+                      ALIGN_UP(value_bytes, (uint64_t)64);
     job.threads = cpu_scratch_threads(c, job.query_bytes + (uint64_t)n_max * sizeof(float), &job.stride);
     if (!job.threads) return;
     if (n_rows >= 2 * pool_threads(c->pool)) cpu_each(c, n_rows, index_row_task, &job);

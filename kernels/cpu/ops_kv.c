@@ -1,7 +1,8 @@
 /* State: rounding and storing the raw KV rows, and the compressors that turn windows of tokens into entries.
  *
- * A window's projections may lie partly in this batch and partly before it; the part before is in the history ring, which
- * keeps enough rows for one window and KV_ROLLBACK tokens more, so taking tokens back is only a smaller length. */
+ * A window's projections may lie partly in this batch and partly before it; the part before is in the
+ * history ring, which keeps enough rows for one window and KV_ROLLBACK tokens more, so taking tokens
+ * back is only a smaller length. */
 #include "kernels/cpu/cpu.h"
 
 #include "common/base/check.h"
@@ -58,7 +59,8 @@ static void kv_commit_task(void *ctx, int seg_i, int thread) {
     const struct kv_slice *slice = &layer->slices[seg->slot];
     for (int32_t i = MAX(0, seg->n - layer->raw_cap); i < seg->n; i++)
         memcpy(slice->raw + (int64_t)((seg->pos0 + i) % layer->raw_cap) * layer->row_bytes,
-               (const uint8_t *)a->rows->data + (int64_t)(seg->row0 + i) * layer->row_bytes, (size_t)layer->row_bytes);
+               (const uint8_t *)a->rows->data + (int64_t)(seg->row0 + i) * layer->row_bytes,
+               (size_t)layer->row_bytes);
 }
 
 void cpu_kv_commit(struct kernels *k, const struct kv_commit_args *a) {
@@ -81,10 +83,12 @@ struct compress_job {
 static void ape_task(void *ctx, int row, int thread) {
     const struct compress_job *job = ctx;
     const struct compress_args *a = job->a;
-    float *ape = (float *)(void *)(job->rows + job->stride * (uint64_t)thread), *score = f32_row(a->score, row);
+    float *ape = (float *)(void *)(job->rows + job->stride * (uint64_t)thread),
+          *score = f32_row(a->score, row);
     uint64_t row_bytes = dtype_row_bytes(a->ape->type, (uint64_t)job->width);
     int32_t phase = a->batch->pos[row] % a->layer->ratio;
-    dtype_decode(a->ape->type, (const uint8_t *)a->ape->data + (uint64_t)phase * row_bytes, ape, (uint64_t)job->width);
+    dtype_decode(a->ape->type, (const uint8_t *)a->ape->data + (uint64_t)phase * row_bytes, ape,
+                 (uint64_t)job->width);
     for (int32_t i = 0; i < job->width; i++) score[i] += ape[i];
 }
 
@@ -94,8 +98,9 @@ static float *history_row(const struct compress_job *job, const struct kv_slice 
 }
 
 /* Adds the slots of tokens first..last, columns from `column`; tokens before 0 do not exist. */
-static int window_slots(const struct compress_job *job, const struct kseg *seg, int32_t first, int32_t last, int32_t column,
-                        const float **kv, const float **score, int n) {
+static int window_slots(const struct compress_job *job, const struct kseg *seg, int32_t first,
+                        int32_t last, int32_t column, const float **kv, const float **score,
+                        int n) {
     const struct compress_args *a = job->a;
     for (int32_t pos = MAX(first, 0); pos <= last; pos++, n++) {
         if (pos >= seg->pos0) {
@@ -109,7 +114,8 @@ static int window_slots(const struct compress_job *job, const struct kseg *seg, 
     return n;
 }
 
-static void store_entry(const struct compress_job *job, const struct kv_slice *slice, int32_t entry, float *x) {
+static void store_entry(const struct compress_job *job, const struct kv_slice *slice, int32_t entry,
+                        float *x) {
     const struct kv_layer *layer = job->a->layer;
     uint8_t *page = (job->a->is_index ? slice->idx_pages : slice->pages)[entry / KV_PAGE];
     if (!job->a->is_index) {
@@ -132,7 +138,8 @@ static void window_task(void *ctx, int done_i, int thread) {
     int32_t row = job->done[done_i], pos = a->batch->pos[row], n = 0;
     const struct kseg *seg = &a->batch->segs[a->batch->seg[row]];
     const float *kv[COMPRESS_SLOTS_MAX], *score[COMPRESS_SLOTS_MAX];
-    if (layer->overlap) n = window_slots(job, seg, pos + 1 - 2 * layer->ratio, pos - layer->ratio, 0, kv, score, n);
+    if (layer->overlap)
+        n = window_slots(job, seg, pos + 1 - 2 * layer->ratio, pos - layer->ratio, 0, kv, score, n);
     n = window_slots(job, seg, pos + 1 - layer->ratio, pos, layer->overlap ? job->dim : 0, kv, score, n);
     float *x = (float *)(void *)(job->rows + job->stride * (uint64_t)thread);
     job->c->simd->softmax_pool(x, kv, score, n, job->dim);

@@ -2,7 +2,8 @@
  *
  *   rows ──lists──► (expert, its rows)            one list entry per (row, expert) pair, experts ascending
  *   gate, up        tasks (expert, tile of n_ff)  → hidden[pair][n_ff], weighted
- *   down            tasks tile of n_embd          → parts[pair][tile] for all experts, then the tree sum per row
+ *   down            tasks tile of n_embd          → parts[pair][tile] for all experts, then the tree
+ *     sum per row
  *
  * Each expert's weights are read once per batch however many rows chose it. */
 #include "kernels/cpu/cpu.h"
@@ -58,7 +59,8 @@ static void route_task(void *ctx, int row, int thread) {
     job->c->simd->router_score(score, f32_row(a->logits, row), n_expert);
     if (a->tid2eid) {
         const int32_t *from = (const int32_t *)a->tid2eid->data + (int64_t)a->batch->token[row] * n_used;
-        for (int32_t i = 0; i < n_used; i++) ids[i] = MIN(MAX(from[i], 0), n_expert - 1);   /* checked at load as well */
+        /* checked at load as well */
+        for (int32_t i = 0; i < n_used; i++) ids[i] = MIN(MAX(from[i], 0), n_expert - 1);
     } else {
         route_top(score, a->bias ? a->bias->data : NULL, n_expert, n_used, ids);
     }
@@ -88,7 +90,7 @@ struct experts_job {
     struct expert_list *lists;                     /* [experts of the range] */
     int32_t *pair_row;                             /* [pairs] row of the batch, grouped by expert */
     float *pair_weight;
-    int32_t *slot_pair;                            /* [n][n_used] pair of each of the row's experts, -1 when not ours */
+    int32_t *slot_pair;                  /* [n][n_used] pair of each of the row's experts, -1 when not ours */
     struct act x, hidden_act;
     float *hidden;                                 /* [pairs][n_ff] */
     int32_t n_tiles, tile;
@@ -135,13 +137,20 @@ static void experts_sort(struct experts_job *job) {
         if (job->lists[e].n) job->lists[job->n_lists++] = job->lists[e];
 }
 
-static struct mm_tile expert_tile(const struct experts_job *job, const struct tensor *w, const struct act *act,
-                                  const struct expert_list *list, int64_t row0, int64_t n_w, int thread) {
+static struct mm_tile expert_tile(const struct experts_job *job, const struct tensor *w,
+                                  const struct act *act, const struct expert_list *list,
+                                  int64_t row0, int64_t n_w, int thread) {
     uint64_t row_bytes = dtype_row_bytes(w->type, (uint64_t)w->ne[0]);
     return (struct mm_tile){
-        .type = w->type, .kind = act->kind, .row_bytes = (int64_t)row_bytes, .n_in = w->ne[0], .n_w = (int)n_w, .n_x = list->n,
+        .type = w->type,
+        .kind = act->kind,
+        .row_bytes = (int64_t)row_bytes,
+        .n_in = w->ne[0],
+        .n_w = (int)n_w,
+        .n_x = list->n,
         .w = (const uint8_t *)w->data + (uint64_t)(list->expert * w->ne[1] + row0) * row_bytes,
-        .x = act, .scratch = cpu_mm_scratch(job->c, thread),
+        .x = act,
+        .scratch = cpu_mm_scratch(job->c, thread),
     };
 }
 
@@ -149,8 +158,10 @@ static void gate_up_task(void *ctx, int task, int thread) {
     const struct experts_job *job = ctx;
     const struct moe_experts_args *a = job->a;
     const struct expert_list *list = &job->lists[task / job->n_tiles];
-    int64_t n_ff = a->gate->ne[1], row0 = (int64_t)(task % job->n_tiles) * job->tile, n_w = MIN(job->tile, n_ff - row0);
-    float *gate = (float *)(void *)(job->threads + job->stride * (uint64_t)thread), *up = gate + (int64_t)list->n * n_w;
+    int64_t n_ff = a->gate->ne[1], row0 = (int64_t)(task % job->n_tiles) * job->tile,
+            n_w = MIN(job->tile, n_ff - row0);
+    float *gate = (float *)(void *)(job->threads + job->stride * (uint64_t)thread),
+          *up = gate + (int64_t)list->n * n_w;
     struct mm_tile tile = expert_tile(job, a->gate, &job->x, list, row0, n_w, thread);
     tile.x_row = job->pair_row + list->first;
     tile.out = gate;
@@ -162,11 +173,12 @@ static void gate_up_task(void *ctx, int task, int thread) {
     tile.out_stride = n_w;
     job->c->simd->matmul(&tile);
     for (int32_t i = 0; i < list->n; i++)
-        job->c->simd->swiglu(job->hidden + (int64_t)(list->first + i) * n_ff + row0, gate + i * n_w, up + i * n_w, a->clamp,
-                             job->pair_weight[list->first + i], n_w);
+        job->c->simd->swiglu(job->hidden + (int64_t)(list->first + i) * n_ff + row0, gate + i * n_w,
+                             up + i * n_w, a->clamp, job->pair_weight[list->first + i], n_w);
 }
 
-/* Tree sum over expert numbers: of neighbouring partial sums, those that share the most high bits are added first. */
+/* Tree sum over expert numbers: of neighbouring partial sums, those that share the most high bits are
+ * added first. */
 static void tree_sum(float **part, const int32_t *ids, int32_t n, int64_t width) {
     int32_t id[MOE_USED_MAX];
     memcpy(id, ids, (size_t)n * sizeof *id);
@@ -233,14 +245,16 @@ void cpu_moe_experts(struct kernels *k, const struct moe_experts_args *a) {
 
     job.tile = (int32_t)MIN(GATE_TILE, n_ff);
     job.n_tiles = (int32_t)((n_ff + job.tile - 1) / job.tile);
-    job.threads = cpu_scratch_threads(c, (uint64_t)longest * (uint64_t)job.tile * 2 * sizeof(float), &job.stride);
+    job.threads = cpu_scratch_threads(c, (uint64_t)longest * (uint64_t)job.tile * 2 * sizeof(float),
+                                      &job.stride);
     if (!job.threads) return;
     pool_run(c->pool, job.n_lists * job.n_tiles, gate_up_task, &job);
 
     enum act_kind down_kind = cpu_act_kind(c, a->down->type);
     if (!cpu_act_prepare(c, &job.hidden_act, SCRATCH_ACT2, down_kind, job.hidden, job.n_pairs, n_ff)) return;
     job.tile = (int32_t)MIN(DOWN_TILE, n_embd);
-    job.threads = cpu_scratch_threads(c, (uint64_t)job.n_pairs * (uint64_t)job.tile * sizeof(float), &job.stride);
+    job.threads = cpu_scratch_threads(c, (uint64_t)job.n_pairs * (uint64_t)job.tile * sizeof(float),
+                                      &job.stride);
     if (!job.threads) return;
     pool_run(c->pool, (int)((n_embd + job.tile - 1) / job.tile), down_task, &job);
 }

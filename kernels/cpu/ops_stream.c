@@ -1,4 +1,5 @@
-/* The residual streams and everything that works row by row: embedding, hyper-connections, norms, rope of the queries. */
+/* The residual streams and everything that works row by row: embedding, hyper-connections, norms, rope
+ * of the queries. */
 #include "kernels/cpu/cpu.h"
 
 #include "common/base/check.h"
@@ -46,7 +47,7 @@ static void sinkhorn(float m[16], int n_rounds, float eps) {
         for (int i = 0; i < 4; i++) row[i] = row[i] / sum + eps;
     }
     for (int round = 0; round < n_rounds; round++) {
-        for (int j = 0; j < 4 && round > 0; j++) {                     /* the softmax was the first row pass */
+        for (int j = 0; j < 4 && round > 0; j++) {  /* the softmax was the first row pass */
             float *row = m + 4 * j, sum = row[0] + row[1] + row[2] + row[3] + eps;
             for (int i = 0; i < 4; i++) row[i] /= sum;
         }
@@ -84,7 +85,8 @@ static void hc_pre_task(void *ctx, int row, int thread) {
 static float *hc_mix_logits(struct cpu *c, const struct tensor *x, const struct tensor *fn, int32_t n) {
     float *mix = cpu_scratch(c, SCRATCH_ROWS, (uint64_t)n * HC_MIX * sizeof *mix);
     struct act act;
-    if (!mix || !cpu_act_prepare(c, &act, SCRATCH_ACT, ACT_F32, x->data, n, x->ne[0] * HC_STREAMS)) return NULL;
+    if (!mix || !cpu_act_prepare(c, &act, SCRATCH_ACT, ACT_F32, x->data, n, x->ne[0] * HC_STREAMS))
+        return NULL;
     cpu_matmul_rows(c, fn, &act, n, mix);
     return mix;
 }
@@ -113,7 +115,8 @@ static void hc_post_task(void *ctx, int row, int thread) {
         for (int64_t i = 0; i < n_embd; i++) sum[i] = y[i] + y2[i];
         y = sum;
     }
-    job->c->simd->hc_mix(f32_row(a->x, (int64_t)row * HC_STREAMS), y, f32_row(a->post, row), f32_row(a->comb, row), n_embd);
+    job->c->simd->hc_mix(f32_row(a->x, (int64_t)row * HC_STREAMS), y, f32_row(a->post, row),
+                         f32_row(a->comb, row), n_embd);
 }
 
 void cpu_hc_post(struct kernels *k, const struct hc_post_args *a) {
@@ -134,7 +137,8 @@ static void hc_head_gather(void *ctx, int i, int thread) {
     (void)thread;
     const struct hc_head_job *job = ctx;
     int64_t row_floats = job->a->x->ne[0] * HC_STREAMS, row = job->a->row_i ? job->a->row_i[i] : i;
-    memcpy(job->x + i * row_floats, (const float *)job->a->x->data + row * row_floats, (size_t)row_floats * sizeof(float));
+    memcpy(job->x + i * row_floats, (const float *)job->a->x->data + row * row_floats,
+           (size_t)row_floats * sizeof(float));
 }
 
 static void hc_head_task(void *ctx, int i, int thread) {
@@ -142,9 +146,11 @@ static void hc_head_task(void *ctx, int i, int thread) {
     const struct hc_head_job *job = ctx;
     const struct hc_head_args *a = job->a;
     int64_t n_embd = a->x->ne[0];
-    const float *x = job->x + i * n_embd * HC_STREAMS, *mix = job->mix + i * HC_STREAMS, *base = a->base->data;
+    const float *x = job->x + i * n_embd * HC_STREAMS, *mix = job->mix + i * HC_STREAMS,
+                *base = a->base->data;
     float r = rms_scale(job->c, x, n_embd * HC_STREAMS, a->rms_eps), w[4], *out = f32_row(a->out, i);
-    for (int s = 0; s < 4; s++) w[s] = f32_sigmoid(mix[s] * r * *(const float *)a->scale->data + base[s]) + a->hc_eps;
+    for (int s = 0; s < 4; s++)
+        w[s] = f32_sigmoid(mix[s] * r * *(const float *)a->scale->data + base[s]) + a->hc_eps;
     job->c->simd->hc_sum(out, x, w, n_embd);
     job->c->simd->scale_mul(out, out, rms_scale(job->c, out, n_embd, a->rms_eps), a->norm->data, n_embd);
 }
@@ -205,7 +211,8 @@ static void swiglu_task(void *ctx, int row, int thread) {
     (void)thread;
     const struct row_job *job = ctx;
     const struct swiglu_args *a = job->a;
-    job->c->simd->swiglu(f32_row(a->out, row), f32_row(a->gate, row), f32_row(a->up, row), a->clamp, 1.0f, a->gate->ne[0]);
+    job->c->simd->swiglu(f32_row(a->out, row), f32_row(a->gate, row), f32_row(a->up, row), a->clamp,
+                         1.0f, a->gate->ne[0]);
 }
 
 void cpu_swiglu(struct kernels *k, const struct swiglu_args *a) {

@@ -1,7 +1,9 @@
-/* peak - what this machine's cores and memory can do at best, measured, so that a speed can be put beside its limit.
+/* peak - what this machine's cores and memory can do at best, measured, so that a speed can be put
+ * beside its limit.
  *
- * Bandwidth: all threads read one large buffer (huge pages where given). Peaks: chains of independent multiply-adds in
- * registers, the instruction that the matrix kernels use. Each figure takes some tens of milliseconds. */
+ * Bandwidth: all threads read one large buffer (huge pages where given). Peaks: chains of independent
+ * multiply-adds in registers, the instruction that the matrix kernels use. Each figure takes some tens
+ * of milliseconds. */
 #ifndef KERNELS_CPU_PEAK_H
 #define KERNELS_CPU_PEAK_H
 

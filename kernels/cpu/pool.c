@@ -1,6 +1,6 @@
-/* How it works: a job is (run, ctx, n_tasks) plus an atomic `next`. The caller publishes it by adding 1 to `generation`; each
- * worker that sees a new generation drains `next` and then counts itself out in `busy`. The caller drains too and
- * waits for busy to reach 0, so a job's memory may live on its stack. */
+/* How it works: a job is (run, ctx, n_tasks) plus an atomic `next`. The caller publishes it by adding 1
+ * to `generation`; each worker that sees a new generation drains `next` and then counts itself out in
+ * `busy`. The caller drains too and waits for busy to reach 0, so a job's memory may live on its stack. */
 #include "kernels/cpu/pool.h"
 
 #include "common/base/check.h"

@@ -1,8 +1,9 @@
 /* pool - the compute threads of the CPU backend.
  *
- * pool_run cuts a job into numbered tasks; the caller and the workers take them from one atomic counter until none is left, so
- * a slow core takes fewer. A task's result may not depend on which thread runs it. Workers spin for some microseconds
- * between jobs (a decode step is hundreds of short jobs) and then sleep. One caller at a time. */
+ * pool_run cuts a job into numbered tasks; the caller and the workers take them from one atomic counter
+ * until none is left, so a slow core takes fewer. A task's result may not depend on which thread runs
+ * it. Workers spin for some microseconds between jobs (a decode step is hundreds of short jobs) and
+ * then sleep. One caller at a time. */
 #ifndef KERNELS_CPU_POOL_H
 #define KERNELS_CPU_POOL_H
 

@@ -1,4 +1,5 @@
-/* Which tables this machine runs: asked of the processor, never guessed from the build. Best first in the list. */
+/* Which tables this machine runs: asked of the processor, never guessed from the build. Best first in
+ * the list. */
 #include "kernels/cpu/simd.h"
 
 #include "common/base/check.h"
@@ -21,7 +22,8 @@ static uint64_t xgetbv0(void) {
 /* The flags that the Makefile compiles each file with, and that the system saves the registers. */
 static bool has_avx2(void) {
     uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !HAS(c, BIT(12) | BIT(27) | BIT(28) | BIT(29))) return false;   /* FMA OSXSAVE AVX F16C */
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !HAS(c, BIT(12) | BIT(27) | BIT(28) | BIT(29)))
+        return false; /* FMA OSXSAVE AVX F16C */
     if (!HAS(xgetbv0(), 6u)) return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && HAS(b, BIT(5));
 }

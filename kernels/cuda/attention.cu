@@ -1,11 +1,12 @@
 /* Core attention, every case: any head size, f32 rows or packed ones. One block is one head of one token.
  *
- * The token's rows - its window by position, then its entries ascending - go by in chunks. A warp takes a row for the scores; then
- * each thread owns some values of the output and adds the chunk's rows in order. All of it in f32. What a serving model uses (packed
- * rows of 512) takes the tensor cores instead: attention_mma.cu. */
+ * The token's rows - its window by position, then its entries ascending - go by in chunks. A warp takes
+ * a row for the scores; then each thread owns some values of the output and adds the chunk's rows in
+ * order. All of it in f32. What a serving model uses (packed rows of 512) takes the tensor cores
+ * instead: attention_mma.cu. */
 #include "kernels/cuda/attention.cuh"
 
-enum { HEAD_THREADS = 256, CHUNK = 64, VALUES_MAX = 8 };               /* head_dim <= HEAD_THREADS * VALUES_MAX */
+enum { HEAD_THREADS = 256, CHUNK = 64, VALUES_MAX = 8 };  /* head_dim <= HEAD_THREADS * VALUES_MAX */
 
 /* Grid: rows x heads. */
 static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct attention_run a) {
@@ -60,7 +61,8 @@ static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct a
 
 void run_attention(struct cuda *c, const struct attention_args *a) {
     struct attention_run r = {};
-    r.q = f32_of(a->q), r.rows = (const uint8_t *)a->rows->data, r.sinks = f32_of(a->sinks), r.rope = f32_of(a->rope);
+    r.q = f32_of(a->q), r.rows = (const uint8_t *)a->rows->data, r.sinks = f32_of(a->sinks),
+    r.rope = f32_of(a->rope);
     r.layer = *a->layer, r.batch = c->batch.d, r.row0 = a->row0, r.n = a->n, r.n_head = a->n_head;
     if (a->sel) {
         r.sel = (const int32_t *)a->sel->data, r.n_sel = (const int32_t *)a->n_sel->data;

@@ -1,4 +1,5 @@
-/* attention - what the two attention kernels share: the arguments on the device, and the rows that a token reads. */
+/* attention - what the two attention kernels share: the arguments on the device, and the rows that a
+ * token reads. */
 #ifndef KERNELS_CUDA_ATTENTION_CUH
 #define KERNELS_CUDA_ATTENTION_CUH
 
@@ -15,7 +16,7 @@ struct attention_run {
     struct dbatch batch;
     int row0, n, n_head;
     float scale;                                   /* of scores */
-    float *z;                                      /* scores, when they go through memory: [n][n_head][z_stride] */
+    float *z;                                 /* scores, when they go through memory: [n][n_head][z_stride] */
     int z_stride;
 };
 

@@ -1,6 +1,7 @@
 /* Attention on tensor cores: packed rows of 512, any number of heads.
  *
- *   many tokens   fused_kernel: one block is one token and HEADS heads; tiles of rows go by, outputs stay in registers
+ *   many tokens   fused_kernel: one block is one token and HEADS heads; tiles of rows go by, outputs
+ *     stay in registers
  *   few tokens    score_kernel: one block is one token, 16 heads, one tile      (parallel over rows)
  *                 value_kernel: one block is one token, 16 heads, 64 values     (parallel over values)
  * Both give the same bits (attention_mma.cuh). Cards with less shared memory use smaller tiles. */
@@ -11,7 +12,7 @@ enum {
     SPLIT_WARPS = 4, SPLIT_THREADS = SPLIT_WARPS * 32,
     LIST_ROWS = 640,                               /* row addresses at hand: one CSA token's */
     GROUP = 16,                                    /* heads of a split block */
-    SLICE = 64,                                    /* values of a split block: one block of codes, or the rope values */
+    SLICE = 64,                          /* values of a split block: one block of codes, or the rope values */
 };
 
 static __device__ __forceinline__ void copy16(void *shared, const void *global) {
@@ -39,7 +40,8 @@ static __device__ __forceinline__ void copy_rows(fused_shared<HEADS, ROWS> *s, i
 }
 
 /* Scores of 16 heads x (ROWS * (HEADS / 16) / 8) rows per warp, to shared memory. */
-template <int HEADS, int ROWS> static __device__ __forceinline__ void scores(fused_shared<HEADS, ROWS> *s, float scale) {
+template <int HEADS, int ROWS>
+static __device__ __forceinline__ void scores(fused_shared<HEADS, ROWS> *s, float scale) {
     const int HEAD_GROUPS = HEADS / 16, WARP_ROWS = ROWS * HEAD_GROUPS / FUSED_WARPS, N = WARP_ROWS / 8;
     int warp = (int)threadIdx.x / 32, head0 = warp % HEAD_GROUPS * 16, row0 = warp / HEAD_GROUPS * WARP_ROWS;
     float c[N < 2 ? 2 : N][4] = {};
@@ -65,7 +67,8 @@ template <int HEADS, int ROWS> static __device__ __forceinline__ void scores(fus
 }
 
 /* Grid: tokens x head groups. */
-template <int HEADS, int ROWS> static __global__ void __launch_bounds__(FUSED_THREADS, 1) fused_kernel(struct attention_run a) {
+template <int HEADS, int ROWS>
+static __global__ void __launch_bounds__(FUSED_THREADS, 1) fused_kernel(struct attention_run a) {
     extern __shared__ __align__(128) uint8_t memory[];
     fused_shared<HEADS, ROWS> *s = (fused_shared<HEADS, ROWS> *)memory;
     const int WARP_HEADS = HEADS / FUSED_WARPS, M = HEADS / 16, N = DIM / FUSED_WARPS / 8;
@@ -94,13 +97,15 @@ template <int HEADS, int ROWS> static __global__ void __launch_bounds__(FUSED_TH
                 else clear_row<DIM / 8>(s->k, r);
             }
             __syncthreads();
-            if (first + ROWS < n_list) copy_rows<HEADS, ROWS>(s, first + ROWS, min(ROWS, n_list - first - ROWS));
+            if (first + ROWS < n_list)
+                copy_rows<HEADS, ROWS>(s, first + ROWS, min(ROWS, n_list - first - ROWS));
             scores<HEADS, ROWS>(s, a.scale);
             __syncthreads();
             for (int h = 0; h < WARP_HEADS; h++) {
                 int head = warp * WARP_HEADS + h;
                 const float *z = s->z + head * (ROWS + 4);
-                float z0 = lane < n ? z[lane] : -INFINITY, z1 = ROWS > 32 && lane + 32 < n ? z[lane + 32] : -INFINITY, scale;
+                float z0 = lane < n ? z[lane] : -INFINITY,
+                      z1 = ROWS > 32 && lane + 32 < n ? z[lane + 32] : -INFINITY, scale;
                 __half p0, p1;
                 softmax_tile(z0, z1, &top[h], &sum[h], &scale, &p0, &p1);
                 s->p[swizzled<ROWS / 8>(head, lane / 8) + lane % 8] = p0;
@@ -112,7 +117,8 @@ template <int HEADS, int ROWS> static __global__ void __launch_bounds__(FUSED_TH
             for (int m = 0; m < M; m++) {
                 float low = s->scale[m * 16 + lane / 4], high = s->scale[m * 16 + 8 + lane / 4];
 #pragma unroll
-                for (int j = 0; j < N; j++) o[m][j][0] *= low, o[m][j][1] *= low, o[m][j][2] *= high, o[m][j][3] *= high;
+                for (int j = 0; j < N; j++)
+                    o[m][j][0] *= low, o[m][j][1] *= low, o[m][j][2] *= high, o[m][j][3] *= high;
             }
 #pragma unroll
             for (int k = 0; k < ROWS; k += 16) {
@@ -145,19 +151,22 @@ template <int HEADS, int ROWS> static __global__ void __launch_bounds__(FUSED_TH
                 int head = m * 16 + half * 8 + lane / 4, d = (warp * N + j) * 8 + lane % 4 * 2;
                 float x = o[m][j][2 * half] * s->inverse[head], y = o[m][j][2 * half + 1] * s->inverse[head];
                 if (d >= NOPE) rope_pair(&x, &y, rope[d - NOPE], -rope[d - NOPE + 1]);
-                if (head0 + head < a.n_head) *(float2 *)(q + (int64_t)(head0 + head) * DIM + d) = make_float2(x, y);
+                if (head0 + head < a.n_head)
+                    *(float2 *)(q + (int64_t)(head0 + head) * DIM + d) = make_float2(x, y);
             }
 }
 
 /* ---- few tokens ---- */
 
 /* Grid: tiles x tokens x groups of 16 heads. a.z: [token][head][z_stride]. */
-template <int ROWS> static __global__ void __launch_bounds__(SPLIT_THREADS) score_kernel(struct attention_run a) {
+template <int ROWS>
+static __global__ void __launch_bounds__(SPLIT_THREADS) score_kernel(struct attention_run a) {
     extern __shared__ __align__(128) uint8_t memory[];
     __half *q = (__half *)memory, *k = q + GROUP * DIM;
     const int WARP_ROWS = ROWS / SPLIT_WARPS, N = WARP_ROWS / 8;
     device_wait();
-    int i = (int)blockIdx.y, warp = (int)threadIdx.x / 32, lane = lane_id(), first = (int)blockIdx.x * ROWS, head0 = (int)blockIdx.z * GROUP;
+    int i = (int)blockIdx.y, warp = (int)threadIdx.x / 32, lane = lane_id(), first = (int)blockIdx.x * ROWS,
+        head0 = (int)blockIdx.z * GROUP;
     struct token_rows rows(a, i);
     int n = min(ROWS, rows.n - first);
     if (n <= 0) return;
@@ -186,14 +195,17 @@ template <int ROWS> static __global__ void __launch_bounds__(SPLIT_THREADS) scor
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int head = head0 + half * 8 + lane / 4;
-            float *to = a.z + ((int64_t)i * a.n_head + head) * a.z_stride + first + row0 + 8 * j + lane % 4 * 2;
+            float *to = a.z + ((int64_t)i * a.n_head + head) * a.z_stride + first + row0 + 8 * j +
+                        lane % 4 * 2;
             if (head < a.n_head) to[0] = a.scale * c[j][2 * half], to[1] = a.scale * c[j][2 * half + 1];
         }
 }
 
 /* One row's slice of 64 values to f16, a quarter (16 values) per call. */
-static __device__ __forceinline__ void unpack_slice(__half *v, int row, int quarter, const uint8_t *packed, int slice) {
-    uint4 *low = (uint4 *)(v + swizzled<SLICE / 8>(row, 2 * quarter)), *high = (uint4 *)(v + swizzled<SLICE / 8>(row, 2 * quarter + 1));
+static __device__ __forceinline__ void unpack_slice(__half *v, int row, int quarter,
+                                                    const uint8_t *packed, int slice) {
+    uint4 *low = (uint4 *)(v + swizzled<SLICE / 8>(row, 2 * quarter)),
+          *high = (uint4 *)(v + swizzled<SLICE / 8>(row, 2 * quarter + 1));
     if (slice < NOPE / SLICE) {
         uint4 codes = *(const uint4 *)(packed + slice * SLICE + quarter * 16);
         __half2 scale = row_scale(packed[NOPE + slice]);
@@ -205,17 +217,21 @@ static __device__ __forceinline__ void unpack_slice(__half *v, int row, int quar
     const uint32_t *words = (const uint32_t *)(packed + NOPE) + 1 + quarter * 8;
     uint32_t w[9];
     for (int j = 0; j < 9; j++) w[j] = words[j];
-    *low = make_uint4(__funnelshift_r(w[0], w[1], 24), __funnelshift_r(w[1], w[2], 24), __funnelshift_r(w[2], w[3], 24), __funnelshift_r(w[3], w[4], 24));
-    *high = make_uint4(__funnelshift_r(w[4], w[5], 24), __funnelshift_r(w[5], w[6], 24), __funnelshift_r(w[6], w[7], 24), __funnelshift_r(w[7], w[8], 24));
+    *low = make_uint4(__funnelshift_r(w[0], w[1], 24), __funnelshift_r(w[1], w[2], 24),
+                      __funnelshift_r(w[2], w[3], 24), __funnelshift_r(w[3], w[4], 24));
+    *high = make_uint4(__funnelshift_r(w[4], w[5], 24), __funnelshift_r(w[5], w[6], 24),
+                       __funnelshift_r(w[6], w[7], 24), __funnelshift_r(w[7], w[8], 24));
 }
 
 /* Grid: slices of values x tokens x groups of 16 heads. A warp owns 16 values, and the softmax of 4 heads. */
-template <int ROWS> static __global__ void __launch_bounds__(SPLIT_THREADS) value_kernel(struct attention_run a) {
+template <int ROWS>
+static __global__ void __launch_bounds__(SPLIT_THREADS) value_kernel(struct attention_run a) {
     __shared__ __align__(128) __half v[2][ROWS * SLICE], p[2][GROUP * ROWS];
     __shared__ float scales[2][GROUP], inverse[GROUP];
     const int WARP_HEADS = GROUP / SPLIT_WARPS;
     device_wait();
-    int i = (int)blockIdx.y, slice = (int)blockIdx.x, warp = (int)threadIdx.x / 32, lane = lane_id(), head0 = (int)blockIdx.z * GROUP;
+    int i = (int)blockIdx.y, slice = (int)blockIdx.x, warp = (int)threadIdx.x / 32, lane = lane_id(),
+        head0 = (int)blockIdx.z * GROUP;
     struct token_rows rows(a, i);
     float o[2][4] = {}, top[WARP_HEADS], sum[WARP_HEADS];
     for (int h = 0; h < WARP_HEADS; h++) {
@@ -236,14 +252,15 @@ template <int ROWS> static __global__ void __launch_bounds__(SPLIT_THREADS) valu
         for (int h = 0; h < WARP_HEADS; h++) {
             int own = warp * WARP_HEADS + h, head = min(head0 + own, a.n_head - 1);
             const float *z = a.z + ((int64_t)i * a.n_head + head) * a.z_stride + first;
-            float z0 = lane < n ? z[lane] : -INFINITY, z1 = ROWS > 32 && lane + 32 < n ? z[lane + 32] : -INFINITY, scale;
+            float z0 = lane < n ? z[lane] : -INFINITY,
+                  z1 = ROWS > 32 && lane + 32 < n ? z[lane + 32] : -INFINITY, scale;
             __half p0, p1;
             softmax_tile(z0, z1, &top[h], &sum[h], &scale, &p0, &p1);
             p[turn][swizzled<ROWS / 8>(own, lane / 8) + lane % 8] = p0;
             if (ROWS > 32) p[turn][swizzled<ROWS / 8>(own, lane / 8 + 4) + lane % 8] = p1;
             if (lane == 0) scales[turn][own] = scale;
         }
-        __syncthreads();                           /* one barrier: the other turn's buffers are free when this one is passed */
+        __syncthreads();          /* one barrier: the other turn's buffers are free when this one is passed */
         float low = scales[turn][lane / 4], high = scales[turn][8 + lane / 4];
         for (int j = 0; j < 2; j++) o[j][0] *= low, o[j][1] *= low, o[j][2] *= high, o[j][3] *= high;
 #pragma unroll
@@ -264,30 +281,34 @@ template <int ROWS> static __global__ void __launch_bounds__(SPLIT_THREADS) valu
             int own = half * 8 + lane / 4, d = slice * SLICE + (warp * 2 + j) * 8 + lane % 4 * 2;
             float x = o[j][2 * half] * inverse[own], y = o[j][2 * half + 1] * inverse[own];
             if (d >= NOPE) rope_pair(&x, &y, rope[d - NOPE], -rope[d - NOPE + 1]);
-            if (head0 + own < a.n_head) *(float2 *)(a.q + ((int64_t)i * a.n_head + head0 + own) * DIM + d) = make_float2(x, y);
+            if (head0 + own < a.n_head)
+                *(float2 *)(a.q + ((int64_t)i * a.n_head + head0 + own) * DIM + d) =
+                    make_float2(x, y);
         }
 }
 
 /* ---- choosing ---- */
 
 template <int HEADS, int ROWS> static void run_fused(struct cuda *c, const struct attention_run *r) {
-    launch(c, fused_kernel<HEADS, ROWS>, dim3((unsigned)r->n, blocks_for(r->n_head, HEADS)), dim3(FUSED_THREADS),
-           sizeof(fused_shared<HEADS, ROWS>), *r);
+    launch(c, fused_kernel<HEADS, ROWS>, dim3((unsigned)r->n, blocks_for(r->n_head, HEADS)),
+           dim3(FUSED_THREADS), sizeof(fused_shared<HEADS, ROWS>), *r);
 }
 
 template <int ROWS> static void run_split(struct cuda *c, struct attention_run *r, int n_rows_max) {
     r->z_stride = (int)ALIGN_UP(n_rows_max, ROWS);
-    r->z = (float *)cuda_scratch(c, SCRATCH_ATTENTION, (uint64_t)r->n * (uint64_t)r->n_head * (uint64_t)r->z_stride * sizeof(float));
+    r->z = (float *)cuda_scratch(c, SCRATCH_ATTENTION,
+                                 (uint64_t)r->n * (uint64_t)r->n_head * (uint64_t)r->z_stride *
+                                     sizeof(float));
     if (!r->z) return;
     unsigned groups = blocks_for(r->n_head, GROUP);
-    launch(c, score_kernel<ROWS>, dim3((unsigned)(r->z_stride / ROWS), (unsigned)r->n, groups), dim3(SPLIT_THREADS),
-           (size_t)(GROUP + ROWS) * DIM * sizeof(__half), *r);
+    launch(c, score_kernel<ROWS>, dim3((unsigned)(r->z_stride / ROWS), (unsigned)r->n, groups),
+           dim3(SPLIT_THREADS), (size_t)(GROUP + ROWS) * DIM * sizeof(__half), *r);
     launch(c, value_kernel<ROWS>, dim3(DIM / SLICE, (unsigned)r->n, groups), dim3(SPLIT_THREADS), 0, *r);
 }
 
 bool attention_fits_mma(const struct cuda *c, const struct kv_layer *l) {
-    return c->base.config.precision == PRECISION_FAST && l->numerics == NUMERICS_OFFICIAL && l->head_dim == DIM && l->n_rot == ROT &&
-           l->row_bytes == ROW_BYTES;
+    return c->base.config.precision == PRECISION_FAST && l->numerics == NUMERICS_OFFICIAL &&
+           l->head_dim == DIM && l->n_rot == ROT && l->row_bytes == ROW_BYTES;
 }
 
 void run_attention_mma(struct cuda *c, struct attention_run *r, int n_rows_max) {

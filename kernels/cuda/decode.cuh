@@ -1,5 +1,5 @@
-/* decode - one value of a row in any type that a GGUF holds, and rows of the state. Plain and slow: for tables, short vectors, the
- * products at f32 precision, and the tests of everything faster. */
+/* decode - one value of a row in any type that a GGUF holds, and rows of the state. Plain and slow: for
+ * tables, short vectors, the products at f32 precision, and the tests of everything faster. */
 #ifndef KERNELS_CUDA_DECODE_CUH
 #define KERNELS_CUDA_DECODE_CUH
 
@@ -40,7 +40,9 @@ static __device__ __forceinline__ float decode_q4_k(const uint8_t *p, int i) {
 }
 
 static __device__ __forceinline__ float decode_q5_k(const uint8_t *p, int i) {
-    int q = (p[48 + 32 * (i / 64) + i % 32] >> 4 * (i % 64 / 32) & 15) + 16 * (p[16 + i % 32] >> i / 32 & 1), scale, min;
+    int q = (p[48 + 32 * (i / 64) + i % 32] >> 4 * (i % 64 / 32) & 15) +
+            16 * (p[16 + i % 32] >> i / 32 & 1),
+        scale, min;
     scale_6bit(p + 4, i / 32, &scale, &min);
     return half_at(p) * (float)scale * (float)q - half_at(p + 2) * (float)min;
 }
@@ -62,7 +64,8 @@ static __device__ __forceinline__ float decode_iq2_xxs(const uint8_t *p, int i, 
 
 static __device__ __forceinline__ float decode_mxfp4(const uint8_t *p, int i) {
     int code = p[1 + i % 16] >> 4 * (i / 16) & 15, n = code & 7, e = p[0];
-    float value = (float)(n < 5 ? n : n == 5 ? 6 : n == 6 ? 8 : 12);   /* doubled; times 2^(e-128), subnormal for e < 2 */
+    /* doubled; times 2^(e-128), subnormal for e < 2 */
+    float value = (float)(n < 5 ? n : n == 5 ? 6 : n == 6 ? 8 : 12);
     float scale = __uint_as_float(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
     return code & 8 ? -value * scale : value * scale;
 }
@@ -96,7 +99,8 @@ static __device__ __forceinline__ float e4m3_value(uint32_t code) {
     return __uint_as_float((code & 0x80) << 24 | (code & 0x7f) << 20) * 0x1p120f;
 }
 
-/* Nearest, ties to even; |v| <= 448. Below 2^-6 the step is 2^-9, which is the ulp of 2^14: the add rounds. */
+/* Nearest, ties to even; |v| <= 448. Below 2^-6 the step is 2^-9, which is the ulp of 2^14: the add
+ * rounds. */
 static __device__ __forceinline__ uint8_t e4m3_code(float v) {
     uint32_t u = __float_as_uint(v), a = u & 0x7fffffff;
     uint32_t small = __float_as_uint(__uint_as_float(a) + 16384.0f) - 0x46800000u;
@@ -109,7 +113,8 @@ static __device__ __forceinline__ float row_value(const struct kv_layer &layer, 
     if (layer.numerics == NUMERICS_EXACT) return ((const float *)row)[d];
     if (d < n_nope) return e4m3_value(row[d]) * pow2((int8_t)row[n_nope + d / 64]);
     const uint8_t *rot = row + n_nope + n_nope / 64;
-    return layer.numerics == NUMERICS_WIDE ? __uint_as_float(word_at(rot + 4 * (d - n_nope))) : half_at(rot + 2 * (d - n_nope));
+    return layer.numerics == NUMERICS_WIDE ? __uint_as_float(word_at(rot + 4 * (d - n_nope)))
+                                           : half_at(rot + 2 * (d - n_nope));
 }
 
 /* One value of an FP4 key: block of 32, byte j = element j low, j+16 high; exponents behind the codes. */
@@ -123,12 +128,16 @@ static __device__ __forceinline__ float key_value(const struct kv_layer &layer, 
 
 /* ---- what happened before: rows of a segment's past and present ---- */
 
-static __device__ __forceinline__ const uint8_t *window_row(const struct kv_layer &layer, const struct kv_slice &slice,
-                                                            const struct kseg &seg, const uint8_t *rows, int p) {
-    return p >= seg.pos0 ? rows + (int64_t)(seg.row0 + p - seg.pos0) * layer.row_bytes : slice.raw + (int64_t)(p % layer.raw_cap) * layer.row_bytes;
+static __device__ __forceinline__ const uint8_t *window_row(const struct kv_layer &layer,
+                                                            const struct kv_slice &slice,
+                                                            const struct kseg &seg,
+                                                            const uint8_t *rows, int p) {
+    return p >= seg.pos0 ? rows + (int64_t)(seg.row0 + p - seg.pos0) * layer.row_bytes
+                         : slice.raw + (int64_t)(p % layer.raw_cap) * layer.row_bytes;
 }
 
-static __device__ __forceinline__ const uint8_t *entry_row(const struct kv_layer &layer, const struct kv_slice &slice, int entry) {
+static __device__ __forceinline__ const uint8_t *
+entry_row(const struct kv_layer &layer, const struct kv_slice &slice, int entry) {
     return slice.pages[entry / KV_PAGE] + (int64_t)(entry % KV_PAGE) * layer.row_bytes;
 }
 

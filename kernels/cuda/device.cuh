@@ -1,15 +1,18 @@
-/* device - what every kernel uses: waiting for the kernel before, sums in a fixed order, the model's functions, 16-bit floats.
+/* device - what every kernel uses: waiting for the kernel before, sums in a fixed order, the model's
+ * functions, 16-bit floats.
  *
- * exp, sigmoid and softplus are our own polynomials (the CPU backend's formulas), so a result does not depend on the
- * toolkit's library. Sums over a warp are butterflies: every lane ends with the same bits. */
+ * exp, sigmoid and softplus are our own polynomials (the CPU backend's formulas), so a result does not
+ * depend on the toolkit's library. Sums over a warp are butterflies: every lane ends with the same
+ * bits. */
 #ifndef KERNELS_CUDA_DEVICE_CUH
 #define KERNELS_CUDA_DEVICE_CUH
 
 #include <cuda_fp16.h>
 #include <stdint.h>
 
-/* First statement of every kernel: what earlier kernels wrote is visible after it. Only memory that no kernel writes (weights)
- * may be read before. The next kernel's blocks may take their places as soon as ours all have one. */
+/* First statement of every kernel: what earlier kernels wrote is visible after it. Only memory that no
+ * kernel writes (weights) may be read before. The next kernel's blocks may take their places as soon as
+ * ours all have one. */
 static __device__ __forceinline__ void device_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");

@@ -9,7 +9,13 @@
 #include "kernels/cuda/index.cuh"
 #include "kernels/cuda/rows.cuh"
 
-enum { QUERY_THREADS = 128, SCORE_THREADS = 256, SELECT_THREADS = 1024, INDEX_DIM_MAX = 512, SCORES_BYTES = 512 << 20 };
+enum {
+    QUERY_THREADS = 128,
+    SCORE_THREADS = 256,
+    SELECT_THREADS = 1024,
+    INDEX_DIM_MAX = 512,
+    SCORES_BYTES = 512 << 20
+};
 
 /* Grid: rows x heads. */
 static __global__ void __launch_bounds__(QUERY_THREADS) index_query_kernel(struct index_run a) {
@@ -44,13 +50,15 @@ static __global__ void __launch_bounds__(SCORE_THREADS) index_score_kernel(struc
     if (n <= a.top_k || page * KV_PAGE >= n) return;
     const struct kv_slice *slice = &a.layer.slices[a.batch.segs[a.batch.seg[a.row0 + i]].slot];
     const uint8_t *keys = slice->idx_pages[page];
-    const float *q = (const float *)a.values + (int64_t)i * a.n_head * dim, *weight = a.weight + (int64_t)i * a.n_head;
+    const float *q = (const float *)a.values + (int64_t)i * a.n_head * dim,
+                *weight = a.weight + (int64_t)i * a.n_head;
     float scale = 1.0f / sqrtf((float)dim * (float)a.n_head);
     for (int k = (int)threadIdx.x / 32; k < min(KV_PAGE, n - page * KV_PAGE); k += SCORE_THREADS / 32) {
         const uint8_t *key = keys + (int64_t)k * a.layer.key_bytes;
         float value[INDEX_DIM_MAX / 32], score = 0;
 #pragma unroll
-        for (int j = 0; j < INDEX_DIM_MAX / 32; j++) value[j] = 32 * j < dim ? key_value(a.layer, key, 32 * j + lane_id()) : 0;
+        for (int j = 0; j < INDEX_DIM_MAX / 32; j++)
+            value[j] = 32 * j < dim ? key_value(a.layer, key, 32 * j + lane_id()) : 0;
         for (int h = 0; h < a.n_head; h++) {
             float dot = 0;
 #pragma unroll
@@ -143,7 +151,8 @@ static __global__ void __launch_bounds__(SELECT_THREADS) index_select_kernel(str
 
 void run_index_select(struct cuda *c, const struct index_select_args *a) {
     struct index_run r = {};
-    r.sel = (int32_t *)a->sel->data, r.n_sel = (int32_t *)a->n_sel->data, r.layer = *a->layer, r.batch = c->batch.d;
+    r.sel = (int32_t *)a->sel->data, r.n_sel = (int32_t *)a->n_sel->data, r.layer = *a->layer,
+    r.batch = c->batch.d;
     r.row0 = a->row0, r.n = a->n, r.n_head = a->n_head, r.top_k = a->top_k;
     int32_t n_max = c->batch.pos_bound / a->layer->ratio;
     r.all = !a->q || n_max <= a->top_k;
@@ -153,10 +162,14 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
     }
     CHECK(a->layer->idx_dim <= INDEX_DIM_MAX && a->layer->idx_dim % 32 == 0);
     r.n_scored = (int)ALIGN_UP(n_max, 64);
-    int32_t at_once = (int32_t)MIN((int64_t)a->n, MAX(SCORES_BYTES / (r.n_scored * (int64_t)sizeof(float)), 1));
+    int32_t at_once =
+        (int32_t)MIN((int64_t)a->n, MAX(SCORES_BYTES / (r.n_scored * (int64_t)sizeof(float)), 1));
     r.q = f32_of(a->q), r.weight = f32_of(a->weight), r.rope = f32_of(a->rope);
-    r.values = cuda_scratch(c, SCRATCH_QUERY, (uint64_t)a->n * (uint64_t)(a->n_head * a->layer->idx_dim) * sizeof(float));
-    r.scores = (float *)cuda_scratch(c, SCRATCH_SCORES, (uint64_t)at_once * (uint64_t)r.n_scored * sizeof(float));
+    r.values =
+        cuda_scratch(c, SCRATCH_QUERY,
+                     (uint64_t)a->n * (uint64_t)(a->n_head * a->layer->idx_dim) * sizeof(float));
+    r.scores = (float *)cuda_scratch(c, SCRATCH_SCORES,
+                                     (uint64_t)at_once * (uint64_t)r.n_scored * sizeof(float));
     if (!r.values || !r.scores) return;
     bool mma = index_fits_mma(c, a);
     if (mma) run_index_queries_mma(c, &r);
@@ -164,7 +177,10 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
     for (r.first = 0; r.first < a->n; r.first += at_once) {
         r.n_group = MIN(at_once, a->n - r.first);
         if (mma) run_index_scores_mma(c, &r);
-        else launch(c, index_score_kernel, dim3((unsigned)r.n_group, (unsigned)(r.n_scored / KV_PAGE)), dim3(SCORE_THREADS), 0, r);
+        else
+            launch(c, index_score_kernel,
+                   dim3((unsigned)r.n_group, (unsigned)(r.n_scored / KV_PAGE)), dim3(SCORE_THREADS),
+                   0, r);
         launch(c, index_select_kernel, dim3((unsigned)r.n_group), dim3(SELECT_THREADS), 0, r);
     }
 }

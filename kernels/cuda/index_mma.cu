@@ -1,8 +1,10 @@
 /* The indexer on tensor cores: packed FP4 keys of 128 values, 64 heads.
  *
- * Queries are rounded to FP4 and kept as f16, which holds their values exactly; so do the keys. A warp keeps 32 keys in registers
- * and lets rows of the batch go by; a block's keys are 256 neighbours. Per row the scores of 64 heads are one f16 chain over the
- * 128 values, cut at zero, weighted, and summed: in a thread over its heads in order, then over the lanes of a column. */
+ * Queries are rounded to FP4 and kept as f16, which holds their values exactly; so do the keys. A warp
+ * keeps 32 keys in registers and lets rows of the batch go by; a block's keys are 256 neighbours. Per
+ * row the scores of 64 heads are one f16 chain over the
+ * 128 values, cut at zero, weighted, and summed: in a thread over its heads in order, then over the
+ *   lanes of a column. */
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/index.cuh"
 
@@ -14,14 +16,16 @@ enum {
     QUERY_BYTES = HEADS * KEYS_DIM * 2,
 };
 
-/* Where value d of a block of 32 stands in a prepared query, so that a lane's key values come from one word of codes: the lane t of
- * the tensor core's B operand has values 4t..4t+3 (low nibbles) and 16+4t.. (high nibbles). */
+/* Where value d of a block of 32 stands in a prepared query, so that a lane's key values come from one
+ * word of codes: the lane t of the tensor core's B operand has values 4t..4t+3 (low nibbles) and
+ * 16+4t.. (high nibbles). */
 static __device__ __forceinline__ int query_place(int d) {
     int half = d / 16, t = d % 16 / 4, i = d % 4;
     return half * 16 + (i < 2 ? 2 * t + i : 8 + 2 * t + i - 2);
 }
 
-/* One warp per row and head. Lane l holds values l, l + 32, l + 64, l + 96: a block of 32 lies across the lanes. */
+/* One warp per row and head. Lane l holds values l, l + 32, l + 64, l + 96: a block of 32 lies across
+ * the lanes. */
 static __global__ void __launch_bounds__(QUERY_WARPS * 32) query_kernel(struct index_run a) {
     device_wait();
     int64_t item = (int64_t)blockIdx.x * QUERY_WARPS + threadIdx.x / 32;
@@ -31,7 +35,8 @@ static __global__ void __launch_bounds__(QUERY_WARPS * 32) query_kernel(struct i
     float x[4];
     for (int b = 0; b < 4; b++) x[b] = q[32 * b + lane];
     for (int b = 2; b < 4; b++) {                  /* the last 64 are rotated, neighbours in pairs */
-        float other = __shfl_xor_sync(0xffffffffu, x[b], 1), cosine = rope[32 * (b - 2) + (lane & ~1)], sine = rope[32 * (b - 2) + (lane | 1)];
+        float other = __shfl_xor_sync(0xffffffffu, x[b], 1), cosine = rope[32 * (b - 2) + (lane & ~1)],
+              sine = rope[32 * (b - 2) + (lane | 1)];
         x[b] = lane & 1 ? other * sine + x[b] * cosine : x[b] * cosine - other * sine;
     }
     for (int step = 1; step < 32; step *= 2)
@@ -46,16 +51,19 @@ static __global__ void __launch_bounds__(QUERY_WARPS * 32) query_kernel(struct i
         float v = x[b] * 0.08838834764831845f;
         int e = ceil_log2(fmaxf(warp_max(fabsf(v)), 0x1.8p-124f) / 6.0f);
         float m = fabsf(v) * pow2(-e);
-        int n = (m > 0.25f) + (m >= 0.75f) + (m > 1.25f) + (m >= 1.75f) + (m > 2.5f) + (m >= 3.5f) + (m > 5.0f);
+        int n = (m > 0.25f) + (m >= 0.75f) + (m > 1.25f) + (m >= 1.75f) + (m > 2.5f) + (m >= 3.5f) +
+                (m > 5.0f);
         float value = 0.5f * (float)(n < 5 ? n : n == 5 ? 6 : n == 6 ? 8 : 12) * pow2(max(e, -126));
         out[32 * b + query_place(lane)] = __half_as_ushort(__float2half_rn(v < 0 ? -value : value));
     }
 }
 
-/* Two FP4 codes (low nibbles of bytes 0 and 1 of each half's low byte) as halves: the bits moved are the value times 2^-14. */
+/* Two FP4 codes (low nibbles of bytes 0 and 1 of each half's low byte) as halves: the bits moved are
+ * the value times 2^-14. */
 static __device__ __forceinline__ uint32_t fp4_pair(uint32_t nibbles, __half2 scale) {
     uint32_t bits = (nibbles & 0x00080008u) << 12 | (nibbles & 0x00070007u) << 9;
-    __half2 v = __hmul2(__hmul2(*(__half2 *)&bits, __half2half2(__ushort_as_half(0x7400))), scale);    /* 2^14 */
+    /* 2^14 */
+    __half2 v = __hmul2(__hmul2(*(__half2 *)&bits, __half2half2(__ushort_as_half(0x7400))), scale);
     return *(uint32_t *)&v;
 }
 
@@ -64,7 +72,8 @@ struct key_regs {
 };
 
 /* Keys first .. first + 32 of a page table; keys past the end are zero. */
-static __device__ __forceinline__ void load_keys(struct key_regs *k, uint8_t *const *pages, int first, int n) {
+static __device__ __forceinline__ void load_keys(struct key_regs *k, uint8_t *const *pages,
+                                                 int first, int n) {
     int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
     for (int j = 0; j < WARP_KEYS / 8; j++) {
@@ -86,18 +95,24 @@ static __device__ __forceinline__ void load_keys(struct key_regs *k, uint8_t *co
     }
 }
 
-static __device__ __forceinline__ void copy_query(__half *to, float *weight, const struct index_run &a, int i) {
+static __device__ __forceinline__ void copy_query(__half *to, float *weight,
+                                                  const struct index_run &a, int i) {
     const uint8_t *from = (const uint8_t *)a.values + (int64_t)i * QUERY_BYTES;
     for (int piece = (int)threadIdx.x; piece < QUERY_BYTES / 16; piece += SCORE_WARPS * 32) {
-        uint32_t at = (uint32_t)__cvta_generic_to_shared(to + swizzled<KEYS_DIM / 8>(piece / (KEYS_DIM / 8), piece % (KEYS_DIM / 8)));
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from + piece * 16) : "memory");
+        uint32_t at = (uint32_t)__cvta_generic_to_shared(
+            to + swizzled<KEYS_DIM / 8>(piece / (KEYS_DIM / 8), piece % (KEYS_DIM / 8)));
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from + piece * 16)
+                     : "memory");
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
-    if (threadIdx.x < HEADS) weight[threadIdx.x] = a.weight[(int64_t)i * HEADS + threadIdx.x] / sqrtf((float)(KEYS_DIM * HEADS));
+    if (threadIdx.x < HEADS)
+        weight[threadIdx.x] =
+            a.weight[(int64_t)i * HEADS + threadIdx.x] / sqrtf((float)(KEYS_DIM * HEADS));
 }
 
 /* One row against the warp's keys. */
-static __device__ __forceinline__ void score_row(float *score, const __half *q, const float *weight, const struct key_regs &k, int first, int n) {
+static __device__ __forceinline__ void score_row(float *score, const __half *q, const float *weight,
+                                                 const struct key_regs &k, int first, int n) {
     int g = lane_id() / 4, t = lane_id() % 4;
     float total[WARP_KEYS / 8][2] = {};
 #pragma unroll
@@ -123,7 +138,8 @@ static __device__ __forceinline__ void score_row(float *score, const __half *q, 
     for (int j = 0; j < WARP_KEYS / 8; j++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            for (int step = 4; step < 32; step *= 2) total[j][i] += __shfl_xor_sync(0xffffffffu, total[j][i], step);
+            for (int step = 4; step < 32; step *= 2)
+                total[j][i] += __shfl_xor_sync(0xffffffffu, total[j][i], step);
             int key = first + 8 * j + 2 * t + i;
             if (g == 0 && key < n) score[key] = total[j][i];
         }
@@ -134,7 +150,8 @@ static __global__ void __launch_bounds__(SCORE_WARPS * 32) score_kernel(struct i
     __shared__ __align__(128) __half q[2][HEADS * KEYS_DIM];
     __shared__ float weight[2][HEADS];
     device_wait();
-    int begin = (int)blockIdx.y * ROWS_AT_ONCE, end = min(a.n_group, begin + ROWS_AT_ONCE), first = (int)blockIdx.x * BLOCK_KEYS;
+    int begin = (int)blockIdx.y * ROWS_AT_ONCE, end = min(a.n_group, begin + ROWS_AT_ONCE),
+        first = (int)blockIdx.x * BLOCK_KEYS;
     int own = first + (int)threadIdx.x / 32 * WARP_KEYS, slot = -1, turn = 0;
     if (a.n_group <= GRAPH_ROWS_MAX) begin = (int)blockIdx.y, end = begin + 1;
     struct key_regs keys;
@@ -146,9 +163,12 @@ static __global__ void __launch_bounds__(SCORE_WARPS * 32) score_kernel(struct i
             continue;
         }
         int row_slot = a.batch.segs[a.batch.seg[a.row0 + i]].slot;
-        if (row_slot != slot) {                    /* keys past this row's end may be visible to the next: load all there are in the block */
+        if (row_slot !=
+            slot) { /* keys past this row's end may be visible to the next: load all there are in the block */
             int last = r;
-            while (last + 1 < end && a.batch.segs[a.batch.seg[a.row0 + a.first + last + 1]].slot == row_slot) last++;
+            while (last + 1 < end &&
+                   a.batch.segs[a.batch.seg[a.row0 + a.first + last + 1]].slot == row_slot)
+                last++;
             load_keys(&keys, a.layer.slices[row_slot].idx_pages, own, n_visible(a, a.first + last));
             slot = row_slot;
         }
@@ -165,15 +185,18 @@ static __global__ void __launch_bounds__(SCORE_WARPS * 32) score_kernel(struct i
 }
 
 bool index_fits_mma(const struct cuda *c, const struct index_select_args *a) {
-    return c->base.config.precision == PRECISION_FAST && a->layer->numerics == NUMERICS_OFFICIAL && a->layer->idx_dim == KEYS_DIM &&
-           a->layer->n_rot == ROT && a->layer->key_bytes == KEY_BYTES && a->n_head == HEADS;
+    return c->base.config.precision == PRECISION_FAST && a->layer->numerics == NUMERICS_OFFICIAL &&
+           a->layer->idx_dim == KEYS_DIM && a->layer->n_rot == ROT &&
+           a->layer->key_bytes == KEY_BYTES && a->n_head == HEADS;
 }
 
 void run_index_queries_mma(struct cuda *c, const struct index_run *r) {
-    launch(c, query_kernel, dim3(blocks_for((int64_t)r->n * HEADS, QUERY_WARPS)), dim3(QUERY_WARPS * 32), 0, *r);
+    launch(c, query_kernel, dim3(blocks_for((int64_t)r->n * HEADS, QUERY_WARPS)),
+           dim3(QUERY_WARPS * 32), 0, *r);
 }
 
 void run_index_scores_mma(struct cuda *c, const struct index_run *r) {
-    unsigned groups = r->n_group <= GRAPH_ROWS_MAX ? (unsigned)r->n_group : blocks_for(r->n_group, ROWS_AT_ONCE);
+    unsigned groups =
+        r->n_group <= GRAPH_ROWS_MAX ? (unsigned)r->n_group : blocks_for(r->n_group, ROWS_AT_ONCE);
     launch(c, score_kernel, dim3(blocks_for(r->n_scored, BLOCK_KEYS), groups), dim3(SCORE_WARPS * 32), 0, *r);
 }

@@ -1,8 +1,8 @@
 /* Mixture of experts: routing, and the routed experts themselves.
  *
  *   route    one warp per row
- *   lists    one block: the pairs (row, expert) in the order of experts, each expert's from a multiple of 8; entries of up to
- *            8 or 64 pairs of one expert
+ *   lists    one block: the pairs (row, expert) in the order of experts, each expert's from a multiple
+ *            of 8; entries of up to 8 or 64 pairs of one expert
  *   gate, up -> hidden[pair], weighted        products over entries (tiles), or pair by pair (anything else)
  *   down     -> parts[pair]
  *   sum      the tree over expert numbers, per row
@@ -25,7 +25,8 @@ struct route_run {
     int n_expert, n_used;
 };
 
-/* Lane e % 32 keeps expert e's score; the best of all lanes is taken n_used times; of equals the lower number. */
+/* Lane e % 32 keeps expert e's score; the best of all lanes is taken n_used times; of equals the lower
+ * number. */
 static __device__ int take_best(float *value, int n_expert) {
     float best = -INFINITY;
     int id = n_expert;
@@ -93,7 +94,8 @@ static __global__ void __launch_bounds__(ROUTE_WARPS * 32) route_kernel(struct r
 void run_moe_route(struct cuda *c, const struct moe_route_args *a) {
     struct route_run r = {};
     r.ids = (int32_t *)a->ids->data, r.weights = f32_of(a->weights), r.logits = f32_of(a->logits);
-    r.bias = a->bias ? f32_of(a->bias) : NULL, r.tid2eid = a->tid2eid ? (const int32_t *)a->tid2eid->data : NULL;
+    r.bias = a->bias ? f32_of(a->bias) : NULL,
+    r.tid2eid = a->tid2eid ? (const int32_t *)a->tid2eid->data : NULL;
     r.batch = c->batch.d, r.scale = a->scale, r.n_expert = (int)a->logits->ne[0], r.n_used = a->n_used;
     CHECK(r.n_expert <= EXPERTS_MAX);
     launch(c, route_kernel, dim3(blocks_for(a->batch->n_rows, ROUTE_WARPS)), dim3(ROUTE_WARPS * 32), 0, r);
@@ -132,13 +134,15 @@ static __global__ void __launch_bounds__(LIST_THREADS) lists_kernel(struct lists
         if (e >= 0 && e < a.n_e) atomicAdd(&count[e], 1);
     }
     __syncthreads();
-    if (threadIdx.x < 32) {                        /* places and entries: 32 experts at a time, prefix sums over lanes */
+    if (threadIdx.x < 32) {             /* places and entries: 32 experts at a time, prefix sums over lanes */
         int slots = 0, entries = 0;
         for (int e0 = 0; e0 < a.n_e; e0 += 32) {
-            int e = e0 + lane_id(), n = e < a.n_e ? count[e] : 0, room = (n + 7) / 8 * 8, parts = (n + a.entry_pairs - 1) / a.entry_pairs;
+            int e = e0 + lane_id(), n = e < a.n_e ? count[e] : 0, room = (n + 7) / 8 * 8,
+                parts = (n + a.entry_pairs - 1) / a.entry_pairs;
             int room_sum = room, parts_sum = parts;
             for (int step = 1; step < 32; step *= 2) {
-                int r = __shfl_up_sync(0xffffffffu, room_sum, step), p = __shfl_up_sync(0xffffffffu, parts_sum, step);
+                int r = __shfl_up_sync(0xffffffffu, room_sum, step),
+                    p = __shfl_up_sync(0xffffffffu, parts_sum, step);
                 if (lane_id() >= step) room_sum += r, parts_sum += p;
             }
             int at = slots + room_sum - room, entry = entries + parts_sum - parts;
@@ -186,7 +190,9 @@ struct x_pairs {
     int own, first, second;                        /* rows of columns g, 2t, 2t+1; -1: none */
     int t;
     __device__ x_pairs(const struct act &a, const int32_t *row, int n, const lane_pos &p)
-        : act(a), own(p.g < n ? row[p.g] : -1), first(2 * p.t < n ? row[2 * p.t] : 0), second(2 * p.t + 1 < n ? row[2 * p.t + 1] : 0), t(p.t) {}
+        : act(a), own(p.g < n ? row[p.g] : -1), first(2 * p.t < n ? row[2 * p.t] : 0),
+          second(2 * p.t + 1 < n ? row[2 * p.t + 1] : 0), t(p.t) {
+    }
     __device__ __forceinline__ uint2 at(const void *base, int block) const {
         if (own < 0) return make_uint2(0, 0);
         return *(const uint2 *)((const uint8_t *)base + ((int64_t)block * act.n_pad + own) * 32 + t * 8);
@@ -216,7 +222,9 @@ template <class T> static __device__ __forceinline__ void load_table(uint32_t *l
 }
 
 /* Grid: row tiles x entries. Each warp multiplies its segments of the gate and of the up tile. */
-template <class T> static __global__ void __launch_bounds__(THREADS) few_gate_up_kernel(const __grid_constant__ struct experts_run a) {
+template <class T>
+static __global__ void __launch_bounds__(THREADS)
+    few_gate_up_kernel(const __grid_constant__ struct experts_run a) {
     extern __shared__ float shared[];
     __shared__ uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
@@ -225,10 +233,12 @@ template <class T> static __global__ void __launch_bounds__(THREADS) few_gate_up
     struct entry entry = a.l.entries[blockIdx.y];
     lane_pos p;
     struct split split(a.n_embd);
-    int warp = (int)threadIdx.x / 32, slot = warp / split.warps_per_tile, segment = warp % split.warps_per_tile;
+    int warp = (int)threadIdx.x / 32, slot = warp / split.warps_per_tile,
+        segment = warp % split.warps_per_tile;
     int tile0 = (int)blockIdx.x * split.tiles_per_block, tile = tile0 + slot, n_tiles = a.n_ff / TILE_ROWS;
     const int sums_per_tile = split.n_segments * 8 * COLUMN_STRIDE;
-    int64_t tile_bytes = (int64_t)(a.n_embd / T::STEP) * T::STEP_BYTES, at = ((int64_t)entry.expert * n_tiles + tile) * tile_bytes;
+    int64_t tile_bytes = (int64_t)(a.n_embd / T::STEP) * T::STEP_BYTES,
+            at = ((int64_t)entry.expert * n_tiles + tile) * tile_bytes;
     if (T::LUT > 1) __syncthreads();
     if (slot < split.tiles_per_block && tile < n_tiles) {
         x_pairs x(a.x, a.l.row + entry.first, entry.n, p);
@@ -236,7 +246,8 @@ template <class T> static __global__ void __launch_bounds__(THREADS) few_gate_up
         for (int m = 0; m < 2; m++) {
             const uint8_t *weight = (m ? a.up : a.gate) + at;
             T::load(w, weight, a.n_embd, segment * (SEGMENT / T::STEP), p);
-            segments_multiply<T, 1>(shared + (m * split.tiles_per_block + slot) * sums_per_tile, weight, a.n_embd, split, segment, w, x, p, lut);
+            segments_multiply<T, 1>(shared + (m * split.tiles_per_block + slot) * sums_per_tile,
+                                    weight, a.n_embd, split, segment, w, x, p, lut);
         }
     }
     __syncthreads();
@@ -244,14 +255,17 @@ template <class T> static __global__ void __launch_bounds__(THREADS) few_gate_up
         int row = i % TILE_ROWS, column = i / TILE_ROWS % 8, s = i / (TILE_ROWS * 8);
         if (tile0 + s >= n_tiles || column >= entry.n) continue;
         float gate = segments_sum(shared + s * sums_per_tile, split.n_segments, 8, column, row);
-        float up = segments_sum(shared + (split.tiles_per_block + s) * sums_per_tile, split.n_segments, 8, column, row);
+        float up = segments_sum(shared + (split.tiles_per_block + s) * sums_per_tile,
+                                split.n_segments, 8, column, row);
         a.hidden[(int64_t)(entry.first + column) * a.n_ff + (tile0 + s) * TILE_ROWS + row] =
             a.l.weight[entry.first + column] * swiglu(gate, up, a.clamp);
     }
 }
 
 /* Grid: row tiles x entries. */
-template <class T> static __global__ void __launch_bounds__(THREADS) few_down_kernel(const __grid_constant__ struct experts_run a) {
+template <class T>
+static __global__ void __launch_bounds__(THREADS)
+    few_down_kernel(const __grid_constant__ struct experts_run a) {
     extern __shared__ float shared[];
     __shared__ uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
@@ -260,12 +274,14 @@ template <class T> static __global__ void __launch_bounds__(THREADS) few_down_ke
     struct entry entry = a.l.entries[blockIdx.y];
     lane_pos p;
     struct split split(a.n_ff);
-    int warp = (int)threadIdx.x / 32, slot = warp / split.warps_per_tile, segment = warp % split.warps_per_tile;
+    int warp = (int)threadIdx.x / 32, slot = warp / split.warps_per_tile,
+        segment = warp % split.warps_per_tile;
     int tile0 = (int)blockIdx.x * split.tiles_per_block, tile = tile0 + slot, n_tiles = a.n_embd / TILE_ROWS;
     const int sums_per_tile = split.n_segments * 8 * COLUMN_STRIDE;
     if (T::LUT > 1) __syncthreads();
     if (slot < split.tiles_per_block && tile < n_tiles) {
-        const uint8_t *weight = a.down + ((int64_t)entry.expert * n_tiles + tile) * (a.n_ff / T::STEP) * T::STEP_BYTES;
+        const uint8_t *weight =
+            a.down + ((int64_t)entry.expert * n_tiles + tile) * (a.n_ff / T::STEP) * T::STEP_BYTES;
         typename T::regs w;
         T::load(w, weight, a.n_ff, segment * (SEGMENT / T::STEP), p);
         segments_multiply<T, 1>(shared + slot * sums_per_tile, weight, a.n_ff, split, segment, w,
@@ -283,7 +299,9 @@ template <class T> static __global__ void __launch_bounds__(THREADS) few_down_ke
 /* ---- many rows: entries of up to 64 pairs ---- */
 
 /* Grid: entries x row blocks of 64. Four warps multiply gate tiles, four the up tiles of the same rows. */
-template <class T> static __global__ void __launch_bounds__(THREADS, 2) many_gate_up_kernel(const __grid_constant__ struct experts_run a) {
+template <class T>
+static __global__ void __launch_bounds__(THREADS, 2)
+    many_gate_up_kernel(const __grid_constant__ struct experts_run a) {
     extern __shared__ uint8_t memory[];
     __shared__ uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
@@ -291,13 +309,17 @@ template <class T> static __global__ void __launch_bounds__(THREADS, 2) many_gat
     if ((int)blockIdx.x >= *a.l.n_entries) return;
     struct entry entry = a.l.entries[blockIdx.x];
     lane_pos p;
-    int warp = (int)threadIdx.x / 32, n_tiles = a.n_ff / TILE_ROWS, tile = (int)blockIdx.y * (WARPS / 2) + warp % (WARPS / 2);
-    int64_t at = ((int64_t)entry.expert * n_tiles + min(tile, n_tiles - 1)) * (a.n_embd / T::STEP) * T::STEP_BYTES;
-    columns_multiply<T>(memory, (warp < WARPS / 2 ? a.gate : a.up) + at, a.n_embd, a.x, entry.first, (entry.n + 7) / 8, p, lut);
+    int warp = (int)threadIdx.x / 32, n_tiles = a.n_ff / TILE_ROWS,
+        tile = (int)blockIdx.y * (WARPS / 2) + warp % (WARPS / 2);
+    int64_t at = ((int64_t)entry.expert * n_tiles + min(tile, n_tiles - 1)) * (a.n_embd / T::STEP) *
+                 T::STEP_BYTES;
+    columns_multiply<T>(memory, (warp < WARPS / 2 ? a.gate : a.up) + at, a.n_embd, a.x, entry.first,
+                        (entry.n + 7) / 8, p, lut);
     __syncthreads();
     if (tile >= n_tiles) return;
     const float *gate = (const float *)memory + threadIdx.x % (THREADS / 2), *up = gate + THREADS / 2;
-    for (int j = warp / (WARPS / 2) * (GROUPS / 2), end = j + GROUPS / 2; j < end; j++)     /* half of the columns each */
+    /* half of the columns each */
+    for (int j = warp / (WARPS / 2) * (GROUPS / 2), end = j + GROUPS / 2; j < end; j++)
         for (int i = 0; i < 4; i++) {
             int column = fragment_column(j, i, p);
             if (column >= entry.n) continue;
@@ -308,7 +330,9 @@ template <class T> static __global__ void __launch_bounds__(THREADS, 2) many_gat
 }
 
 /* Grid: entries x row blocks of 128. */
-template <class T> static __global__ void __launch_bounds__(THREADS, 2) many_down_kernel(const __grid_constant__ struct experts_run a) {
+template <class T>
+static __global__ void __launch_bounds__(THREADS, 2)
+    many_down_kernel(const __grid_constant__ struct experts_run a) {
     extern __shared__ uint8_t memory[];
     __shared__ uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
@@ -317,7 +341,8 @@ template <class T> static __global__ void __launch_bounds__(THREADS, 2) many_dow
     struct entry entry = a.l.entries[blockIdx.x];
     lane_pos p;
     int n_tiles = a.n_embd / TILE_ROWS, tile = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32;
-    const uint8_t *weight = a.down + ((int64_t)entry.expert * n_tiles + min(tile, n_tiles - 1)) * (a.n_ff / T::STEP) * T::STEP_BYTES;
+    const uint8_t *weight = a.down + ((int64_t)entry.expert * n_tiles + min(tile, n_tiles - 1)) *
+                                         (a.n_ff / T::STEP) * T::STEP_BYTES;
     columns_multiply<T>(memory, weight, a.n_ff, a.hidden_act, entry.first, (entry.n + 7) / 8, p, lut);
     if (tile >= n_tiles) return;
     const float *total = (const float *)memory + threadIdx.x;
@@ -325,7 +350,8 @@ template <class T> static __global__ void __launch_bounds__(THREADS, 2) many_dow
         for (int i = 0; i < 4; i++) {
             int column = fragment_column(j, i, p);
             if (column < entry.n)
-                a.parts[(int64_t)(entry.first + column) * a.n_embd + tile * TILE_ROWS + fragment_row(i, p)] = total[(j * 4 + i) * THREADS];
+                a.parts[(int64_t)(entry.first + column) * a.n_embd + tile * TILE_ROWS + fragment_row(i, p)] =
+                    total[(j * 4 + i) * THREADS];
         }
 }
 
@@ -347,7 +373,8 @@ struct plain_run {
 /* Grid: pairs x weight rows / 8. gate and up: hidden rows; else down: parts. */
 static __global__ void __launch_bounds__(THREADS) plain_experts_kernel(struct plain_run a) {
     device_wait();
-    int row = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32, pair = (int)blockIdx.x, e = a.ids[pair] - a.e_begin;
+    int row = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32, pair = (int)blockIdx.x,
+        e = a.ids[pair] - a.e_begin;
     if (row >= a.n_out || e < 0 || e >= a.n_e) return;
     uint64_t at = ((uint64_t)e * (uint64_t)a.n_out + (uint64_t)row) * a.row_bytes;
     const float *x = a.x + (int64_t)(a.gate ? pair / a.n_used : pair) * a.n_in;
@@ -358,7 +385,9 @@ static __global__ void __launch_bounds__(THREADS) plain_experts_kernel(struct pl
     }
     first = warp_sum(first);
     second = warp_sum(second);
-    if (lane_id() == 0) a.out[(int64_t)pair * a.n_out + row] = a.gate ? a.weights[pair] * swiglu(first, second, a.clamp) : first;
+    if (lane_id() == 0)
+        a.out[(int64_t)pair * a.n_out + row] =
+            a.gate ? a.weights[pair] * swiglu(first, second, a.clamp) : first;
 }
 
 /* ---- the sum over experts ---- */
@@ -366,11 +395,12 @@ static __global__ void __launch_bounds__(THREADS) plain_experts_kernel(struct pl
 struct sum_run {
     float *out;
     const float *parts;
-    const int32_t *ids, *slot;                     /* slot NULL: a pair's own number, when its expert is in the range */
+    const int32_t *ids, *slot;           /* slot NULL: a pair's own number, when its expert is in the range */
     int n_used, n_embd, e_begin, n_e;
 };
 
-/* Of neighbouring partial sums those that share the most high bits are added first. Grid: rows x parts of n_embd. */
+/* Of neighbouring partial sums those that share the most high bits are added first. Grid: rows x parts
+ * of n_embd. */
 static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(struct sum_run a) {
     __shared__ int from[MOE_USED_MAX], target[MOE_USED_MAX], source[MOE_USED_MAX], n_parts;
     __shared__ float part[MOE_USED_MAX][SUM_THREADS];
@@ -379,7 +409,9 @@ static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(struct sum_run 
     if (threadIdx.x == 0) {
         int id[MOE_USED_MAX], at[MOE_USED_MAX], n = 0;
         for (int u = 0; u < a.n_used; u++) {
-            int e = a.ids[pair0 + u], slot = a.slot ? a.slot[pair0 + u] : e >= a.e_begin && e < a.e_begin + a.n_e ? pair0 + u : -1;
+            int e = a.ids[pair0 + u], slot = a.slot ? a.slot[pair0 + u]
+                                             : e >= a.e_begin && e < a.e_begin + a.n_e ? pair0 + u
+                                                                                       : -1;
             if (slot < 0) continue;
             id[n] = e, at[n] = n, from[n++] = slot;
         }
@@ -399,7 +431,8 @@ static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(struct sum_run 
     a.out[(int64_t)blockIdx.x * a.n_embd + d] = n_parts ? part[0][threadIdx.x] : 0;
 }
 
-static void run_sum(struct cuda *c, const struct moe_experts_args *a, const float *parts, const int32_t *slot) {
+static void run_sum(struct cuda *c, const struct moe_experts_args *a, const float *parts,
+                    const int32_t *slot) {
     struct sum_run s = {};
     s.out = f32_of(a->out), s.parts = parts, s.ids = (const int32_t *)a->ids->data, s.slot = slot;
     s.n_used = a->n_used, s.n_embd = (int)a->x->ne[0], s.e_begin = a->e_begin, s.n_e = a->e_end - a->e_begin;
@@ -415,13 +448,16 @@ static void run_plain_experts(struct cuda *c, const struct moe_experts_args *a) 
     if (!hidden || !parts) return;
     CHECK(a->gate->type == a->up->type);
     struct plain_run r = {};
-    r.x = f32_of(a->x), r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data, r.type = a->gate->type;
-    r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_embd), r.ids = (const int32_t *)a->ids->data, r.weights = f32_of(a->weights);
+    r.x = f32_of(a->x), r.gate = (const uint8_t *)a->gate->data,
+    r.up = (const uint8_t *)a->up->data, r.type = a->gate->type;
+    r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_embd), r.ids = (const int32_t *)a->ids->data,
+    r.weights = f32_of(a->weights);
     r.out = hidden, r.n_in = (int)n_embd, r.n_out = (int)n_ff, r.n_used = a->n_used, r.e_begin = a->e_begin;
     r.n_e = a->e_end - a->e_begin, r.clamp = a->clamp, r.grid = c->iq2_grid;
     launch(c, plain_experts_kernel, dim3((unsigned)n_pairs, blocks_for(n_ff, WARPS)), dim3(THREADS), 0, r);
     r.x = hidden, r.gate = r.up = NULL, r.down = (const uint8_t *)a->down->data, r.type = a->down->type;
-    r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_ff), r.out = parts, r.n_in = (int)n_ff, r.n_out = (int)n_embd;
+    r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_ff), r.out = parts, r.n_in = (int)n_ff,
+    r.n_out = (int)n_embd;
     launch(c, plain_experts_kernel, dim3((unsigned)n_pairs, blocks_for(n_embd, WARPS)), dim3(THREADS), 0, r);
     run_sum(c, a, parts, NULL);
 }
@@ -434,7 +470,8 @@ template <class T> static void launch_gate_up(struct cuda *c, const struct exper
     }
     struct split split(r->n_embd);
     dim3 grid(blocks_for(r->n_ff / TILE_ROWS, split.tiles_per_block), (unsigned)r->l.n_entries_max);
-    launch(c, few_gate_up_kernel<T>, grid, dim3(THREADS), 2 * (size_t)split.shared_floats(8) * sizeof(float), *r);
+    launch(c, few_gate_up_kernel<T>, grid, dim3(THREADS),
+           2 * (size_t)split.shared_floats(8) * sizeof(float), *r);
 }
 
 template <class T> static void launch_down(struct cuda *c, const struct experts_run *r, bool many) {
@@ -449,7 +486,8 @@ template <class T> static void launch_down(struct cuda *c, const struct experts_
 }
 
 static bool experts_type(enum dtype type) {
-    return type == DTYPE_IQ2_XXS || type == DTYPE_Q2_K || type == DTYPE_Q4_K || type == DTYPE_MXFP4 || type == DTYPE_Q8_0;
+    return type == DTYPE_IQ2_XXS || type == DTYPE_Q2_K || type == DTYPE_Q4_K ||
+           type == DTYPE_MXFP4 || type == DTYPE_Q8_0;
 }
 
 #define EXPERTS_BY_TYPE(type, call)                          \
@@ -481,7 +519,8 @@ static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a) 
     bool many = a->n > GRAPH_ROWS_MAX;
     int n_pairs = a->n * a->n_used, n_e = a->e_end - a->e_begin;
     r.n_embd = (int)a->x->ne[0], r.n_ff = (int)a->gate->ne[1], r.clamp = a->clamp, r.lut = c->iq2_selectors;
-    r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data, r.down = (const uint8_t *)a->down->data;
+    r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data,
+    r.down = (const uint8_t *)a->down->data;
     if (!lists_reserve(c, &r.l, n_pairs, n_e, many ? COLUMNS : 8)) return;
     uint64_t slots = (uint64_t)r.l.n_slots_max;
     enum act_kind down_kind = act_kind_for(a->down->type);
@@ -491,7 +530,14 @@ static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a) 
     if (!r.hidden || !r.parts || !hidden_act) return;
     r.hidden_act = act_at(hidden_act, down_kind, r.n_ff, (int64_t)slots);
 
-    struct lists_run l = { r.l, (const int32_t *)a->ids->data, f32_of(a->weights), n_pairs, a->n_used, a->e_begin, n_e, many ? COLUMNS : 8 };
+    struct lists_run l = { r.l,
+                           (const int32_t *)a->ids->data,
+                           f32_of(a->weights),
+                           n_pairs,
+                           a->n_used,
+                           a->e_begin,
+                           n_e,
+                           many ? COLUMNS : 8 };
     CHECK(n_e <= EXPERTS_MAX);
     launch(c, lists_kernel, dim3(1), dim3(LIST_THREADS), 0, l);
     if (!prepare_x(c, a, &r, many)) return;

@@ -1,17 +1,26 @@
-/* Weights in tiles: the blocks of 16 rows rearranged in place, once, so that a warp's loads are whole lines and land in the registers
- * that the tensor cores read. Nothing is rounded and nothing grows: a tile takes exactly the bytes of its 16 rows.
+/* Weights in tiles: the blocks of 16 rows rearranged in place, once, so that a warp's loads are whole
+ * lines and land in the registers that the tensor cores read. Nothing is rounded and nothing grows: a
+ * tile takes exactly the bytes of its
+ * 16 rows.
  *
- * A lane of the tensor cores' A operand is (g, t) = (lane / 4, lane % 4): it holds rows g and g + 8, and of a block of 32 values the
- * eight from 8 t. The layouts (n = values of a row; all pieces follow one another within the tile):
- *   F16      [n/16][lane][row g: 4t, 4t+1 | row g+8: 4t, 4t+1 | row g: 4t+2, 4t+3 | row g+8: 4t+2, 4t+3]
- *   Q8_0     [n/32][lane][row g: 4 bytes from 8t | row g+8 | row g: 4 bytes from 8t+4 | row g+8], then scales [n/128][g][4 blocks][row g, row g+8]
- *   MXFP4    per 128 values: [row half][lane][4 blocks]: 8 codes from 8t, low nibble first; then exponents [row][4 blocks]
- *   Q2_K     per 256: [row half][lane][4 words]: word w, bits 8b + 2i: value 32 (2w + i/2) + 8t + 4 (i%2) + b;
+ * A lane of the tensor cores' A operand is (g, t) = (lane / 4, lane % 4): it holds rows g and g + 8,
+ * and of a block of
+ * 32 values the eight from 8 t. The layouts (n = values of a row; all pieces follow one another within
+ *   the tile): F16
+ * [n/16][lane][row g: 4t, 4t+1 | row g+8: 4t, 4t+1 | row g: 4t+2, 4t+3 | row g+8: 4t+2, 4t+3] Q8_0
+ *   [n/32][lane][row
+ * g: 4 bytes from 8t | row g+8 | row g: 4 bytes from 8t+4 | row g+8], then scales [n/128][g][4
+ * blocks][row g, row g+8]
+ *   MXFP4    per 128 values: [row half][lane][4 blocks]: 8 codes from 8t, low nibble first; then
+ *     exponents [row][4
+ * blocks] Q2_K     per 256: [row half][lane][4 words]: word w, bits 8b + 2i: value 32 (2w + i/2) + 8t
+ *            + 4 (i%2) + b;
  *            then scales [row][16]; then [row] d, dmin
- *   Q4_K     per 256: [row half][4 blocks' half][lane][4 blocks]: byte b: low nibble value 8t + b, high 8t + 4 + b; then [row] d, dmin, 12 scale bytes
- *   IQ2_XXS  per 256: [4 pairs of groups][row][4 grid indices | signs and scale | the same of the second group];
- *            at the end of the tile [n/256][g][row g, row g+8] d.
- *            Signs: bit 4j + 2 + t is bit j of run t's sign index; the scale's bits 0..3 are bits 30, 31, 0, 1. */
+ *   Q4_K     per 256: [row half][4 blocks' half][lane][4 blocks]: byte b: low nibble value 8t + b,
+ *     high 8t + 4 + b;
+ * then [row] d, dmin, 12 scale bytes IQ2_XXS per 256: [4 pairs of groups][row][4 grid indices | signs
+ * and scale | the same of the second group]; at the end of the tile [n/256][g][row g, row g+8] d.
+ * Signs: bit 4j + 2 + t is bit j of run t's sign index; the scale's bits 0..3 are bits 30, 31, 0, 1. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/decode.cuh"
 
@@ -51,7 +60,8 @@ static __device__ uint32_t pack_mxfp4(struct source s, uint32_t w) {
     uint32_t group = w / 272, out = 0;
     w %= 272;
     if (w >= 256) {
-        for (int i = 0; i < 4; i++) out |= (uint32_t)s.row((int)w - 256)[(group * 4 + (uint32_t)i) * 17] << 8 * i;
+        for (int i = 0; i < 4; i++)
+            out |= (uint32_t)s.row((int)w - 256)[(group * 4 + (uint32_t)i) * 17] << 8 * i;
         return out;
     }
     int lane = (int)(w % 128 / 4), row = lane / 4 + 8 * (int)(w / 128);
@@ -86,7 +96,8 @@ static __device__ uint32_t pack_q4_k(struct source s, uint32_t w) {
     const uint8_t *qs = s.row(row) + block * 144 + 16;
     for (int i = 0; i < 8; i++) {
         int k = 32 * (int)(w % 256 / 128 * 4 + w % 4) + lane % 4 * 8 + i;
-        out |= (uint32_t)(qs[32 * (k / 64) + k % 32] >> 4 * (k % 64 / 32) & 15) << (8 * (i % 4) + 4 * (i / 4));
+        out |= (uint32_t)(qs[32 * (k / 64) + k % 32] >> 4 * (k % 64 / 32) & 15)
+               << (8 * (i % 4) + 4 * (i / 4));
     }
     return out;
 }
@@ -106,8 +117,8 @@ static __device__ uint32_t pack_iq2_xxs(struct source s, uint32_t w, uint32_t n_
 }
 
 /* Grid: tiles. */
-static __global__ void __launch_bounds__(PACK_THREADS) pack_kernel(uint32_t *to, const uint8_t *from, enum dtype type, uint32_t n_in,
-                                                                  uint32_t row_bytes) {
+static __global__ void __launch_bounds__(PACK_THREADS)
+    pack_kernel(uint32_t *to, const uint8_t *from, enum dtype type, uint32_t n_in, uint32_t row_bytes) {
     device_wait();
     uint32_t n_words = row_bytes * 4;              /* 16 rows of bytes */
     struct source s = { from + (uint64_t)blockIdx.x * row_bytes * 16, row_bytes };
@@ -148,19 +159,22 @@ static bool pack(struct cuda *c, struct kmem *mem, enum dtype type, int64_t n_in
     for (uint64_t tile = 0; source && tile < n_tiles && !cuda_failed(c); tile += at_once) {
         uint64_t n = MIN(at_once, n_tiles - tile);
         uint8_t *to = mem->data + tile * tile_bytes;
-        cuda_ok(c, cudaMemcpyAsync(source, to, n * tile_bytes, cudaMemcpyDeviceToDevice, c->stream), "rearrange weights");
-        launch(c, pack_kernel, dim3((unsigned)n), dim3(PACK_THREADS), 0, (uint32_t *)to, (const uint8_t *)source, type, (uint32_t)n_in,
-               (uint32_t)(tile_bytes / 16));
+        cuda_ok(c, cudaMemcpyAsync(source, to, n * tile_bytes, cudaMemcpyDeviceToDevice, c->stream),
+                "rearrange weights");
+        launch(c, pack_kernel, dim3((unsigned)n), dim3(PACK_THREADS), 0, (uint32_t *)to,
+               (const uint8_t *)source, type, (uint32_t)n_in, (uint32_t)(tile_bytes / 16));
     }
     mem->layout = LAYOUT_TILES;
-    cuda_ok(c, cudaStreamSynchronize(c->stream), "rearrange weights");     /* kernels read weights before they wait for others */
+    /* kernels read weights before they wait for others */
+    cuda_ok(c, cudaStreamSynchronize(c->stream), "rearrange weights");
     return source && !cuda_failed(c);
 }
 
 bool weight_in_tiles(struct cuda *c, const struct tensor *weight, int64_t rows_per_matrix) {
     struct kmem *mem = weight->mem;
     int64_t step = tile_step(weight->type), n_in = weight->ne[0];
-    if (c->base.config.precision != PRECISION_FAST || !mem || !mem->is_weight || mem->keep || !step) return false;
+    if (c->base.config.precision != PRECISION_FAST || !mem || !mem->is_weight || mem->keep || !step)
+        return false;
     if (mem->layout == LAYOUT_TILES) return true;
     uint64_t tile_bytes = dtype_row_bytes(weight->type, (uint64_t)n_in) * 16;
     if (n_in % step != 0 || rows_per_matrix % 16 != 0 || mem->size % tile_bytes != 0) return false;

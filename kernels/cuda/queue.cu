@@ -1,18 +1,20 @@
-/* The queue: operations are recorded with copies of their arguments, and run later, in an order that keeps every dependency.
+/* The queue: operations are recorded with copies of their arguments, and run later, in an order that
+ * keeps every dependency.
  *
  *   kernels_matmul(...) ──► record ──► queue_run: same bytes as an earlier run? ── yes ──► launch its graph
  *                                                   │ no, but seen once before ──► capture, keep, launch
  *                                                   └ never seen ──► run
  *
- * Recording copies field by field into zeroed memory at a fixed address, so two runs of the same step are equal bytes. Running
- * looks ahead: products of one input become one launch even when something unrelated stands between them. A graph is only
- * made on the second occurrence, when all work space has its final size. */
+ * Recording copies field by field into zeroed memory at a fixed address, so two runs of the same step
+ * are equal bytes. Running looks ahead: products of one input become one launch even when something
+ * unrelated stands between them. A graph is only made on the second occurrence, when all work space has
+ * its final size. */
 #include "kernels/cuda/cuda.h"
 
 #include <stdlib.h>
 
 enum {
-    QUEUE_OPS = 256,                               /* a step is several runs: the device starts while the host still records */
+    QUEUE_OPS = 256,              /* a step is several runs: the device starts while the host still records */
     QUEUE_BYTES = 512 << 10,
     QUEUE_OP_BYTES_MAX = 4096,
     GRAPHS_MAX = 256,
@@ -29,7 +31,8 @@ struct field {
     uint16_t offset, size;
 };
 
-#define AT(op, name) (uint16_t)offsetof(struct op##_args, name), (uint16_t)sizeof(((struct op##_args *)0)->name)
+#define AT(op, name)                                                                               \
+    (uint16_t) offsetof(struct op##_args, name), (uint16_t)sizeof(((struct op##_args *)0)->name)
 #define READ(op, name) { FIELD_READ, AT(op, name) }
 #define WRITE(op, name) { FIELD_WRITE, AT(op, name) }
 #define CHANGE(op, name) { FIELD_CHANGE, AT(op, name) }
@@ -40,49 +43,96 @@ struct field {
 
 static const struct field embed_fields[] = {
     WRITE(embed, out), READ(embed, table), BATCH(embed), SCALAR(embed, n_streams), END };
-static const struct field hc_pre_fields[] = {
-    WRITE(hc_pre, out), WRITE(hc_pre, post), WRITE(hc_pre, comb), READ(hc_pre, x), READ(hc_pre, fn), READ(hc_pre, scale),
-    READ(hc_pre, base), READ(hc_pre, norm), SCALAR(hc_pre, rms_eps), SCALAR(hc_pre, hc_eps), SCALAR(hc_pre, n_sinkhorn),
-    SCALAR(hc_pre, n), END };
-static const struct field hc_post_fields[] = {
-    CHANGE(hc_post, x), READ(hc_post, y), READ(hc_post, y2), READ(hc_post, post), READ(hc_post, comb), SCALAR(hc_post, n), END };
-static const struct field hc_head_fields[] = {
-    WRITE(hc_head, out), READ(hc_head, x), READ(hc_head, fn), READ(hc_head, scale), READ(hc_head, base), READ(hc_head, norm),
-    SCALAR(hc_head, row_i), SCALAR(hc_head, rms_eps), SCALAR(hc_head, hc_eps), SCALAR(hc_head, n), END };
+static const struct field hc_pre_fields[] = { WRITE(hc_pre, out),
+                                              WRITE(hc_pre, post),
+                                              WRITE(hc_pre, comb),
+                                              READ(hc_pre, x),
+                                              READ(hc_pre, fn),
+                                              READ(hc_pre, scale),
+                                              READ(hc_pre, base),
+                                              READ(hc_pre, norm),
+                                              SCALAR(hc_pre, rms_eps),
+                                              SCALAR(hc_pre, hc_eps),
+                                              SCALAR(hc_pre, n_sinkhorn),
+                                              SCALAR(hc_pre, n),
+                                              END };
+static const struct field hc_post_fields[] = { CHANGE(hc_post, x),
+                                               READ(hc_post, y),
+                                               READ(hc_post, y2),
+                                               READ(hc_post, post),
+                                               READ(hc_post, comb),
+                                               SCALAR(hc_post, n),
+                                               END };
+static const struct field hc_head_fields[] = { WRITE(hc_head, out),
+                                               READ(hc_head, x),
+                                               READ(hc_head, fn),
+                                               READ(hc_head, scale),
+                                               READ(hc_head, base),
+                                               READ(hc_head, norm),
+                                               SCALAR(hc_head, row_i),
+                                               SCALAR(hc_head, rms_eps),
+                                               SCALAR(hc_head, hc_eps),
+                                               SCALAR(hc_head, n),
+                                               END };
 static const struct field matmul_fields[] = {
     WRITE(matmul, out), READ(matmul, in), READ(matmul, weight), SCALAR(matmul, n), SCALAR(matmul, n_group),
     SCALAR(matmul, f32_act), END };
-static const struct field rms_norm_fields[] = {
-    WRITE(rms_norm, out), READ(rms_norm, in), READ(rms_norm, weight), SCALAR(rms_norm, eps), SCALAR(rms_norm, n), END };
+static const struct field rms_norm_fields[] = { WRITE(rms_norm, out),   READ(rms_norm, in),
+                                                READ(rms_norm, weight), SCALAR(rms_norm, eps),
+                                                SCALAR(rms_norm, n),    END };
 static const struct field add_streams_fields[] = {
     CHANGE(add_streams, x), READ(add_streams, e), SCALAR(add_streams, n), END };
 static const struct field q_rope_fields[] = {
     CHANGE(q_rope, q), READ(q_rope, rope), SCALAR(q_rope, eps), SCALAR(q_rope, n), SCALAR(q_rope, n_head),
     SCALAR(q_rope, head_dim), SCALAR(q_rope, n_rot), END };
-static const struct field kv_rows_fields[] = {
-    WRITE(kv_rows, rows), READ(kv_rows, kv), READ(kv_rows, norm), READ(kv_rows, rope), LAYER(kv_rows), SCALAR(kv_rows, eps),
-    SCALAR(kv_rows, n), END };
-static const struct field kv_commit_fields[] = { READ(kv_commit, rows), LAYER(kv_commit), BATCH(kv_commit), END };
-static const struct field compress_fields[] = {
-    CHANGE(compress, kv), CHANGE(compress, score), READ(compress, ape), READ(compress, norm), READ(compress, rope),
-    LAYER(compress), BATCH(compress), SCALAR(compress, eps), SCALAR(compress, is_index), END };
+static const struct field kv_rows_fields[] = { WRITE(kv_rows, rows), READ(kv_rows, kv),
+                                               READ(kv_rows, norm),  READ(kv_rows, rope),
+                                               LAYER(kv_rows),       SCALAR(kv_rows, eps),
+                                               SCALAR(kv_rows, n),   END };
+static const struct field kv_commit_fields[] = { READ(kv_commit, rows), LAYER(kv_commit),
+                                                 BATCH(kv_commit), END };
+static const struct field compress_fields[] = { CHANGE(compress, kv),
+                                                CHANGE(compress, score),
+                                                READ(compress, ape),
+                                                READ(compress, norm),
+                                                READ(compress, rope),
+                                                LAYER(compress),
+                                                BATCH(compress),
+                                                SCALAR(compress, eps),
+                                                SCALAR(compress, is_index),
+                                                END };
 static const struct field index_select_fields[] = {
-    WRITE(index_select, sel), WRITE(index_select, n_sel), CHANGE(index_select, q), READ(index_select, weight),
-    READ(index_select, rope), LAYER(index_select), BATCH(index_select), SCALAR(index_select, row0), SCALAR(index_select, n),
-    SCALAR(index_select, n_head), SCALAR(index_select, top_k), END };
-static const struct field attention_fields[] = {
-    CHANGE(attention, q), READ(attention, rows), READ(attention, sinks), READ(attention, rope), READ(attention, sel),
-    READ(attention, n_sel), LAYER(attention), BATCH(attention), SCALAR(attention, row0), SCALAR(attention, n),
-    SCALAR(attention, n_head), END };
+    WRITE(index_select, sel),     WRITE(index_select, n_sel),  CHANGE(index_select, q),
+    READ(index_select, weight),   READ(index_select, rope),    LAYER(index_select),
+    BATCH(index_select),          SCALAR(index_select, row0),  SCALAR(index_select, n),
+    SCALAR(index_select, n_head), SCALAR(index_select, top_k), END
+};
+static const struct field attention_fields[] = { CHANGE(attention, q),      READ(attention, rows),
+                                                 READ(attention, sinks),    READ(attention, rope),
+                                                 READ(attention, sel),      READ(attention, n_sel),
+                                                 LAYER(attention),          BATCH(attention),
+                                                 SCALAR(attention, row0),   SCALAR(attention, n),
+                                                 SCALAR(attention, n_head), END };
 static const struct field swiglu_fields[] = {
     WRITE(swiglu, out), READ(swiglu, gate), READ(swiglu, up), SCALAR(swiglu, clamp), SCALAR(swiglu, n), END };
 static const struct field moe_route_fields[] = {
-    WRITE(moe_route, ids), WRITE(moe_route, weights), READ(moe_route, logits), READ(moe_route, bias), READ(moe_route, tid2eid),
-    BATCH(moe_route), SCALAR(moe_route, scale), SCALAR(moe_route, n_used), END };
-static const struct field moe_experts_fields[] = {
-    WRITE(moe_experts, out), READ(moe_experts, x), READ(moe_experts, ids), READ(moe_experts, weights), READ(moe_experts, gate),
-    READ(moe_experts, up), READ(moe_experts, down), SCALAR(moe_experts, clamp), SCALAR(moe_experts, n),
-    SCALAR(moe_experts, n_used), SCALAR(moe_experts, e_begin), SCALAR(moe_experts, e_end), END };
+    WRITE(moe_route, ids),    WRITE(moe_route, weights), READ(moe_route, logits),
+    READ(moe_route, bias),    READ(moe_route, tid2eid),  BATCH(moe_route),
+    SCALAR(moe_route, scale), SCALAR(moe_route, n_used), END
+};
+static const struct field moe_experts_fields[] = { WRITE(moe_experts, out),
+                                                   READ(moe_experts, x),
+                                                   READ(moe_experts, ids),
+                                                   READ(moe_experts, weights),
+                                                   READ(moe_experts, gate),
+                                                   READ(moe_experts, up),
+                                                   READ(moe_experts, down),
+                                                   SCALAR(moe_experts, clamp),
+                                                   SCALAR(moe_experts, n),
+                                                   SCALAR(moe_experts, n_used),
+                                                   SCALAR(moe_experts, e_begin),
+                                                   SCALAR(moe_experts, e_end),
+                                                   END };
 
 #define OP_ENTRY(name) { name##_fields, sizeof(struct name##_args) },
 static const struct {
@@ -185,8 +235,10 @@ static int32_t pos_bound_of(const struct kbatch *b) {
 static bool batch_is_set(const struct cuda *c, const struct kbatch *b) {
     const struct kbatch *v = &c->batch.view;
     size_t row_bytes = (size_t)b->n_rows * sizeof(int32_t);
-    return v->n_rows == b->n_rows && v->n_seg == b->n_seg && memcmp(v->pos, b->pos, row_bytes) == 0 &&
-           (!b->token || memcmp(v->token, b->token, row_bytes) == 0) && memcmp(v->seg, b->seg, row_bytes) == 0 &&
+    return v->n_rows == b->n_rows && v->n_seg == b->n_seg &&
+           memcmp(v->pos, b->pos, row_bytes) == 0 &&
+           (!b->token || memcmp(v->token, b->token, row_bytes) == 0) &&
+           memcmp(v->seg, b->seg, row_bytes) == 0 &&
            memcmp(v->segs, b->segs, (size_t)b->n_seg * sizeof(struct kseg)) == 0;
 }
 
@@ -196,7 +248,8 @@ static void batch_set(struct cuda *c, const struct kbatch *b) {
     if (batch_is_set(c, b)) return;
     queue_run(c);                                  /* what is recorded works on the batch before */
     int32_t *host = c->batch.host;
-    uint64_t n = (uint64_t)b->n_rows, row_bytes = n * sizeof(int32_t), seg_bytes = (uint64_t)b->n_seg * sizeof(struct kseg);
+    uint64_t n = (uint64_t)b->n_rows, row_bytes = n * sizeof(int32_t),
+             seg_bytes = (uint64_t)b->n_seg * sizeof(struct kseg);
     if (b->token) memcpy(host, b->token, row_bytes);
     else memset(host, 0, row_bytes);
     memcpy(host + BATCH_ROWS_MAX, b->pos, row_bytes);
@@ -227,8 +280,9 @@ static void record(struct cuda *c, enum kernel_op op, const void *args) {
     if (cuda_failed(c)) return;
     if (queue_full(q)) queue_run(c);
     const struct field *fields = op_types[op].fields;
-    for (const struct field *f = fields; f->kind != FIELD_END; f++)        /* first, because it may run the queue */
-        if (f->kind == FIELD_BATCH) batch_set(c, *(const struct kbatch *const *)((const uint8_t *)args + f->offset));
+    for (const struct field *f = fields; f->kind != FIELD_END; f++)  /* first, because it may run the queue */
+        if (f->kind == FIELD_BATCH)
+            batch_set(c, *(const struct kbatch *const *)((const uint8_t *)args + f->offset));
     uint8_t *copy = (uint8_t *)queue_room(q, op_types[op].size);
     q->ops[q->step.n_ops].op = op;
     q->ops[q->step.n_ops++].at = (uint32_t)(copy - q->bytes);
@@ -245,7 +299,7 @@ static void record(struct cuda *c, enum kernel_op op, const void *args) {
         else pointer = tensor_copy(q, (const struct tensor *)pointer);
         memcpy(copy + f->offset, &pointer, sizeof pointer);
     }
-    if (c->base.timing) {                          /* each operation alone, to the end: kernels.c takes the time */
+    if (c->base.timing) {                     /* each operation alone, to the end: kernels.c takes the time */
         queue_run(c);
         cuda_ok(c, cudaStreamSynchronize(c->stream), "run");
     }
@@ -271,7 +325,8 @@ RECORD(moe_route)
 RECORD(moe_experts)
 
 void record_embed(struct kernels *k, const struct embed_args *a) {
-    for (int32_t i = 0; i < a->batch->n_rows; i++) CHECK(a->batch->token[i] >= 0 && a->batch->token[i] < a->table->ne[1]);
+    for (int32_t i = 0; i < a->batch->n_rows; i++)
+        CHECK(a->batch->token[i] >= 0 && a->batch->token[i] < a->table->ne[1]);
     if (a->table->mem) a->table->mem->keep = true;
     record(cuda_of(k), KERNEL_embed, a);
 }
@@ -333,7 +388,8 @@ static bool independent(const struct queue *q, int earlier, int later) {
     struct access a, b;
     access_of(q, earlier, &a);
     access_of(q, later, &b);
-    return !overlap(a.write, a.n_write, b.read, b.n_read) && !overlap(a.write, a.n_write, b.write, b.n_write) &&
+    return !overlap(a.write, a.n_write, b.read, b.n_read) &&
+           !overlap(a.write, a.n_write, b.write, b.n_write) &&
            !overlap(a.read, a.n_read, b.write, b.n_write);
 }
 
@@ -346,9 +402,10 @@ static void forget_written(struct cuda *c, int i) {
 /* ---- running ---- */
 
 static bool joins_product(const struct queue *q, int first, int i) {
-    const struct matmul_args *a = (const struct matmul_args *)args_of(q, first), *b = (const struct matmul_args *)args_of(q, i);
-    if (q->done[i] || q->ops[i].op != KERNEL_matmul || b->in->data != a->in->data || b->n != a->n || b->n_group != a->n_group ||
-        b->weight->ne[0] != a->weight->ne[0])
+    const struct matmul_args *a = (const struct matmul_args *)args_of(q, first),
+                             *b = (const struct matmul_args *)args_of(q, i);
+    if (q->done[i] || q->ops[i].op != KERNEL_matmul || b->in->data != a->in->data || b->n != a->n ||
+        b->n_group != a->n_group || b->weight->ne[0] != a->weight->ne[0])
         return false;
     for (int k = first; k < i; k++)
         if (!independent(q, k, i)) return false;
@@ -465,7 +522,8 @@ static void graph_capture(struct cuda *c, struct graph *g) {
     if (!cuda_ok(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "capture")) return;
     run_all(c);
     cudaError_t rc = cudaStreamEndCapture(c->stream, &graph);
-    if (cuda_ok(c, rc, "capture")) cuda_ok(c, cudaGraphInstantiate(&g->exec, graph, 0), "instantiate a graph");
+    if (cuda_ok(c, rc, "capture"))
+        cuda_ok(c, cudaGraphInstantiate(&g->exec, graph, 0), "instantiate a graph");
     if (graph) cudaGraphDestroy(graph);
 }
 

@@ -1,11 +1,13 @@
-/* rows - writing the state's packed rows: a block of threads turns one f32 row in shared memory into a KV row or an indexer key. */
+/* rows - writing the state's packed rows: a block of threads turns one f32 row in shared memory into a
+ * KV row or an indexer key. */
 #ifndef KERNELS_CUDA_ROWS_CUH
 #define KERNELS_CUDA_ROWS_CUH
 
 #include "kernels/cuda/decode.cuh"
 
 /* x *= weight / RMS(x), then the last n_rot values are rotated. shared: one float per warp. */
-static __device__ __forceinline__ void norm_and_rope(float *x, int dim, const float *weight, float eps, const float *rope, int n_rot, float *shared) {
+static __device__ __forceinline__ void norm_and_rope(float *x, int dim, const float *weight, float eps,
+                                                     const float *rope, int n_rot, float *shared) {
     float square = 0;
     for (int d = (int)threadIdx.x; d < dim; d += (int)blockDim.x) square = fmaf(x[d], x[d], square);
     float r = 1.0f / sqrtf(block_sum(square, shared) / (float)dim + eps);
@@ -27,12 +29,14 @@ static __device__ __forceinline__ void pack_64(uint8_t *code, uint8_t *exponent,
 }
 
 static __device__ __forceinline__ void store_row(const struct kv_layer &layer, uint8_t *row, const float *x) {
-    int n_nope = layer.head_dim - layer.n_rot, n_blocks = n_nope / 64, first = (int)threadIdx.x, step = (int)blockDim.x;
+    int n_nope = layer.head_dim - layer.n_rot, n_blocks = n_nope / 64, first = (int)threadIdx.x,
+        step = (int)blockDim.x;
     if (layer.numerics == NUMERICS_EXACT) {
         for (int d = first; d < layer.head_dim; d += step) ((float *)row)[d] = x[d];
         return;
     }
-    for (int b = first / 32; b < n_blocks; b += step / 32) pack_64(row + 64 * b, row + n_nope + b, x + 64 * b);
+    for (int b = first / 32; b < n_blocks; b += step / 32)
+        pack_64(row + 64 * b, row + n_nope + b, x + 64 * b);
     uint8_t *rot = row + n_nope + n_blocks;
     int size = layer.numerics == NUMERICS_WIDE ? 4 : 2;                /* byte by byte: the place is odd */
     for (int i = first; i < layer.n_rot; i += step) {
@@ -63,7 +67,8 @@ static __device__ __forceinline__ void hadamard(float *x, int dim) {
 static __device__ __forceinline__ uint32_t fp4_code(float x, int *e) {
     *e = ceil_log2(fmaxf(warp_max(fabsf(x)), 0x1.8p-124f) / 6.0f);     /* at least 6 * 2^-126 */
     float v = fabsf(x) * pow2(-*e);
-    uint32_t n = (v > 0.25f) + (v >= 0.75f) + (v > 1.25f) + (v >= 1.75f) + (v > 2.5f) + (v >= 3.5f) + (v > 5.0f);
+    uint32_t n = (v > 0.25f) + (v >= 0.75f) + (v > 1.25f) + (v >= 1.75f) + (v > 2.5f) +
+                 (v >= 3.5f) + (v > 5.0f);
     return n | (__float_as_uint(x) >> 28 & 8);
 }
 

@@ -1,9 +1,11 @@
 /* bench_tokenizer - speed of the tokenizer on one core.
  *
- *   bench_tokenizer VOCABULARY [TEXT_FILE...]        VOCABULARY: a GGUF, or a tokenizer.json (name ends in .json)
+ *   bench_tokenizer VOCABULARY [TEXT_FILE...]        VOCABULARY: a GGUF, or a tokenizer.json (name
+ *     ends in .json)
  *
- * Prints the time to load, then megabytes per second for each text file; without any, for inputs that are hard on a
- * tokenizer: a megabyte that is one piece, or as many pieces as can be. The best of several runs counts. */
+ * Prints the time to load, then megabytes per second for each text file; without any, for inputs that
+ * are hard on a tokenizer: a megabyte that is one piece, or as many pieces as can be. The best of
+ * several runs counts. */
 #include "cli/tokenizer_json.h"
 #include "common/base/check.h"
 #include "common/base/rng.h"
@@ -53,7 +55,8 @@ static void measure(const struct tokenizer *t, const char *name, const char *tex
         n_ids = ids.n;
         token_buf_free(&ids);
     }
-    printf("%-40.40s %9zu bytes %9zu ids %8.1f ms %8.1f MB/s\n", name, len, n_ids, best * 1e3, (double)len / best / 1e6);
+    printf("%-40.40s %9zu bytes %9zu ids %8.1f ms %8.1f MB/s\n", name, len, n_ids, best * 1e3,
+           (double)len / best / 1e6);
 }
 
 /* ---- hard inputs ---- */
@@ -71,7 +74,8 @@ static void measure_random(const struct tokenizer *t, const char *name, uint32_t
     struct rng r;
     rng_init(&r, 1, 0);
     size_t n = 0;
-    while (n + UTF8_MAX <= HARD_BYTES) n += utf8_encode(first + (uint32_t)rng_below(&r, last - first + 1), hard + n);
+    while (n + UTF8_MAX <= HARD_BYTES)
+        n += utf8_encode(first + (uint32_t)rng_below(&r, last - first + 1), hard + n);
     measure(t, name, hard, n);
 }
 

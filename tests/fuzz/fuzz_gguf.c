@@ -41,7 +41,7 @@ static void read_tensor(const struct gguf_tensor *t, const uint8_t *data, size_t
     sink = t->data[0];
     sink = t->data[t->size - 1];
     if (!dtype_decodes(t->type)) return;
-    float last[256];                                  /* the last block: the one that could reach behind the end */
+    float last[256];                             /* the last block: the one that could reach behind the end */
     uint32_t bytes = dtype_block_bytes(t->type);
     dtype_decode((enum dtype)t->type, t->data + t->size - bytes, last, dtype_block(t->type));
     sink = (uint8_t)(f32_bits(last[0]) & 255);

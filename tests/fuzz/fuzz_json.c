@@ -1,5 +1,6 @@
-/* JSON from a client: an error, or one line that is JSON again and does not change when it is printed again. The one
- * exception is a number too large for a double, which is spelt Infinity as the model saw it in training. */
+/* JSON from a client: an error, or one line that is JSON again and does not change when it is printed
+ * again. The one exception is a number too large for a double, which is spelt Infinity as the model saw
+ * it in training. */
 #include "common/base/check.h"
 #include "common/model/chat_json.h"
 

@@ -1,6 +1,7 @@
 /* The tokenizer on bytes that nobody chose. The first byte says what the rest is:
  *
- *   0  rules (a count, then pairs of token numbers) and a text: ids as the slow way makes them, bytes back unchanged
+ *   0  rules (a count, then pairs of token numbers) and a text: ids as the slow way makes them, bytes
+ *     back unchanged
  *   1  a GGUF file: its vocabulary loads and then works, or is refused
  *   2  a tokenizer.json: the same */
 #include "cli/tokenizer_json.h"
@@ -11,7 +12,8 @@ enum { TEXT_MAX = 600 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check_bytes_come_back(const struct tokenizer *t, const struct token_buf *ids, const uint8_t *text, size_t size) {
+static void check_bytes_come_back(const struct tokenizer *t, const struct token_buf *ids,
+                                  const uint8_t *text, size_t size) {
     size_t at = 0, n;
     for (size_t i = 0; i < ids->n; i++) {
         const char *bytes = tokenizer_token_bytes(t, ids->ids[i], &n);
@@ -29,7 +31,8 @@ static void check_encoding(const struct tokenizer *t, const uint8_t *text, size_
     token_buf_free(&ids);
 }
 
-static void check_against_slow(const struct tokenizer *t, const struct small_vocab *s, const uint8_t *p, size_t size) {
+static void check_against_slow(const struct tokenizer *t, const struct small_vocab *s,
+                               const uint8_t *p, size_t size) {
     static int32_t expected[TEXT_MAX];
     struct token_buf ids = { 0 };
     struct err e;
@@ -55,7 +58,8 @@ static void fuzz_text(const uint8_t *data, size_t size) {
     for (; n_rules > 0 && at + 4 <= size; n_rules--, at += 4) {
         uint32_t left = (data[at] | (uint32_t)data[at + 1] << 8) % s.v.n_tokens;
         uint32_t right = (data[at + 2] | (uint32_t)data[at + 3] << 8) % s.v.n_tokens;
-        if (s.kinds[left] == TOKEN_NORMAL && s.kinds[right] == TOKEN_NORMAL) small_rule(&s, (int32_t)left, (int32_t)right);
+        if (s.kinds[left] == TOKEN_NORMAL && s.kinds[right] == TOKEN_NORMAL)
+            small_rule(&s, (int32_t)left, (int32_t)right);
     }
     CHECK(tokenizer_new_vocab(&t, &s.v, &e) == 0);
     size_t len = MIN(size - at, (size_t)TEXT_MAX);

@@ -8,7 +8,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static size_t stream(const uint8_t *data, size_t size, size_t step, char *out) {
     struct utf8_stream s = { { 0 }, 0 };
     size_t n = 0;
-    for (size_t at = 0; at < size; at += step) n += utf8_stream_push(&s, data + at, MIN(step, size - at), out + n);
+    for (size_t at = 0; at < size; at += step)
+        n += utf8_stream_push(&s, data + at, MIN(step, size - at), out + n);
     return n + utf8_stream_flush(&s, out + n);
 }
 

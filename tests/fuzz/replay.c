@@ -1,8 +1,9 @@
 /* replay - runs a fuzz target over stored inputs, with any compiler: `replay_NAME FOLDER|FILE...`.
  *
- * Every input is a heap block of exactly its size, so that reading one byte behind it is seen by the address
- * sanitizer, and each is tried shortened at every length up to REPLAY_CUTS_MAX as well: a damaged file is most often
- * a short one. No input at all is a failure, because then nothing was tested. */
+ * Every input is a heap block of exactly its size, so that reading one byte behind it is seen by the
+ * address sanitizer, and each is tried shortened at every length up to REPLAY_CUTS_MAX as well: a
+ * damaged file is most often a short one. No input at all is a failure, because then nothing was
+ * tested. */
 #include "common/sys/file.h"
 
 #include <stdio.h>

@@ -1,7 +1,9 @@
-/* effort - how much the long tests do: less where every step is slow (sanitizers, emulated processors), all of it on request.
+/* effort - how much the long tests do: less where every step is slow (sanitizers, emulated processors),
+ * all of it on request.
  *
- * PLEIADES_TEST_EFFORT = quick, normal or full decides; without it the build does. A test that leaves something out says so
- * in its own words; quick still runs every kind of check, on fewer models and shorter texts. Header only. */
+ * PLEIADES_TEST_EFFORT = quick, normal or full decides; without it the build does. A test that leaves
+ * something out says so in its own words; quick still runs every kind of check, on fewer models and
+ * shorter texts. Header only. */
 #ifndef HARNESS_EFFORT_H
 #define HARNESS_EFFORT_H
 
@@ -15,7 +17,8 @@ enum effort { EFFORT_QUICK, EFFORT_NORMAL, EFFORT_FULL };
 #define EFFORT_SLOW_BUILD 1
 #endif
 #endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || (defined(__aarch64__) && defined(__linux__))
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    (defined(__aarch64__) && defined(__linux__))
 #define EFFORT_SLOW_BUILD 1
 #endif
 

@@ -1,7 +1,8 @@
 /* gguf_image - builds GGUF files in memory, right or wrong ones, for tests of the reader.
  *
- * Unlike the writer it believes everything: any version, type, count, offset. The caller owns the struct; image_bytes
- * gives a copy on the heap whose last byte is the file's last byte, so that reading on is caught. Header only. */
+ * Unlike the writer it believes everything: any version, type, count, offset. The caller owns the
+ * struct; image_bytes gives a copy on the heap whose last byte is the file's last byte, so that reading
+ * on is caught. Header only. */
 #ifndef HARNESS_GGUF_IMAGE_H
 #define HARNESS_GGUF_IMAGE_H
 
@@ -60,8 +61,8 @@ static inline void image_str(struct image *m, const char *key, const char *value
     image_text_raw(&m->kvs, value);
 }
 
-static inline void image_array(struct image *m, const char *key, uint32_t type, const void *values, uint64_t n,
-                               size_t size) {
+static inline void image_array(struct image *m, const char *key, uint32_t type, const void *values,
+                               uint64_t n, size_t size) {
     image_kv(m, key, GGUF_ARRAY, &type, 4);
     image_u64_raw(&m->kvs, n);
     buf_add(&m->kvs, values, size);
@@ -73,8 +74,8 @@ static inline void image_strs(struct image *m, const char *key, const char *cons
 }
 
 /* An info that may say anything about data that may not be there. */
-static inline void image_info(struct image *m, const char *name, uint32_t type, uint32_t n_dims, const uint64_t *ne,
-                              uint64_t offset) {
+static inline void image_info(struct image *m, const char *name, uint32_t type, uint32_t n_dims,
+                              const uint64_t *ne, uint64_t offset) {
     image_text_raw(&m->infos, name);
     image_u32_raw(&m->infos, n_dims);
     for (uint32_t i = 0; i < n_dims; i++) image_u64_raw(&m->infos, ne[i]);

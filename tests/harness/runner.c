@@ -265,8 +265,10 @@ static bool print_totals(const char *results) {
 }
 
 static int usage(void) {
-    fprintf(stderr, "runner [-t SECONDS] [-r FILE] [-l LAUNCHER] PROGRAM...\n"
-                    "       [-t SECONDS] [-r FILE] -c NAME COMMAND... | -r FILE -k NAME REASON | -r FILE -s\n");
+    fprintf(
+        stderr,
+        "runner [-t SECONDS] [-r FILE] [-l LAUNCHER] PROGRAM...\n"
+        "       [-t SECONDS] [-r FILE] -c NAME COMMAND... | -r FILE -k NAME REASON | -r FILE -s\n");
     return 2;
 }
 

@@ -1,7 +1,8 @@
 /* small_vocab - builds byte-level vocabularies for tests, and merges with them the slow, obvious way.
  *
- * Starts with three control tokens and the 256 bytes, like the published one; then tokens and merges in any order that a
- * test likes. The caller owns the struct (large: make it static); texts live in its arena. Header only. */
+ * Starts with three control tokens and the 256 bytes, like the published one; then tokens and merges in
+ * any order that a test likes. The caller owns the struct (large: make it static); texts live in its
+ * arena. Header only. */
 #ifndef HARNESS_SMALL_VOCAB_H
 #define HARNESS_SMALL_VOCAB_H
 

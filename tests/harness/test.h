@@ -27,8 +27,8 @@
         if (rc_ < 0) fail_msg("%s: %d: %s", #call, rc_, (e)->text);                \
     } while (0)
 
-/* How many random cases to try: n, or a share of them where each is slow (effort.h). Never for tests that need their
- * number, like statistics. */
+/* How many random cases to try: n, or a share of them where each is slow (effort.h). Never for tests
+ * that need their number, like statistics. */
 static inline int test_rounds(int n) {
     return effort() == EFFORT_QUICK ? MAX(1, n / 10) : n;
 }

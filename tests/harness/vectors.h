@@ -1,7 +1,8 @@
 /* vectors - reads the golden vectors, which are not part of the repository.
  *
- * vectors_need() gives the path of one file and skips the test, after vectors_folder's loud line, where it is absent.
- * vectors_read() loads a .vec file: named arrays of float or int32. Header only: each test is one program. */
+ * vectors_need() gives the path of one file and skips the test, after vectors_folder's loud line, where
+ * it is absent. vectors_read() loads a .vec file: named arrays of float or int32. Header only: each
+ * test is one program. */
 #ifndef HARNESS_VECTORS_H
 #define HARNESS_VECTORS_H
 

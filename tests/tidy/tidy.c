@@ -4,8 +4,8 @@
  *     tidy FOLDER         one line per finding; exit status 1 if there are any
  *     tidy --self-test    a planted mistake per rule, and clean files that must stay clean (TAP)
  *
- * Checking is pure (path and text in, findings out); only main and walk() know about files. Comments and string
- * literals are blanked before the rules that look for names. */
+ * Checking is pure (path and text in, findings out); only main and walk() know about files. Comments
+ * and string literals are blanked before the rules that look for names. */
 #include "common/base/buf.h"
 #include "common/base/check.h"
 
@@ -16,33 +16,41 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { COLUMNS_MAX = 132, PATH_LENGTH_MAX = 1024, FILE_BYTES_MAX = 8 << 20 };
+enum { COLUMNS_MAX = 110, PATH_LENGTH_MAX = 1024, FILE_BYTES_MAX = 8 << 20 };
 
 /* ---- the rules, as data ---- */
 
-/* Who may include which of our headers: the longest matching folder decides, its list holds prefixes of allowed paths. */
+/* Who may include which of our headers: the longest matching folder decides, its list holds prefixes of
+ * allowed paths. */
 struct layer {
     const char *folder;
     const char *may[12];
 };
 
 static const struct layer layers[] = {
-    { "common/base/",  { "common/base/" } },
-    { "common/sys/",   { "common/base/", "common/sys/" } },
+    { "common/base/", { "common/base/" } },
+    { "common/sys/", { "common/base/", "common/sys/" } },
     { "common/model/", { "common/base/", "common/model/", "common/sys/file.h" } },
-    { "common/wire/",  { "common/base/", "common/wire/" } },
-    { "kernels/",      { "common/base/", "common/model/dtype.h", "kernels/kernels.h" } },
-    { "kernels/cpu/",  { "common/base/", "common/model/dtype.h", "kernels/kernels.h", "kernels/cpu/" } },
-    { "kernels/cuda/", { "common/base/", "common/model/dtype.h", "kernels/kernels.h", "kernels/cuda/" } },
-    { "kernels/metal/", { "common/base/", "common/model/dtype.h", "kernels/kernels.h", "kernels/metal/" } },
-    { "node/",         { "common/", "kernels/kernels.h", "node/" } },
-    { "coordinator/",  { "common/", "coordinator/" } },
-    { "shard_tool/",   { "common/base/", "common/model/", "common/wire/", "common/sys/file.h", "shard_tool/" } },
-    { "cli/",          { "common/", "kernels/kernels.h", "node/", "coordinator/", "shard_tool/", "cli/", "build_info.h" } },
-    { "tests/",        { "" } },
+    { "common/wire/", { "common/base/", "common/wire/" } },
+    { "kernels/", { "common/base/", "common/model/dtype.h", "kernels/kernels.h" } },
+    { "kernels/cpu/",
+      { "common/base/", "common/model/dtype.h", "kernels/kernels.h", "kernels/cpu/" } },
+    { "kernels/cuda/",
+      { "common/base/", "common/model/dtype.h", "kernels/kernels.h", "kernels/cuda/" } },
+    { "kernels/metal/",
+      { "common/base/", "common/model/dtype.h", "kernels/kernels.h", "kernels/metal/" } },
+    { "node/", { "common/", "kernels/kernels.h", "node/" } },
+    { "coordinator/", { "common/", "coordinator/" } },
+    { "shard_tool/",
+      { "common/base/", "common/model/", "common/wire/", "common/sys/file.h", "shard_tool/" } },
+    { "cli/",
+      { "common/", "kernels/kernels.h", "node/", "coordinator/", "shard_tool/", "cli/",
+        "build_info.h" } },
+    { "tests/", { "" } },
 };
 
-/* Headers that are neither ours nor every system's: only files under one of these prefixes may include them. */
+/* Headers that are neither ours nor every system's: only files under one of these prefixes may include
+ * them. */
 struct home {
     const char *header;                           /* prefix */
     const char *files[4];
@@ -71,23 +79,40 @@ static const struct home homes[] = {
 
 /* Any file may include these: C11, POSIX, and what Linux and macOS give us behind an #if. */
 static const char *const free_headers[] = {
-    "assert.h", "complex.h", "ctype.h", "errno.h", "fenv.h", "float.h", "inttypes.h", "limits.h", "locale.h", "math.h",
-    "setjmp.h", "signal.h", "stdalign.h", "stdarg.h", "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "stdio.h",
-    "stdlib.h", "stdnoreturn.h", "string.h", "strings.h", "time.h", "wchar.h",
-    "arpa/", "dirent.h", "dlfcn.h", "fcntl.h", "fnmatch.h", "getopt.h", "glob.h", "ifaddrs.h", "libgen.h", "netdb.h",
-    "net/", "netinet/", "poll.h", "pthread.h", "pwd.h", "sched.h", "spawn.h", "sys/", "termios.h", "unistd.h",
-    "linux/", "mach/", "malloc.h", "execinfo.h",
+    "assert.h",    "complex.h", "ctype.h",  "errno.h",   "fenv.h",    "float.h",    "inttypes.h",
+    "limits.h",    "locale.h",  "math.h",   "setjmp.h",  "signal.h",  "stdalign.h", "stdarg.h",
+    "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h",  "stdio.h",   "stdlib.h",   "stdnoreturn.h",
+    "string.h",    "strings.h", "time.h",   "wchar.h",   "arpa/",     "dirent.h",   "dlfcn.h",
+    "fcntl.h",     "fnmatch.h", "getopt.h", "glob.h",    "ifaddrs.h", "libgen.h",   "netdb.h",
+    "net/",        "netinet/",  "poll.h",   "pthread.h", "pwd.h",     "sched.h",    "spawn.h",
+    "sys/",        "termios.h", "unistd.h", "linux/",    "mach/",     "malloc.h",   "execinfo.h",
 };
 
-static const struct { const char *name, *instead; } banned[] = {
-    { "strcpy", "snprintf or memcpy" },   { "strcat", "buf_add_text" },   { "strncpy", "snprintf" },
-    { "strncat", "buf_add" },             { "sprintf", "snprintf" },      { "vsprintf", "vsnprintf" },
-    { "strtok", "strcspn" },              { "gets", "fgets" },            { "atoi", "opts_read_int or strtol" },
-    { "atol", "strtol" },                 { "atoll", "strtoll" },         { "atof", "strtod" },
-    { "rand", "rng_below" },              { "srand", "rng_init" },        { "drand48", "rng_double" },
-    { "tmpnam", "mkstemp" },              { "mktemp", "mkstemp" },        { "system", "posix_spawn" },
-    { "alloca", "an array or malloc" },   { "asctime", "strftime" },      { "ctime", "strftime" },
-    { "gmtime", "gmtime_r" },             { "localtime", "localtime_r" },
+static const struct { const char *name, *instead;
+} banned[] = {
+    { "strcpy", "snprintf or memcpy" },
+    { "strcat", "buf_add_text" },
+    { "strncpy", "snprintf" },
+    { "strncat", "buf_add" },
+    { "sprintf", "snprintf" },
+    { "vsprintf", "vsnprintf" },
+    { "strtok", "strcspn" },
+    { "gets", "fgets" },
+    { "atoi", "opts_read_int or strtol" },
+    { "atol", "strtol" },
+    { "atoll", "strtoll" },
+    { "atof", "strtod" },
+    { "rand", "rng_below" },
+    { "srand", "rng_init" },
+    { "drand48", "rng_double" },
+    { "tmpnam", "mkstemp" },
+    { "mktemp", "mkstemp" },
+    { "system", "posix_spawn" },
+    { "alloca", "an array or malloc" },
+    { "asctime", "strftime" },
+    { "ctime", "strftime" },
+    { "gmtime", "gmtime_r" },
+    { "localtime", "localtime_r" },
 };
 
 /* Halves, so that this list does not find itself. */
@@ -166,10 +191,12 @@ static void check_lines(struct report *r, const char *path, const char *text) {
         size_t length = strcspn(at, "\n");
         int columns = 0;
         for (size_t i = 0; i < length; i++) columns += ((unsigned char)at[i] & 0xc0) != 0x80;
-        if (columns > COLUMNS_MAX) finding(r, path, line, "length", "%d columns, %d at most", columns, COLUMNS_MAX);
+        if (columns > COLUMNS_MAX)
+            finding(r, path, line, "length", "%d columns, %d at most", columns, COLUMNS_MAX);
         if (memchr(at, '\t', length)) finding(r, path, line, "tab", "a tab");
         if (memchr(at, '\r', length)) finding(r, path, line, "line-end", "a carriage return");
-        if (length && at[length - 1] == ' ') finding(r, path, line, "space", "a space at the end of the line");
+        if (length && at[length - 1] == ' ')
+            finding(r, path, line, "space", "a space at the end of the line");
         at += length;
         if (!*at) finding(r, path, line, "line-end", "the last line has no end");
         else at++;
@@ -253,7 +280,8 @@ static void check_foreign(struct report *r, const char *path, int line, const ch
         if (!begins(header, homes[i].header)) continue;
         bool home = any_prefix(path, homes[i].files, COUNT_OF(homes[i].files));
         bool names_versions = strcmp(path, "cli/cmd_version.c") == 0;
-        if (!home && !names_versions) finding(r, path, line, "home", "<%s> belongs in %s", header, homes[i].files[0]);
+        if (!home && !names_versions)
+            finding(r, path, line, "home", "<%s> belongs in %s", header, homes[i].files[0]);
         return;
     }
     finding(r, path, line, "home", "<%s> has no home in tests/tidy/tidy.c", header);
@@ -379,9 +407,12 @@ static const struct plant {
     const char *rule;                             /* NULL: nothing may be found */
     const char *path, *own_header, *text;
 } plants[] = {
-    { NULL, "node/a.c", "node/a.h", "#include \"node/a.h\"\n\n#include \"kernels/kernels.h\"\n#include <stdio.h>\n" },
-    { NULL, "cli/a.c", NULL, "#include <jansson.h>\n/* strcpy(a, b); */\nchar *s = \"atoi(x)\"; /* gets(s) */\n" },
-    { NULL, "cli/a.c", NULL, "int f(void) { return my_atoi(1) + x->rand(2) + y.system(3) + gets; }\n" },
+    { NULL, "node/a.c", "node/a.h",
+      "#include \"node/a.h\"\n\n#include \"kernels/kernels.h\"\n#include <stdio.h>\n" },
+    { NULL, "cli/a.c", NULL,
+      "#include <jansson.h>\n/* strcpy(a, b); */\nchar *s = \"atoi(x)\"; /* gets(s) */\n" },
+    { NULL, "cli/a.c", NULL,
+      "int f(void) { return my_atoi(1) + x->rand(2) + y.system(3) + gets; }\n" },
     { NULL, "cli/a.c", NULL, "char c = '\"'; char d = '\\''; /* it's */ int e = 1'000;\n" },
     { NULL, "tests/unit/a.c", NULL, "#include <cmocka.h>\n#include \"node/weights_private.h\"\n" },
     { NULL, "node/a.c", "node/a.h", "#include \"node/a_private.h\"\n" },
@@ -414,7 +445,9 @@ static const struct plant {
     { "line-end", "node/a.c", NULL, "int x;\r\n" },
     { "line-end", "node/a.c", NULL, "int x;" },
     { "typedef", "node/a.h", NULL, "typedef struct x { int y; } x;\n" },
-    { "unfinished", "node/a.h", NULL, "/* TO" "DO: later */\n" },
+    { "unfinished", "node/a.h", NULL,
+      "/* TO"
+      "DO: later */\n" },
 };
 
 static bool plant_is_caught(const struct plant *p) {

@@ -40,7 +40,8 @@ static size_t read_back(const char *path, char *to) {
 }
 
 static int run(int (*command)(int, char **), const char *input, size_t len, int argc, char **argv) {
-    const char *in = scratch_path(&scratch, "in"), *out = scratch_path(&scratch, "out"), *bad = scratch_path(&scratch, "bad");
+    const char *in = scratch_path(&scratch, "in"), *out = scratch_path(&scratch, "out"),
+               *bad = scratch_path(&scratch, "bad");
     struct err e;
     assert_fine(file_write_all(in, input, len, &e), &e);
     fflush(stdout);

@@ -1,4 +1,5 @@
-/* The block formats: tables and sizes, decoders against published values bit by bit, encoders against error bounds. */
+/* The block formats: tables and sizes, decoders against published values bit by bit, encoders against
+ * error bounds. */
 #include "tests/harness/vectors.h"
 
 #include "common/model/dtype.h"
@@ -7,12 +8,15 @@
 
 static void sizes_are_those_of_the_format(void **state) {
     (void)state;
-    static const uint32_t want[][3] = {               /* id, values, bytes */
-        { 0, 1, 4 }, { 1, 1, 2 }, { 2, 32, 18 }, { 3, 32, 20 }, { 6, 32, 22 }, { 7, 32, 24 }, { 8, 32, 34 },
-        { 9, 32, 36 }, { 10, 256, 84 }, { 11, 256, 110 }, { 12, 256, 144 }, { 13, 256, 176 }, { 14, 256, 210 },
-        { 15, 256, 292 }, { 16, 256, 66 }, { 17, 256, 74 }, { 18, 256, 98 }, { 19, 256, 50 }, { 20, 32, 18 },
-        { 21, 256, 110 }, { 22, 256, 82 }, { 23, 256, 136 }, { 24, 1, 1 }, { 25, 1, 2 }, { 26, 1, 4 }, { 27, 1, 8 },
-        { 28, 1, 8 }, { 29, 256, 56 }, { 30, 1, 2 }, { 34, 256, 54 }, { 35, 256, 66 }, { 39, 32, 17 },
+    static const uint32_t want[][3] = {
+        /* id, values, bytes */
+        { 0, 1, 4 },      { 1, 1, 2 },      { 2, 32, 18 },    { 3, 32, 20 },    { 6, 32, 22 },
+        { 7, 32, 24 },    { 8, 32, 34 },    { 9, 32, 36 },    { 10, 256, 84 },  { 11, 256, 110 },
+        { 12, 256, 144 }, { 13, 256, 176 }, { 14, 256, 210 }, { 15, 256, 292 }, { 16, 256, 66 },
+        { 17, 256, 74 },  { 18, 256, 98 },  { 19, 256, 50 },  { 20, 32, 18 },   { 21, 256, 110 },
+        { 22, 256, 82 },  { 23, 256, 136 }, { 24, 1, 1 },     { 25, 1, 2 },     { 26, 1, 4 },
+        { 27, 1, 8 },     { 28, 1, 8 },     { 29, 256, 56 },  { 30, 1, 2 },     { 34, 256, 54 },
+        { 35, 256, 66 },  { 39, 32, 17 },
     };
     uint32_t n_known = 0;
     for (uint32_t id = 0; id < 100; id++) n_known += dtype_known(id);
@@ -55,18 +59,78 @@ struct published {
 };
 
 static const struct published published[] = {
-    { DTYPE_Q8_0, 0, -1, { 5.3125, 7.625, -6.0625, -3.75, -1.4375, 0.875 }, 20, 3.5625, -3, -11, -494 },
-    { DTYPE_Q4_0, 0, -1, { -0.1875, 0.125, 0.4375, -0.25, 0.0625, 0.375 }, 20, 0.375, 0, -1.3125, -31.0625 },
-    { DTYPE_Q2_K, 80, 82, { 2.0625, 0, 0.6875, 1.375, 2.0625, 0 }, 100, 1.25, 0.28125, 128.6875, 15066.9375 },
-    { DTYPE_Q3_K, 108, -1, { 5.0625, -6.75, 1.6875, -3.375, 5.0625, -6.75 }, 100, 0, 2.625, 59.875, 11011.6875 },
-    { DTYPE_Q4_K, 0, 2, { 19.71875, -1.59375, 8.09375, 17.78125, 27.46875, 6.15625 }, 100, 5.9375, 3.03125, 3402.5,
+    { DTYPE_Q8_0,
+      0,
+      -1,
+      { 5.3125, 7.625, -6.0625, -3.75, -1.4375, 0.875 },
+      20,
+      3.5625,
+      -3,
+      -11,
+      -494 },
+    { DTYPE_Q4_0,
+      0,
+      -1,
+      { -0.1875, 0.125, 0.4375, -0.25, 0.0625, 0.375 },
+      20,
+      0.375,
+      0,
+      -1.3125,
+      -31.0625 },
+    { DTYPE_Q2_K,
+      80,
+      82,
+      { 2.0625, 0, 0.6875, 1.375, 2.0625, 0 },
+      100,
+      1.25,
+      0.28125,
+      128.6875,
+      15066.9375 },
+    { DTYPE_Q3_K,
+      108,
+      -1,
+      { 5.0625, -6.75, 1.6875, -3.375, 5.0625, -6.75 },
+      100,
+      0,
+      2.625,
+      59.875,
+      11011.6875 },
+    { DTYPE_Q4_K,
+      0,
+      2,
+      { 19.71875, -1.59375, 8.09375, 17.78125, 27.46875, 6.15625 },
+      100,
+      5.9375,
+      3.03125,
+      3402.5,
       469900 },
-    { DTYPE_Q5_K, 0, 2, { 50.71875, -1.59375, 39.09375, 17.78125, 58.46875, 6.15625 }, 100, 14.6875, 6.78125, 7263.5,
+    { DTYPE_Q5_K,
+      0,
+      2,
+      { 50.71875, -1.59375, 39.09375, 17.78125, 58.46875, 6.15625 },
+      100,
+      14.6875,
+      6.78125,
+      7263.5,
       994452 },
-    { DTYPE_Q6_K, 208, -1, { -89.4375, 106, 36.4375, -33.125, -102.6875, 92.75 }, 100, 157.6875, -3.75, 288.25,
+    { DTYPE_Q6_K,
+      208,
+      -1,
+      { -89.4375, 106, 36.4375, -33.125, -102.6875, 92.75 },
+      100,
+      157.6875,
+      -3.75,
+      288.25,
       48738 },
-    { DTYPE_IQ2_XXS, 0, -1, { -3.6953125, 3.6953125, 2.1484375, -2.1484375, 2.1484375, -0.6875 }, 100, 1.6875,
-      -5.0390625, 47.734375, 2251.828125 },
+    { DTYPE_IQ2_XXS,
+      0,
+      -1,
+      { -3.6953125, 3.6953125, 2.1484375, -2.1484375, 2.1484375, -0.6875 },
+      100,
+      1.6875,
+      -5.0390625,
+      47.734375,
+      2251.828125 },
     { DTYPE_MXFP4, -1, -1, { 0, 3, -1, -6, 2, -0.5 }, 20, -2, 3, 12.5, 306.5 },
 };
 
@@ -100,8 +164,8 @@ static void from_hex(const char *hex, uint8_t *out) {
     }
 }
 
-static void check_real_block(enum dtype type, const char *hex, float first, float second, float last, double sum,
-                             double weighted) {
+static void check_real_block(enum dtype type, const char *hex, float first, float second,
+                             float last, double sum, double weighted) {
     uint8_t block[256];
     float y[256];
     double got_sum = 0, got_weighted = 0;
@@ -115,11 +179,13 @@ static void check_real_block(enum dtype type, const char *hex, float first, floa
 static void decodes_blocks_of_published_files(void **state) {
     (void)state;
     check_real_block(DTYPE_IQ2_XXS,
-                     "56100189d725215c13f1380acbac2828a9938f006934c4f67dd744640e85952a8cd3e51314df9edeadb2c5bf30da2460"
+                     "56100189d725215c13f1380acbac2828a9938f006934c4f67dd744640e85952a8cd3e51314df9"
+                     "edeadb2c5bf30da2460"
                      "dbd6dd38fdf1ce5745b56e2a2218501936f7",
                      -0.08819282f, 0.01640797f, 0.01640797f, 0.7488781, 64.50144);
     check_real_block(DTYPE_Q2_K,
-                     "ff5889aa5ae96a56bbaa8bdb9aacffab14aa06721ed54a2a4ede1f8915d91144d8dbe0f85f164cab82ed7a04219eea29"
+                     "ff5889aa5ae96a56bbaa8bdb9aacffab14aa06721ed54a2a4ede1f8915d91144d8dbe0f85f164"
+                     "cab82ed7a04219eea29"
                      "aad9819454a21ebb58479ec87509a26198a9805b5de66a452d8ad59a325bae8c401b801d",
                      -0.08056641f, 0.02563477f, 0.02416992f, 0.3876953, 28.53369);
 }
@@ -233,7 +299,8 @@ static void encoding_stays_finite_for_any_input(void **state) {
             dtype_encode(type, x, block, 256);
             dtype_decode(type, block, y, 256);
             for (int i = 0; i < 256; i++)
-                if (!isfinite(y[i])) fail_msg("%s: %g became %g", dtype_name(type), (double)x[i], (double)y[i]);
+                if (!isfinite(y[i]))
+                    fail_msg("%s: %g became %g", dtype_name(type), (double)x[i], (double)y[i]);
         }
         for (int i = 0; i < 256; i++) x[i] = i % 2 ? INFINITY : i % 3 ? -INFINITY : NAN;
         dtype_encode(type, x, block, 256);            /* no crash, nothing undefined */
@@ -272,13 +339,15 @@ static void mxfp4_keeps_what_it_can_hold(void **state) {
 
 static void mxfp4_rounds_ties_to_the_even_code(void **state) {
     (void)state;
-    static const float ties[][2] = { { 0.25f, 0 }, { 0.75f, 1 }, { 1.25f, 1 }, { 1.75f, 2 }, { 2.5f, 2 }, { 3.5f, 4 }, { 5, 4 } };
+    static const float ties[][2] = { { 0.25f, 0 }, { 0.75f, 1 }, { 1.25f, 1 }, { 1.75f, 2 },
+                                     { 2.5f, 2 },  { 3.5f, 4 },  { 5, 4 } };
     float x[32] = { 6 }, y[32];
     uint8_t block[17];
     for (size_t i = 0; i < COUNT_OF(ties); i++) x[i + 1] = ties[i][0], x[i + 20] = -ties[i][0];
     dtype_encode(DTYPE_MXFP4, x, block, 32);
     dtype_decode(DTYPE_MXFP4, block, y, 32);
-    for (size_t i = 0; i < COUNT_OF(ties); i++) assert_true(y[i + 1] == ties[i][1] && y[i + 20] == -ties[i][1]);
+    for (size_t i = 0; i < COUNT_OF(ties); i++)
+        assert_true(y[i + 1] == ties[i][1] && y[i + 20] == -ties[i][1]);
 }
 
 int main(void) {

@@ -1,4 +1,5 @@
-/* The reader on images in memory: everything a file can say, and everything that it must not get away with. */
+/* The reader on images in memory: everything a file can say, and everything that it must not get away
+ * with. */
 #include "tests/harness/test.h"
 #include "tests/harness/gguf_image.h"
 
@@ -269,7 +270,8 @@ static void every_shorter_file_is_refused(void **state) {
     image_free(&m);
 }
 
-/* Sets every byte of the header to some wrong values: whatever the reader says, it must not touch foreign memory. */
+/* Sets every byte of the header to some wrong values: whatever the reader says, it must not touch
+ * foreign memory. */
 static void no_changed_byte_does_harm(void **state) {
     (void)state;
     static const uint8_t masks[] = { 0x01, 0x80, 0xff, 0x40, 0x0f };
@@ -320,7 +322,9 @@ static void refuses_what_is_not_gguf_3_or_2(void **state) {
 
 static void believes_no_count_that_the_file_cannot_hold(void **state) {
     (void)state;
-    static const uint64_t counts[] = { 1000, 1u << 20, UINT64_MAX, (uint64_t)1 << 60, (uint64_t)1 << 61, INT64_MAX };
+    static const uint64_t counts[] = {
+        1000, 1u << 20, UINT64_MAX, (uint64_t)1 << 60, (uint64_t)1 << 61, INT64_MAX
+    };
     for (size_t i = 0; i < COUNT_OF(counts); i++) {
         struct image m;
         image_sample(&m);
@@ -377,7 +381,8 @@ static void refuses_bad_metadata(void **state) {
     }
 }
 
-static void refuse_info(uint32_t type, uint32_t n_dims, const uint64_t *ne, uint64_t offset, const char *word) {
+static void refuse_info(uint32_t type, uint32_t n_dims, const uint64_t *ne, uint64_t offset,
+                        const char *word) {
     struct image m;
     image_init(&m);
     image_tensor(&m, "good", DTYPE_F32, 1, (uint64_t[]){ 64 });
@@ -414,7 +419,8 @@ static void finds_an_overlap_in_any_order(void **state) {
     for (int wide = -1; wide < 3; wide++) {
         struct image m;
         image_init(&m);
-        for (int i = 0; i < 4; i++) image_info(&m, names[i], DTYPE_F32, 1, (uint64_t[]){ i == wide ? 17 : 16 }, offsets[i]);
+        for (int i = 0; i < 4; i++)
+            image_info(&m, names[i], DTYPE_F32, 1, (uint64_t[]){ i == wide ? 17 : 16 }, offsets[i]);
         for (int i = 0; i < 256 + 64; i++) buf_add_char(&m.data, 1);
         if (wide >= 0 && wide != 2) {
             refused(&m, ERR_CORRUPT, wide == 0 ? "tensors c and d overlap" : "tensors a and b overlap");

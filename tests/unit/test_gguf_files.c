@@ -35,7 +35,8 @@ static void write_sample(const char *path, uint32_t alignment, size_t piece) {
     assert_fine(gguf_writer_new(&w, path, alignment, &e), &e);
     put_everything(w);
     assert_fine(gguf_writer_begin_data(w, &e), &e);
-    assert_int_equal(gguf_writer_tensor_offset(w, 1) - gguf_writer_tensor_offset(w, 0), alignment < 32 ? 16 : alignment);
+    assert_int_equal(gguf_writer_tensor_offset(w, 1) - gguf_writer_tensor_offset(w, 0),
+                     alignment < 32 ? 16 : alignment);
     for (size_t at = 0; at < DATA_BYTES; at += piece)
         assert_fine(gguf_writer_data(w, data + at, MIN(piece, DATA_BYTES - at), &e), &e);
     assert_fine(gguf_writer_finish(w, &e), &e);
@@ -167,7 +168,8 @@ static void write_part(struct scratch *s, const struct part *p) {
     image_str(&m, "general.architecture", "deepseek4");
     image_u32(&m, "deepseek4.block_count", (uint32_t)p->block_count);
     if (p->split_no >= 0) image_kv(&m, "split.no", GGUF_U16, &(uint16_t){ (uint16_t)p->split_no }, 2);
-    if (p->split_count >= 0) image_kv(&m, "split.count", GGUF_U16, &(uint16_t){ (uint16_t)p->split_count }, 2);
+    if (p->split_count >= 0)
+        image_kv(&m, "split.count", GGUF_U16, &(uint16_t){ (uint16_t)p->split_count }, 2);
     if (p->total >= 0) image_kv(&m, "split.tensors.count", GGUF_I32, &p->total, 4);
     image_tensor(&m, p->tensor, DTYPE_F32, 1, (uint64_t[]){ 8 });
     uint8_t *bytes = image_bytes(&m, &size);
@@ -176,7 +178,8 @@ static void write_part(struct scratch *s, const struct part *p) {
     image_free(&m);
 }
 
-/* Writes the parts, opens `name`: code 0 and as many files and tensors as parts, or the code and a word of the text. */
+/* Writes the parts, opens `name`: code 0 and as many files and tensors as parts, or the code and a word
+ * of the text. */
 static void open_written(const struct part *parts, int n, const char *name, int code, const char *word) {
     struct scratch s;
     struct gguf *g;
@@ -286,7 +289,7 @@ static void slices_must_be_complete_and_agree(void **state) {
     slices[2] = slices[0];
     slices[2].name = "Pro-Q4K-Layers00-20.gguf";
     open_written(slices, 3, slices[0].name, ERR_INVALID, "does not continue at layer 21");
-    slices[2].name = "Max-Q4K-Layers00-20.gguf";            /* another model's slice beside it does not matter */
+    slices[2].name = "Max-Q4K-Layers00-20.gguf";  /* another model's slice beside it does not matter */
     struct scratch s;
     struct gguf *g;
     struct err e;
@@ -304,7 +307,8 @@ static void check_tensor(const struct gguf *g, const char *name, json_t *want) {
     char hex[65];
     const struct gguf_tensor *t = gguf_find_tensor(g, name);
     assert_non_null(t);
-    assert_string_equal(t->type == DTYPE_I32 ? "I32" : dtype_name(t->type), json_string_value(json_object_get(want, "type")));
+    assert_string_equal(t->type == DTYPE_I32 ? "I32" : dtype_name(t->type),
+                        json_string_value(json_object_get(want, "type")));
     json_t *dims = json_object_get(want, "dims");
     uint64_t n = 1;
     assert_int_equal(t->n_dims, json_array_size(dims));
@@ -318,7 +322,8 @@ static void check_tensor(const struct gguf *g, const char *name, json_t *want) {
     else
         dtype_decode((enum dtype)t->type, t->data, values, n);
     sha256_hex(values, n * sizeof *values, hex);
-    if (strcmp(hex, json_string_value(json_object_get(want, "sha256_values"))) != 0) fail_msg("%s: other values", name);
+    if (strcmp(hex, json_string_value(json_object_get(want, "sha256_values"))) != 0)
+        fail_msg("%s: other values", name);
     free(values);
 }
 

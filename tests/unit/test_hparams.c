@@ -79,7 +79,8 @@ static bool replaced(const char *key, const struct entry *changes, int n) {
     return false;
 }
 
-static int read_changed(struct hparams *hp, const struct entry *changes, int n, const char *tensor, struct err *e) {
+static int read_changed(struct hparams *hp, const struct entry *changes, int n, const char *tensor,
+                        struct err *e) {
     struct image m;
     struct gguf *g;
     size_t size;
@@ -176,9 +177,14 @@ static void no_dimension_passes_its_limits(void **state) {
 static void no_real_number_passes_its_limits(void **state) {
     (void)state;
     static const char *const keys[] = {
-        KEY("attention.compress_rope_freq_base"), KEY("attention.layer_norm_rms_epsilon"), KEY("rope.freq_base"),
-        KEY("expert_weights_scale"), KEY("hyper_connection.epsilon"), KEY("rope.scaling.factor"),
-        KEY("rope.scaling.yarn_beta_fast"), KEY("rope.scaling.yarn_beta_slow"),
+        KEY("attention.compress_rope_freq_base"),
+        KEY("attention.layer_norm_rms_epsilon"),
+        KEY("rope.freq_base"),
+        KEY("expert_weights_scale"),
+        KEY("hyper_connection.epsilon"),
+        KEY("rope.scaling.factor"),
+        KEY("rope.scaling.yarn_beta_fast"),
+        KEY("rope.scaling.yarn_beta_slow"),
     };
     static const double bad[] = { 0, -1, 1e30, INFINITY, NAN };
     for (size_t i = 0; i < COUNT_OF(keys); i++)
@@ -187,11 +193,14 @@ static void no_real_number_passes_its_limits(void **state) {
 
 static void refuses_variants_that_the_engine_does_not_compute(void **state) {
     (void)state;
-    refused(&(struct entry){ "general.architecture", WORD, 0, "llama", 0 }, 1, ERR_UNSUPPORTED, "'llama'; only deepseek4");
+    refused(&(struct entry){ "general.architecture", WORD, 0, "llama", 0 }, 1, ERR_UNSUPPORTED,
+            "'llama'; only deepseek4");
     change(KEY("expert_group_count"), 8, "expert_group_count: 8");
     change(KEY("expert_gating_func"), 2, "expert_gating_func: 2");
-    refused(&(struct entry){ KEY("expert_weights_norm"), TRUTH, 0, NULL, 0 }, 1, ERR_UNSUPPORTED, "expert_weights_norm");
-    refused(&(struct entry){ KEY("rope.scaling.type"), WORD, 0, "linear", 0 }, 1, ERR_UNSUPPORTED, "'linear'");
+    refused(&(struct entry){ KEY("expert_weights_norm"), TRUTH, 0, NULL, 0 }, 1, ERR_UNSUPPORTED,
+            "expert_weights_norm");
+    refused(&(struct entry){ KEY("rope.scaling.type"), WORD, 0, "linear", 0 }, 1, ERR_UNSUPPORTED,
+            "'linear'");
 }
 
 static void accepts_what_says_the_same_explicitly(void **state) {
@@ -230,13 +239,15 @@ static void parts_fit_into_their_wholes(void **state) {
     };
     refused(wide, COUNT_OF(wide), ERR_UNSUPPORTED, "indexer keys of 32 with 64 rotated");
     refused(&(struct entry){ KEY("expert_count"), INT, 3, NULL, 0 }, 1, ERR_CORRUPT, "4 experts used of 3");
-    refused(&(struct entry){ KEY("hash_layer_count"), INT, 5, NULL, 0 }, 1, ERR_CORRUPT, "5 hash-routed layers of 4");
+    refused(&(struct entry){ KEY("hash_layer_count"), INT, 5, NULL, 0 }, 1, ERR_CORRUPT,
+            "5 hash-routed layers of 4");
 }
 
 static void arrays_must_reach_to_the_last_layer(void **state) {
     (void)state;
     const char *ratios = KEY("attention.compress_ratios"), *clamps = KEY("swiglu_clamp_exp");
-    refused(&(struct entry){ ratios, INTS, 4, NULL, 3 }, 1, ERR_CORRUPT, "ratios: not an array with one entry for each of 4");
+    refused(&(struct entry){ ratios, INTS, 4, NULL, 3 }, 1, ERR_CORRUPT,
+            "ratios: not an array with one entry for each of 4");
     refused(&(struct entry){ ratios, INT, 4, NULL, 0 }, 1, ERR_CORRUPT, ratios);
     refused(&(struct entry){ ratios, REALS, 4, NULL, 4 }, 1, ERR_CORRUPT, ratios);
     refused(&(struct entry){ ratios, INTS, -4, NULL, 4 }, 1, ERR_UNSUPPORTED, "layer 0 has -4");
@@ -261,7 +272,8 @@ static void the_token_list_tells_a_missing_vocabulary(void **state) {
     refused(changes + 1, 1, ERR_CORRUPT, "301 tokens");
 }
 
-/* The published files announce an MTP layer that they do not hold; other converters put it behind the main layers. */
+/* The published files announce an MTP layer that they do not hold; other converters put it behind the
+ * main layers. */
 static void the_tensor_decides_whether_the_last_layer_is_mtp(void **state) {
     (void)state;
     struct entry changes[] = { { KEY("nextn_predict_layers"), INT, 1, NULL, 0 } };
@@ -368,7 +380,8 @@ static double growth(const struct hparams *hp) {
     return (double)bytes / (1 << 20);
 }
 
-/* Published: about 3509 and 5024 bytes a token, in all layers together; our rows are padded to 16 bytes, which adds 1.4 %. */
+/* Published: about 3509 and 5024 bytes a token, in all layers together; our rows are padded to 16
+ * bytes, which adds 1.4 %. */
 static void a_token_takes_the_published_bytes(void **state) {
     (void)state;
     struct hparams hp;

@@ -1,4 +1,5 @@
-/* The sampler against a naive reference (full sort, libm, one long loop), and picks from candidates against picks from rows. */
+/* The sampler against a naive reference (full sort, libm, one long loop), and picks from candidates
+ * against picks from rows. */
 #include "common/model/sampler.h"
 
 #include "common/base/rng.h"
@@ -27,7 +28,8 @@ static int naive_order(const void *a, const void *b) {
     return x->id < y->id ? -1 : 1;
 }
 
-static float naive_adjust(float logit, int32_t id, const struct sampler_params *p, const struct sampler_history *h) {
+static float naive_adjust(float logit, int32_t id, const struct sampler_params *p,
+                          const struct sampler_history *h) {
     double x = (double)logit;
     for (int i = 0; h && i < h->n; i++) {
         if (h->seen[i].id != id) continue;
@@ -39,8 +41,8 @@ static float naive_adjust(float logit, int32_t id, const struct sampler_params *
     return (float)x;
 }
 
-static int32_t naive_pick(const float *row, int n, const struct sampler_params *p, const struct sampler_history *h,
-                          uint64_t position) {
+static int32_t naive_pick(const float *row, int n, const struct sampler_params *p,
+                          const struct sampler_history *h, uint64_t position) {
     struct naive *a = calloc((size_t)n, sizeof *a);
     double *w = calloc((size_t)n, sizeof *w), total = 0;
     for (int i = 0; i < n; i++) a[i] = (struct naive){ i, naive_adjust(row[i], i, p, h) };
@@ -48,7 +50,8 @@ static int32_t naive_pick(const float *row, int n, const struct sampler_params *
     int32_t id = a[0].id;
     int keep = n;
     if (p->temperature > 0) {
-        for (int i = 0; i < n; i++) w[i] = exp(((double)a[i].logit - (double)a[0].logit) / (double)p->temperature);
+        for (int i = 0; i < n; i++)
+            w[i] = exp(((double)a[i].logit - (double)a[0].logit) / (double)p->temperature);
         while (w[keep - 1] < (double)p->min_p) keep--;
         if (p->top_k > 0 && p->top_k < keep) keep = p->top_k;
         for (int i = 0; i < keep; i++) total += w[i];
@@ -130,7 +133,8 @@ static void scene_make(struct rng *r, struct scene *c) {
     c->n = sizes[rng_below(r, COUNT_OF(sizes))];
     assert_int_equal(sampler_init(&c->s, c->n, NULL), 0);
     fill_row(r, c->row, c->n, (enum shape)rng_below(r, SHAPES));
-    for (uint64_t left = rng_below(r, 3) ? rng_below(r, 30) : rng_below(r, (uint64_t)c->n); left > 0; left--) {
+    for (uint64_t left = rng_below(r, 3) ? rng_below(r, 30) : rng_below(r, (uint64_t)c->n);
+         left > 0; left--) {
         bool is_output = rng_below(r, 2);
         assert_int_equal(sampler_history_add(&c->h, (int32_t)rng_below(r, (uint64_t)c->n), is_output), 0);
     }
@@ -232,7 +236,8 @@ static void candidates_give_the_rows_answer_or_ask_for_more(void **state) {
     assert_true(n_same > test_rounds(4000));
 }
 
-/* Candidates that another program cut: any first k, any parameters, other or no sum. They may ask for more, never err. */
+/* Candidates that another program cut: any first k, any parameters, other or no sum. They may ask for
+ * more, never err. */
 static void arbitrary_cuts_never_give_another_token(void **state) {
     (void)state;
     static struct scene c;
@@ -248,13 +253,16 @@ static void arbitrary_cuts_never_give_another_token(void **state) {
         assert_int_equal(sampler_pick(&c.s, c.row, &c.p, &c.h, position, &full, NULL), 0);
         int n = 1 + (int)rng_below(&r, rng_below(&r, 2) ? MIN(20, (uint64_t)c.n) : (uint64_t)c.n);
         logits_first(c.row, c.n, MIN(n + 1, c.n), key);
-        for (int k = 0; k < n; k++) item[k] = (struct sampler_item){ logits_key_id(key[k]), logits_key_logit(key[k]) };
+        for (int k = 0; k < n; k++)
+            item[k] = (struct sampler_item){ logits_key_id(key[k]), logits_key_logit(key[k]) };
         struct sampler_candidates cand = { .item = item, .n_item = n, .n_vocab = c.n, .lse = NAN };
         if (n < c.n) cand.left = (struct sampler_item){ logits_key_id(key[n]), logits_key_logit(key[n]) };
         cand.temperature = rng_below(&r, 4) ? c.p.temperature : (float)rng_below(&r, 3);
         if (cand.temperature > 0)
             cand.sum = logits_exp_sum(c.row, c.n, (double)item[0].logit, 1 / (double)cand.temperature);
-        if (c.p.logprobs) cand.lse = (double)item[0].logit + logits_log(logits_exp_sum(c.row, c.n, (double)item[0].logit, 1));
+        if (c.p.logprobs)
+            cand.lse = (double)item[0].logit +
+                       logits_log(logits_exp_sum(c.row, c.n, (double)item[0].logit, 1));
         int rc = sampler_pick_from(&c.s, &cand, &c.p, &c.h, position, &part, NULL);
         assert_true(rc == 0 || rc == SAMPLER_NEED_MORE);
         n_same += rc == 0;
@@ -267,7 +275,8 @@ static void arbitrary_cuts_never_give_another_token(void **state) {
 
 /* ---- ordinary requests should nearly never need a second parcel ---- */
 
-static int count_second_parcels(const struct sampler_params *p, const struct sampler_history *h, int *n_items) {
+static int count_second_parcels(const struct sampler_params *p, const struct sampler_history *h,
+                                int *n_items) {
     enum { N = 20000, ROUNDS = 400 };
     static float row[N];
     struct sampler s;
@@ -302,7 +311,13 @@ static void ordinary_requests_nearly_never_need_more(void **state) {
     (void)state;
     struct sampler_params p;
     struct sampler_history h = { 0 };
-    const struct { const char *what; float temperature, top_p, min_p; int32_t top_k; float frequency; int most; } cases[] = {
+    const struct {
+        const char *what;
+        float temperature, top_p, min_p;
+        int32_t top_k;
+        float frequency;
+        int most;
+    } cases[] = {
         { "greedy", 0, 1, 0, 0, 0, 0 },
         { "temperature 1", 1, 1, 0, 0, 0, 3 },
         { "temperature 0.6, top_p 0.95", 0.6f, 0.95f, 0, 0, 0, 0 },
@@ -323,7 +338,8 @@ static void ordinary_requests_nearly_never_need_more(void **state) {
         p.logprobs = true;
         p.n_top = 5;
         int n_more = count_second_parcels(&p, &h, &n_items);
-        print_message("     %-32s %3d of 400 need more, %d items on average\n", cases[i].what, n_more, n_items);
+        print_message("     %-32s %3d of 400 need more, %d items on average\n", cases[i].what,
+                      n_more, n_items);
         assert_true(n_more <= cases[i].most);
     }
     sampler_history_deinit(&h);
@@ -331,8 +347,8 @@ static void ordinary_requests_nearly_never_need_more(void **state) {
 
 /* ---- single facts ---- */
 
-static struct sampler_result pick(const float *row, int n, const struct sampler_params *p, const struct sampler_history *h,
-                                  uint64_t position) {
+static struct sampler_result pick(const float *row, int n, const struct sampler_params *p,
+                                  const struct sampler_history *h, uint64_t position) {
     struct sampler s;
     struct sampler_result out;
     struct err e = { 0 };
@@ -382,7 +398,8 @@ static void banned_tokens_never_come_and_banning_all_is_an_error(void **state) {
     sampler_params_init(&p);
     p.bias = bias;
     p.n_bias = 2;
-    for (uint64_t position = 0; position < 100; position++) assert_int_equal(pick(row, 3, &p, NULL, position).id, 2);
+    for (uint64_t position = 0; position < 100; position++)
+        assert_int_equal(pick(row, 3, &p, NULL, position).id, 2);
     p.n_bias = 3;
     assert_int_equal(sampler_init(&s, 3, NULL), 0);
     assert_int_equal(sampler_pick(&s, row, &p, NULL, 0, &out, &e), ERR_INVALID);
@@ -478,13 +495,15 @@ static void damaged_candidates_are_refused(void **state) {
     sampler_params_init(&p);
     p.temperature = 0;
     assert_int_equal(sampler_init(&s, 10, NULL), 0);
-#define TRY(change, expected)                                                                                     \
-    do {                                                                                                          \
-        struct sampler_item item[3] = { { 4, 2 }, { 1, 1 }, { 2, 1 } };                                           \
-        struct sampler_candidates c = { .item = item, .n_item = 3, .n_vocab = 10, .left = { 9, 0 }, .lse = NAN }; \
-        change;                                                                                                   \
-        assert_int_equal(sampler_pick_from(&s, &c, &p, NULL, 0, &out, NULL), expected);                           \
-        for (int k = 0; k < 2; k++) assert_int_equal(s.mark[k], 0);                                               \
+#define TRY(change, expected)                                                                      \
+    do {                                                                                           \
+        struct sampler_item item[3] = { { 4, 2 }, { 1, 1 }, { 2, 1 } };                            \
+        struct sampler_candidates c = {                                                            \
+            .item = item, .n_item = 3, .n_vocab = 10, .left = { 9, 0 }, .lse = NAN                 \
+        };                                                                                         \
+        change;                                                                                    \
+        assert_int_equal(sampler_pick_from(&s, &c, &p, NULL, 0, &out, NULL), expected);            \
+        for (int k = 0; k < 2; k++) assert_int_equal(s.mark[k], 0);                                \
     } while (0)
     TRY((void)0, 0);
     TRY(item[1].id = 10, ERR_CORRUPT);
@@ -505,7 +524,8 @@ static void damaged_candidates_are_refused(void **state) {
     sampler_deinit(&s);
 }
 
-/* A bias can lift a token from anywhere: it travels with the others, and is no proof for the alternatives in between. */
+/* A bias can lift a token from anywhere: it travels with the others, and is no proof for the
+ * alternatives in between. */
 static void lifted_tokens_travel_with_the_first(void **state) {
     (void)state;
     enum { N = 3000 };
@@ -631,7 +651,8 @@ static void the_sum_of_a_row_has_the_documented_order(void **state) {
         double lane[8] = { 0 };
         for (int i = 0; i < n; i++) row[i] = 9 * rng_normal(&r) - 60;
         for (int i = 0; i < n; i++) lane[i % 8] += logits_exp(((double)row[i] + 10) * 1.3);
-        double sum = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+        double sum = ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
+                     ((lane[1] + lane[5]) + (lane[3] + lane[7]));
         double got = logits_exp_sum(row, n, -10, 1.3);
         assert_memory_equal(&sum, &got, sizeof sum);
     }
@@ -666,10 +687,18 @@ static void is_fast_on_the_real_vocabulary(void **state) {
     for (int i = 0; i < N; i++) row[i] = 2.5f * rng_normal(&r);
     for (int i = 0; i < 40; i++) row[rng_below(&r, N)] += 12 - 0.25f * (float)i;
     assert_int_equal(sampler_init(&s, N, NULL), 0);
-    const struct { const char *what; float temperature, top_p, min_p; int32_t top_k; bool logprobs; } cases[] = {
-        { "greedy", 0, 1, 0, 0, false },          { "greedy, logprobs", 0, 1, 0, 0, true },
-        { "temperature 1", 1, 1, 0, 0, false },   { "top_p 0.9", 0.7f, 0.9f, 0, 0, false },
-        { "top_k 40", 1, 0.95f, 0, 40, false },   { "min_p 0.05", 1, 1, 0.05f, 0, false },
+    const struct {
+        const char *what;
+        float temperature, top_p, min_p;
+        int32_t top_k;
+        bool logprobs;
+    } cases[] = {
+        { "greedy", 0, 1, 0, 0, false },
+        { "greedy, logprobs", 0, 1, 0, 0, true },
+        { "temperature 1", 1, 1, 0, 0, false },
+        { "top_p 0.9", 0.7f, 0.9f, 0, 0, false },
+        { "top_k 40", 1, 0.95f, 0, 40, false },
+        { "min_p 0.05", 1, 1, 0.05f, 0, false },
         { "hot: temperature 2, top_p 0.99", 2, 0.99f, 0, 0, false },
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {

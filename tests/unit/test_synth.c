@@ -1,4 +1,5 @@
-/* Synthetic models: names, shapes and types against the published counts and sizes, statistics, determinism, vocabulary. */
+/* Synthetic models: names, shapes and types against the published counts and sizes, statistics,
+ * determinism, vocabulary. */
 #include "common/model/synth.h"
 #include "common/model/synth_parts.h"
 #include "common/model/synth_vocab.h"
@@ -64,7 +65,12 @@ static void count_types(const struct synth_list *list, int count[DTYPE_IDS]) {
 
 static void flash_and_pro_have_the_published_tensors(void **state) {
     (void)state;
-    const struct { const char *preset, *mix; uint32_t n; int f32, f16, q8, i32, iq2, q2k, q4k, mxfp4; uint64_t bytes; } cases[] = {
+    const struct {
+        const char *preset, *mix;
+        uint32_t n;
+        int f32, f16, q8, i32, iq2, q2k, q4k, mxfp4;
+        uint64_t bytes;
+    } cases[] = {
         { "flash-q2", NULL, 1328, 492, 359, 345, 3, 86, 43, 0, 0, 86714777664 },
         { "flash-q4", NULL, 1328, 492, 359, 345, 3, 0, 0, 129, 0, 164628168768 },
         { "flash-q2", "q2q4", 1328, 492, 359, 345, 3, 74, 37, 18, 0, 97586413632 },
@@ -103,7 +109,9 @@ static void q2q4_makes_the_last_third_of_few_layers_fine(void **state) {
     synth_list_model(&list, synth_hparams(s), SYNTH_MIX_Q2Q4);
     for (uint32_t i = 0; i < list.n; i++) {
         unsigned layer_i;
-        if (!strstr(list.tensor[i].name, "ffn_down_exps") || sscanf(list.tensor[i].name, "blk.%u.", &layer_i) != 1) continue;
+        if (!strstr(list.tensor[i].name, "ffn_down_exps") ||
+            sscanf(list.tensor[i].name, "blk.%u.", &layer_i) != 1)
+            continue;
         assert_int_equal(list.tensor[i].type, layer_i < 3 ? DTYPE_Q2_K : DTYPE_Q4_K);
     }
     synth_list_free(&list);
@@ -143,7 +151,7 @@ static void mid_has_the_true_layers_of_flash(void **state) {
     assert_int_equal(hp->n_expert, flash.n_expert);
     synth_free(s);
     s = plan((struct synth_options){ .preset = "mid", .n_layer = 2 });
-    assert_int_equal(synth_hparams(s)->n_hash_layer, 1);              /* the last layer is routed by learning */
+    assert_int_equal(synth_hparams(s)->n_hash_layer, 1);  /* the last layer is routed by learning */
     synth_free(s);
     s = plan((struct synth_options){ .preset = "flash-q2", .n_layer = 46 });
     assert_int_equal(synth_hparams(s)->ratio[42], 4);
@@ -158,9 +166,12 @@ static void unknown_presets_and_mixes_are_refused(void **state) {
     struct err e;
     struct tokenizer_vocab small = { .n_tokens = 600 };
     assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "large" }, &e), ERR_INVALID);
-    assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "tiny", .mix = "q3" }, &e), ERR_INVALID);
-    assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "tiny", .n_layer = 257 }, &e), ERR_LIMIT);
-    assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "mid", .vocab = &small }, &e), ERR_INVALID);
+    assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "tiny", .mix = "q3" }, &e),
+                     ERR_INVALID);
+    assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "tiny", .n_layer = 257 }, &e),
+                     ERR_LIMIT);
+    assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "mid", .vocab = &small }, &e),
+                     ERR_INVALID);
     assert_null(s);
 }
 
@@ -243,7 +254,8 @@ static void a_cancelled_write_leaves_nothing(void **state) {
     (void)state;
     struct err e;
     struct stat st;
-    struct synth *s = plan((struct synth_options){ .preset = "tiny", .n_threads = 2, .progress = cancel_half_way });
+    struct synth *s = plan(
+        (struct synth_options){ .preset = "tiny", .n_threads = 2, .progress = cancel_half_way });
     unlink(path_of("b.gguf"));
     assert_int_equal(synth_write(s, path_of("b.gguf"), &e), ERR_CANCELLED);
     assert_int_equal(stat(path_of("b.gguf"), &st), -1);
@@ -281,7 +293,8 @@ static void the_mtp_file_opens(void **state) {
 static void blocks_have_the_wanted_deviation_and_no_mean(void **state) {
     (void)state;
     static struct synth_noise noise;
-    const enum dtype types[] = { DTYPE_IQ2_XXS, DTYPE_Q2_K, DTYPE_Q4_K, DTYPE_Q8_0, DTYPE_MXFP4, DTYPE_F16, DTYPE_F32 };
+    const enum dtype types[] = { DTYPE_IQ2_XXS, DTYPE_Q2_K, DTYPE_Q4_K, DTYPE_Q8_0,
+                                 DTYPE_MXFP4,   DTYPE_F16,  DTYPE_F32 };
     const float deviations[] = { 1, 1.0f / 64, 1.0f / 85, 0.004f };
     uint8_t *bytes = malloc(SYNTH_CHUNK_BYTES);
     enum { N = 1 << 20 };
@@ -289,7 +302,10 @@ static void blocks_have_the_wanted_deviation_and_no_mean(void **state) {
     synth_noise_init(&noise);
     for (size_t i = 0; i < COUNT_OF(types) * COUNT_OF(deviations); i++) {
         float want = deviations[i / COUNT_OF(types)];
-        struct synth_tensor t = { .name = "blk.0.x", .type = types[i % COUNT_OF(types)], .n_dims = 2, .ne = { 1024, 4096 },
+        struct synth_tensor t = { .name = "blk.0.x",
+                                  .type = types[i % COUNT_OF(types)],
+                                  .n_dims = 2,
+                                  .ne = { 1024, 4096 },
                                   .deviation = want };
         double sum = 0, square = 0;
         synth_fill_chunk(&noise, &t, 3, 0, NULL, bytes);
@@ -300,8 +316,8 @@ static void blocks_have_the_wanted_deviation_and_no_mean(void **state) {
         }
         double mean = sum / N / (double)want, deviation = sqrt(square / N) / (double)want;
         if (fabs(mean) > 0.004 || fabs(deviation - 1) > 0.02)
-            fail_msg("%s for %g: mean %.4f, deviation %.4f times the wanted one", dtype_name(t.type), (double)want, mean,
-                     deviation);
+            fail_msg("%s for %g: mean %.4f, deviation %.4f times the wanted one",
+                     dtype_name(t.type), (double)want, mean, deviation);
     }
     free(x);
     free(bytes);
@@ -310,7 +326,9 @@ static void blocks_have_the_wanted_deviation_and_no_mean(void **state) {
 static void chunks_differ_and_are_cut_at_whole_blocks(void **state) {
     (void)state;
     static struct synth_noise noise;
-    struct synth_tensor t = { .name = "a", .type = DTYPE_IQ2_XXS, .n_dims = 2, .ne = { 4096, 8192 }, .deviation = 1 };
+    struct synth_tensor t = {
+        .name = "a", .type = DTYPE_IQ2_XXS, .n_dims = 2, .ne = { 4096, 8192 }, .deviation = 1
+    };
     struct synth_chunks c = synth_chunks_of(&t);
     uint8_t *one = malloc(SYNTH_CHUNK_BYTES), *two = malloc(SYNTH_CHUNK_BYTES);
     assert_int_equal(c.bytes % 66, 0);
@@ -372,7 +390,8 @@ static void control_tokens_are_unlikely_but_the_end_is_not(void **state) {
     assert_true(fabs(row_deviation(t, 1) - word) < 0.2 * word);
     assert_true(fabs(row_deviation(t, (uint64_t)tokenizer_find_added(tok, "</think>")) - word) < 0.2 * word);
     assert_true(fabs(row_deviation(t, 0) - word / 4) < 0.2 * word);
-    assert_true(fabs(row_deviation(t, (uint64_t)tokenizer_find_added(tok, "<think>")) - word / 4) < 0.2 * word);
+    assert_true(fabs(row_deviation(t, (uint64_t)tokenizer_find_added(tok, "<think>")) - word / 4) <
+                0.2 * word);
     tokenizer_free(tok);
     gguf_close(g);
 }
@@ -385,7 +404,8 @@ static void count_round_trips(uint32_t n_tokens, uint32_t n_exceptions_max) {
     struct err e = { 0 };
     struct token_buf ids = { 0 };
     uint32_t n_exceptions = 0;
-    if (synth_vocab_init(&sv, n_tokens, &e) < 0 || tokenizer_new_vocab(&t, &sv.vocab, &e) < 0) fail_msg("%s", e.text);
+    if (synth_vocab_init(&sv, n_tokens, &e) < 0 || tokenizer_new_vocab(&t, &sv.vocab, &e) < 0)
+        fail_msg("%s", e.text);
     assert_int_equal(sv.vocab.n_tokens, n_tokens);
     for (uint32_t id = 0; id < n_tokens; id++) {
         size_t len;

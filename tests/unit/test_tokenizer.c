@@ -1,5 +1,6 @@
-/* The tokenizer with vocabularies made here: merging against the slow way, added tokens, damaged vocabularies. Splitting
- * is in test_tokenizer_split.c, the published vocabulary in test_tokenizer_golden.c. */
+/* The tokenizer with vocabularies made here: merging against the slow way, added tokens, damaged
+ * vocabularies. Splitting is in test_tokenizer_split.c, the published vocabulary in
+ * test_tokenizer_golden.c. */
 #include "tests/harness/test.h"
 
 #include "common/base/rng.h"
@@ -91,11 +92,13 @@ static void words_merge_by_rank_whatever_the_ids(void **state) {
     check_random_vocabularies(more, COUNT_OF(more));
 }
 
-/* Runs of Chinese are cut where no token spans; tokens that begin or end inside a character must not be missed. */
+/* Runs of Chinese are cut where no token spans; tokens that begin or end inside a character must not be
+ * missed. */
 static void chinese_merges_by_rank_wherever_tokens_begin(void **state) {
     (void)state;
     static const char *const few[] = { "\xe4\xb8\xad", "\xe4\xba\xba", "\xe5\xad\x97" };
-    static const char *const mixed[] = { "\xe4\xb8\xad", "\xe4\xba\xba", "\xed\x95\x9c", "a", "\xe3\x83\xbb", "\xff", "\xe4" };
+    static const char *const mixed[] = { "\xe4\xb8\xad", "\xe4\xba\xba", "\xed\x95\x9c", "a",
+                                         "\xe3\x83\xbb", "\xff",         "\xe4" };
     check_random_vocabularies(few, COUNT_OF(few));
     check_random_vocabularies(mixed, COUNT_OF(mixed));
 }
@@ -138,7 +141,8 @@ static void a_token_that_its_bytes_do_not_merge_to_is_never_made(void **state) {
 
 /* ---- whole texts ---- */
 
-static void expect_encoding(const struct tokenizer *t, const char *text, bool parse_special, size_t n, const int32_t *ids) {
+static void expect_encoding(const struct tokenizer *t, const char *text, bool parse_special,
+                            size_t n, const int32_t *ids) {
     struct token_buf got = { 0 };
     struct err e;
     assert_fine(tokenizer_encode(t, text, strlen(text), parse_special, &got, &e), &e);
@@ -159,7 +163,8 @@ static void added_tokens_are_cut_out_only_when_asked_for(void **state) {
     struct tokenizer *t = make_tokenizer();
     expect_encoding(t, "<x>", true, 1, (int32_t[]){ x });
     expect_encoding(t, "<x>", false, 3, (int32_t[]){ BYTE('<'), BYTE('x'), BYTE('>') });
-    expect_encoding(t, "a<x>yz<x><x", true, 6, (int32_t[]){ BYTE('a'), xy, BYTE('z'), x, BYTE('<'), BYTE('x') });
+    expect_encoding(t, "a<x>yz<x><x", true, 6,
+                    (int32_t[]){ BYTE('a'), xy, BYTE('z'), x, BYTE('<'), BYTE('x') });
     expect_encoding(t, "<<x>", true, 2, (int32_t[]){ BYTE('<'), x });
     expect_encoding(t, "<u>", true, 3, (int32_t[]){ BYTE('<'), BYTE('u'), BYTE('>') });
     expect_encoding(t, "a  <x>", true, 3, (int32_t[]){ BYTE('a'), blanks, x });      /* ends the stretch */
@@ -363,8 +368,10 @@ static struct gguf *build_gguf(const struct gguf_case *c, uint8_t **bytes) {
     image_init(&m);
     if (!changed(&m, c, "tokenizer.ggml.model")) image_str(&m, "tokenizer.ggml.model", "gpt2");
     if (!changed(&m, c, "tokenizer.ggml.pre")) image_str(&m, "tokenizer.ggml.pre", "deepseek-v3");
-    if (!changed(&m, c, "tokenizer.ggml.tokens")) put_strs(&m, "tokenizer.ggml.tokens", vocab.tokens, vocab.v.n_tokens);
-    if (!changed(&m, c, "tokenizer.ggml.merges")) put_strs(&m, "tokenizer.ggml.merges", vocab.merges, vocab.v.n_merges);
+    if (!changed(&m, c, "tokenizer.ggml.tokens"))
+        put_strs(&m, "tokenizer.ggml.tokens", vocab.tokens, vocab.v.n_tokens);
+    if (!changed(&m, c, "tokenizer.ggml.merges"))
+        put_strs(&m, "tokenizer.ggml.merges", vocab.merges, vocab.v.n_merges);
     if (!changed(&m, c, "tokenizer.ggml.token_type"))
         image_array(&m, "tokenizer.ggml.token_type", GGUF_I32, vocab.kinds, n_kinds, n_kinds * 4);
     if (!changed(&m, c, "tokenizer.ggml.bos_token_id")) image_u32(&m, "tokenizer.ggml.bos_token_id", 0);
@@ -433,7 +440,8 @@ static void many_threads_share_a_tokenizer(void **state) {
     small_init(&vocab);
     small_merge_texts(&vocab, "a", "a");
     struct tokenizer *t = make_tokenizer();
-    for (size_t i = 0; i < COUNT_OF(thread); i++) assert_int_equal(pthread_create(&thread[i], NULL, encode_in_thread, t), 0);
+    for (size_t i = 0; i < COUNT_OF(thread); i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, encode_in_thread, t), 0);
     for (size_t i = 0; i < COUNT_OF(thread); i++) assert_int_equal(pthread_join(thread[i], NULL), 0);
     tokenizer_free(t);
     small_free(&vocab);

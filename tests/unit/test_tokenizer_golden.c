@@ -1,5 +1,6 @@
-/* The published vocabulary against the expected ids, pieces and bytes in vectors/tokenizer, and the small vocabularies of the
- * tiny models against theirs. Everything is skipped, loudly, where the vectors are absent. */
+/* The published vocabulary against the expected ids, pieces and bytes in vectors/tokenizer, and the
+ * small vocabularies of the tiny models against theirs. Everything is skipped, loudly, where the
+ * vectors are absent. */
 #include "tests/harness/test.h"
 
 #include "cli/tokenizer_json.h"
@@ -66,7 +67,8 @@ static const char *field(const json_t *c, const char *key, size_t *len) {
 
 static void expect_ids(const char *name, const struct token_buf *got, const json_t *expected) {
     bool same = got->n == json_array_size(expected);
-    for (size_t i = 0; i < got->n && same; i++) same = got->ids[i] == json_integer_value(json_array_get(expected, i));
+    for (size_t i = 0; i < got->n && same; i++)
+        same = got->ids[i] == json_integer_value(json_array_get(expected, i));
     if (same) return;
     char *text = json_dumps(expected, 0);
     fprintf(stderr, "%s: expected %s\n got", name, text);
@@ -75,7 +77,8 @@ static void expect_ids(const char *name, const struct token_buf *got, const json
     fail_msg("%s: other ids", name);
 }
 
-static void check_encode(const struct tokenizer *t, const json_t *c, bool parse_special, const json_t *expected) {
+static void check_encode(const struct tokenizer *t, const json_t *c, bool parse_special,
+                         const json_t *expected) {
     struct token_buf ids = { 0 };
     struct err e;
     size_t len, n_name;

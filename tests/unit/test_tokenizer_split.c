@@ -1,4 +1,5 @@
-/* Splitting into pieces: worked examples, and every short text against the published rule written out pass by pass. */
+/* Splitting into pieces: worked examples, and every short text against the published rule written out
+ * pass by pass. */
 #include "tests/harness/test.h"
 
 #include "common/base/rng.h"
@@ -92,7 +93,8 @@ static size_t main_rule(const struct character *s, size_t i, size_t n) {
     return white < 2 || i + white == n ? white : white - 1;
 }
 
-/* Each pass sets cut[i] where a piece ends before character i; a pass treats what lies between cuts as whole strings. */
+/* Each pass sets cut[i] where a piece ends before character i; a pass treats what lies between cuts as
+ * whole strings. */
 static void pass_numbers(const struct character *s, size_t from, size_t to, bool *cut) {
     for (size_t i = from; i < to;) {
         size_t n = MIN(run_of(s, i, to, CHAR_N), (size_t)3);
@@ -117,8 +119,8 @@ static void pass_main(const struct character *s, size_t from, size_t to, bool *c
     }
 }
 
-static void run_pass(void (*pass)(const struct character *, size_t, size_t, bool *), const struct character *s, size_t n,
-                     bool *cut) {
+static void run_pass(void (*pass)(const struct character *, size_t, size_t, bool *),
+                     const struct character *s, size_t n, bool *cut) {
     for (size_t from = 0, to; from < n; from = to) {
         for (to = from + 1; to < n && !cut[to]; to++) continue;
         pass(s, from, to, cut);
@@ -126,12 +128,32 @@ static void run_pass(void (*pass)(const struct character *, size_t, size_t, bool
 }
 
 /* One or more of everything the rule tells apart, inside and outside of kana and CJK. */
-static const struct symbol { const char *text; uint32_t cp; } symbols[] = {
-    { "a", 'a' }, { "Z", 'Z' }, { "\xc3\xa9", 0xe9 }, { "\xcc\x81", 0x301 }, { "1", '1' }, { "\xc2\xbd", 0xbd },
-    { "\xe4\xb8\xad", 0x4e2d }, { "\xe3\x81\xae", 0x306e }, { "\xe3\x83\xbb", 0x30fb }, { "\xe3\x81\x80", 0x3040 },
-    { "\xe3\x82\x99", 0x3099 }, { "\xe3\x82\x9b", 0x309b }, { "\xe9\xbe\xa6", 0x9fa6 }, { " ", ' ' }, { "\n", '\n' },
-    { "\r", '\r' }, { "\t", '\t' }, { "\xe3\x80\x80", 0x3000 }, { "!", '!' }, { "\xe2\x80\x94", 0x2014 },
-    { "$", '$' }, { "\xe2\x80\x8d", 0x200d }, { "\x01", 1 }, { "\xff", 0xe000 /* a stray byte: no class either */ },
+static const struct symbol { const char *text; uint32_t cp;
+} symbols[] = {
+    { "a", 'a' },
+    { "Z", 'Z' },
+    { "\xc3\xa9", 0xe9 },
+    { "\xcc\x81", 0x301 },
+    { "1", '1' },
+    { "\xc2\xbd", 0xbd },
+    { "\xe4\xb8\xad", 0x4e2d },
+    { "\xe3\x81\xae", 0x306e },
+    { "\xe3\x83\xbb", 0x30fb },
+    { "\xe3\x81\x80", 0x3040 },
+    { "\xe3\x82\x99", 0x3099 },
+    { "\xe3\x82\x9b", 0x309b },
+    { "\xe9\xbe\xa6", 0x9fa6 },
+    { " ", ' ' },
+    { "\n", '\n' },
+    { "\r", '\r' },
+    { "\t", '\t' },
+    { "\xe3\x80\x80", 0x3000 },
+    { "!", '!' },
+    { "\xe2\x80\x94", 0x2014 },
+    { "$", '$' },
+    { "\xe2\x80\x8d", 0x200d },
+    { "\x01", 1 },
+    { "\xff", 0xe000 /* a stray byte: no class either */ },
 };
 
 static void check_split(const size_t *symbol, size_t n) {
@@ -158,7 +180,9 @@ static void check_split(const size_t *symbol, size_t n) {
         size_t piece = 0;
         do piece += s[at++].n_bytes;
         while (at < n && !cut[at]);
-        if ((size_t)(next - p) != piece) fail_msg("'%.*s': piece of %td bytes, not %zu", (int)len, (char *)text, next - p, piece);
+        if ((size_t)(next - p) != piece)
+            fail_msg("'%.*s': piece of %td bytes, not %zu", (int)len, (char *)text, next - p,
+                     piece);
         p = next;
     }
     assert_int_equal(at, n);

@@ -68,12 +68,14 @@ static void decoding_takes_exactly_what_the_table_allows(void **state) {
     static const uint8_t third[] = { 0x00, 0x7f, 0x80, 0xbf, 0xc0, 0xff };
     for (unsigned i = 0; i < 65536 * COUNT_OF(third) * COUNT_OF(third); i++) {
         unsigned pair = i % 65536, rest = i / 65536;
-        uint8_t p[4] = { (uint8_t)(pair >> 8), (uint8_t)pair, third[rest % COUNT_OF(third)], third[rest / COUNT_OF(third)] };
+        uint8_t p[4] = { (uint8_t)(pair >> 8), (uint8_t)pair, third[rest % COUNT_OF(third)],
+                         third[rest / COUNT_OF(third)] };
         for (size_t len = 1; len <= 4; len++) {
             bool complete;
             uint32_t cp;
             unsigned n = match_rows(p, len, &complete), got = utf8_decode(p, p + len, &cp);
-            if (got != (complete ? n : 0)) fail_msg("%02x %02x %02x %02x of %zu: %u", p[0], p[1], p[2], p[3], len, got);
+            if (got != (complete ? n : 0))
+                fail_msg("%02x %02x %02x %02x of %zu: %u", p[0], p[1], p[2], p[3], len, got);
         }
     }
 }
