@@ -192,6 +192,16 @@ static void on_refuse(struct node *n, struct peer *p, const struct node_event *e
     }
 }
 
+static struct msg_counters counters(const struct node *n) {
+    struct msg_counters c = n->counters;
+    uint64_t alive_us = (n->now_ns - n->first_ns) / 1000;
+    c.idle_us = alive_us - MIN(alive_us, c.busy_us);
+    c.memory_used_bytes = n->holds_weights ? n->ready.weights_bytes + n->ready.state_bytes + n->ready.work_bytes : 0;
+    c.n_seq = n->n_seq;
+    c.n_queued = n->batches.n_used;
+    return c;
+}
+
 static void link_timers(struct node *n, struct peer *p, uint32_t link, struct node_outs *outs) {
     bool ours = link < NODE_LINK_ACCEPTED;
     if (p->up && peer_is_silent(p, &n->pace, n->now_ns)) {
@@ -211,9 +221,7 @@ static void link_timers(struct node *n, struct peer *p, uint32_t link, struct no
         }
         struct msg *m = node_send(n, outs, link, MSG_PING);
         peer_fill_ping(p, &m->u.ping, n->now_ns);
-        m->u.ping.counters = n->counters;
-        m->u.ping.counters.n_seq = n->n_seq;
-        m->u.ping.counters.n_queued = n->batches.n_used;
+        m->u.ping.counters = counters(n);
     }
 }
 
@@ -354,6 +362,12 @@ static void drain_maybe_done(struct node *n, struct node_outs *outs) {
     node_set_state(n, NODE_IDLE);
 }
 
+/* Whoever we connected to goes away on purpose. Its successor will be at the same address, or a new plan names another. */
+static void on_leave(struct node *n, struct peer *p, const struct node_event *ev, struct node_outs *outs) {
+    if (ev->link == NODE_LINK_COORDINATOR) notice(outs, ev->msg->u.leave.code, ev->msg->u.leave.text);
+    node_link_lost(n, p, ev->link, outs);
+}
+
 /* ---- messages ---- */
 
 static bool needs_epoch(enum msg_kind kind) {
@@ -378,7 +392,10 @@ static void dispatch(struct node *n, struct peer *p, const struct node_event *ev
     case MSG_CREDIT: if (ev->link == NODE_LINK_NEXT) work_on_credit(n, &m->u.credit, outs); break;
     case MSG_EXPERTS: if (accepted) experts_on_question(n, ev, payload, outs); break;
     case MSG_EXPERTS_DONE: if (is_helper_link(ev->link)) experts_on_answer(n, ev, payload, outs); break;
-    case MSG_LEAVE: if (accepted) accepted_forget(p); break;
+    case MSG_LEAVE:
+        if (accepted) accepted_forget(p);
+        else on_leave(n, p, ev, outs);
+        break;
     default: break;
     }
 }
@@ -437,6 +454,7 @@ void node_step(struct node *n, const struct node_event *ev, struct node_outs *ou
     outs->n = outs->n_msg = 0;
     outs->deadline_ns = UINT64_MAX;
     n->now_ns = ev->now_ns;
+    if (!n->first_ns) n->first_ns = n->now_ns;
     switch (ev->kind) {
     case NODE_EV_TICK: break;
     case NODE_EV_MSG: on_msg(n, ev, &payload, outs); break;
@@ -481,5 +499,5 @@ struct node_view node_view(const struct node *n) {
     return (struct node_view){ .state = (enum node_state)n->state, .epoch = n->epoch, .n_seq = n->n_seq,
                                .n_batch = n->batches.n_used, .n_computing = n->n_computing, .n_sent = n->n_sent,
                                .coordinator_up = n->coordinator.up, .next_up = n->next.up,
-                               .assign = n->has_assign ? &n->assign : NULL, .counters = n->counters };
+                               .assign = n->has_assign ? &n->assign : NULL, .counters = counters(n) };
 }

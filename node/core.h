@@ -46,7 +46,7 @@ struct node_config {
     struct msg_hello hello;                                   /* all about us; its arrays outlive the core */
     uint64_t incarnation;
     uint32_t ping_ms, ping_misses;
-    uint32_t n_batch_max, n_slot_max;
+    uint32_t n_batch_max, n_slot_max;                         /* batches: at least twice the coordinator's window */
     uint32_t payload_bytes_max;
     uint32_t experts_ms;                                      /* deadline of one question to a helper; 0: ten seconds */
     struct trace trace;

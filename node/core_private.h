@@ -34,7 +34,7 @@ struct node_question {                            /* to a helper */
 struct node {
     struct node_config config;
     struct peer_pace pace;
-    uint64_t now_ns, epoch;
+    uint64_t now_ns, first_ns, epoch;
     uint8_t state;
     bool stopped;
 

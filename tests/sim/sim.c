@@ -58,6 +58,7 @@ static int run_seeds(uint64_t first, uint64_t n) {
         if (run(seed, false)) continue;
         failed++;
         printf("# seed %llu: %s (sim --seed %llu --trace)\n", (unsigned long long)seed, world.why, (unsigned long long)seed);
+        fflush(stdout);
     }
     printf("# %llu seeds, %llu steps\n", (unsigned long long)n, (unsigned long long)n_step);
     return report(failed == 0, "a cluster keeps its promises under faults (%s%llu seeds)", "", n);

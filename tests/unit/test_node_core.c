@@ -174,6 +174,22 @@ static void a_silent_coordinator_is_greeted_again(void **state) {
     assert_int_equal(sent(MSG_HELLO)->u.hello.held_end, 2);            /* the weights are still here */
 }
 
+static void a_coordinator_that_leaves_is_waited_for(void **state) {
+    (void)state;
+    serve(0, 1);
+    struct msg *m = msg_from(MSG_LEAVE, 1, b.coordinator);
+    snprintf(m->u.leave.text, sizeof m->u.leave.text, "the coordinator stops");
+    deliver(NODE_LINK_COORDINATOR, (struct payload){ 0 });
+    assert_string_equal(find(NODE_OUT_NOTICE, 0)->text, "the coordinator stops");
+    assert_false(node_view(b.node).coordinator_up);
+    tick(500);
+    assert_non_null(sent(MSG_HELLO));
+    welcome(NODE_LINK_COORDINATOR, 6);
+    tick(500);
+    assert_int_equal(sent(MSG_PING)->u.ping.counters.memory_used_bytes, 42);
+    assert_int_equal(sent(MSG_PING)->u.ping.counters.idle_us, 1000000);
+}
+
 static void a_reason_of_refusal_is_told_once(void **state) {
     (void)state;
     tick(0);
@@ -629,6 +645,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(says_hello_until_somebody_answers),
         CASE(a_silent_coordinator_is_greeted_again),
+        CASE(a_coordinator_that_leaves_is_waited_for),
         CASE(a_reason_of_refusal_is_told_once),
         CASE(strangers_are_refused_and_their_bytes_given_back),
         CASE(another_process_on_a_known_link_has_to_introduce_itself),
