@@ -5,6 +5,7 @@
  *            multiply-adds; the 16 sums are folded together in the order that dot16 prescribes
  *   mix      4 heads x 64 dimensions = 16 accumulators, rows one after the other */
 #include "kernels/cpu/attn_avx512.h"
+#include "kernels/cpu/inline.h"
 
 #if defined(__AVX512F__) && defined(__AVX512VL__)
 #include <immintrin.h>
@@ -61,7 +62,7 @@ static inline __m512 fold1(__m512 a, __m512 b) {
 /* 16 vectors v[4r + h] to 16 sums: lane group h holds rows 0..3. */
 static inline __m512 fold16(const __m512 v[16]) {
     __m512 four[4];
-#pragma GCC unroll 4
+    UNROLL
     for (int i = 0; i < 4; i++)         /* all loops over accumulators unroll, or they would live in memory */
         four[i] = fold4(fold8(v[4 * i], v[4 * i + 1]), fold8(v[4 * i + 2], v[4 * i + 3]));
     return fold1(fold2(four[0], four[1]), fold2(four[2], four[3]));
@@ -70,17 +71,17 @@ static inline __m512 fold16(const __m512 v[16]) {
 static inline void scores_4x4(float *z, int64_t z_stride, const float *q, int64_t q_stride,
                               const float *rows, int64_t row_stride, int dim, __m512 scale) {
     __m512 sum[16];
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i < 16; i++) sum[i] = _mm512_setzero_ps();
     for (int d = 0; d < dim; d += 16) {
         __mmask16 lanes = tail_mask(dim - d);
         __m512 h[4];
-#pragma GCC unroll 4
+        UNROLL
         for (int i = 0; i < 4; i++) h[i] = _mm512_maskz_loadu_ps(lanes, q + i * q_stride + d);
-#pragma GCC unroll 4
+        UNROLL
         for (int r = 0; r < 4; r++) {
             __m512 row = _mm512_maskz_loadu_ps(lanes, rows + r * row_stride + d);
-#pragma GCC unroll 4
+            UNROLL
             for (int i = 0; i < 4; i++)
                 sum[4 * r + i] = _mm512_mask3_fmadd_ps(h[i], row, sum[4 * r + i], lanes);
         }
@@ -125,21 +126,21 @@ void attn_scores_avx512(float *z, int64_t z_stride, const float *q, int64_t q_st
 static inline void mix_4x64(float *o, int64_t o_stride, const float *p, int64_t p_stride,
                             const float *rows, int64_t row_stride, int n_rows) {
     __m512 sum[16];
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i < 16; i++) sum[i] = _mm512_loadu_ps(o + i / 4 * o_stride + i % 4 * 16);
     for (int r = 0; r < n_rows; r++) {
         const float *row = rows + r * row_stride;
         __m512 x[4];
-#pragma GCC unroll 4
+        UNROLL
         for (int i = 0; i < 4; i++) x[i] = _mm512_loadu_ps(row + 16 * i);
-#pragma GCC unroll 4
+        UNROLL
         for (int h = 0; h < 4; h++) {
             __m512 weight = _mm512_set1_ps(p[h * p_stride + r]);
-#pragma GCC unroll 4
+            UNROLL
             for (int i = 0; i < 4; i++) sum[4 * h + i] = _mm512_fmadd_ps(weight, x[i], sum[4 * h + i]);
         }
     }
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i < 16; i++) _mm512_storeu_ps(o + i / 4 * o_stride + i % 4 * 16, sum[i]);
 }
 

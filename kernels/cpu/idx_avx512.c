@@ -67,17 +67,17 @@ INLINE __m512i broadcast(const int8_t *p) {
 INLINE void add_heads(const struct keys *keys, const struct head_block *x, const int8_t *q,
                       const float *w, int n_blocks, int n_h, __m512 score[2]) {
     __m512 dot[2][HEADS];
-#pragma GCC unroll 4
+    UNROLL
     for (int h = 0; h < n_h; h++) dot[0][h] = dot[1][h] = _mm512_setzero_ps();
     for (int b = 0; b < n_blocks; b++) {
         __m512i acc[2][HEADS];
-#pragma GCC unroll 4
+        UNROLL
         for (int h = 0; h < n_h; h++) acc[0][h] = acc[1][h] = _mm512_set1_epi32(x[h * n_blocks + b].start);
-#pragma GCC unroll 8
+        UNROLL
         for (int k = 0; k < 8; k++) {
             __m512i k0 = _mm512_load_si512(keys->q[8 * b + k][0]),
                     k1 = _mm512_load_si512(keys->q[8 * b + k][1]);
-#pragma GCC unroll 4
+            UNROLL
             for (int h = 0; h < n_h; h++) {
                 __m512i v = broadcast(q + (h * n_blocks + b) * 32 + 4 * k);
                 acc[0][h] = _mm512_dpbusd_epi32(acc[0][h], k0, v);
@@ -85,14 +85,14 @@ INLINE void add_heads(const struct keys *keys, const struct head_block *x, const
             }
         }
         __m512 s0 = _mm512_load_ps(keys->scale[b]), s1 = _mm512_load_ps(keys->scale[b] + 16);
-#pragma GCC unroll 4
+        UNROLL
         for (int h = 0; h < n_h; h++) {
             __m512 scale = _mm512_set1_ps(x[h * n_blocks + b].scale);
             dot[0][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[0][h]), _mm512_mul_ps(scale, s0), dot[0][h]);
             dot[1][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[1][h]), _mm512_mul_ps(scale, s1), dot[1][h]);
         }
     }
-#pragma GCC unroll 4
+    UNROLL
     for (int h = 0; h < n_h; h++)
         for (int c = 0; c < 2; c++)
             score[c] = _mm512_fmadd_ps(_mm512_set1_ps(w[h]),

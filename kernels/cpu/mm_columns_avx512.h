@@ -3,12 +3,9 @@
 #define KERNELS_CPU_MM_COLUMNS_AVX512_H
 
 #include "common/base/types.h"
+#include "kernels/cpu/inline.h"
 
 #include <immintrin.h>
-
-#ifndef INLINE
-#define INLINE static inline __attribute__((always_inline))
-#endif
 
 /* In each 128-bit lane: dword j of a[i] goes to dword i of a[j]. */
 INLINE void transpose_lanes(__m512i a[4]) {

@@ -1,16 +1,14 @@
-/* dot16 products: the 16 lanes of a vector are the 16 lanes of the definition, so a running sum is one
- * register and a tile is
- * 4 weight rows x 6 activation rows of them. F16 and BF16 become f32 on the way in; quantised types
- *   are decoded first. */
+/* dot16 products: the 16 lanes of a vector are the 16 lanes of the definition, so a running sum is one register and a
+ * tile is 4 weight rows x 6 activation rows of them. F16 and BF16 become f32 on the way in; quantised types are decoded
+ * first. */
 #include "kernels/cpu/simd.h"
 
 #if defined(__x86_64__)
 #include "common/base/check.h"
+#include "kernels/cpu/inline.h"
 #include "kernels/cpu/mm_avx512.h"
 
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 enum { ROWS = 4, ROWS_MAX = 8, COLS = 6 };
 
@@ -52,18 +50,18 @@ INLINE void tile_dot(const struct tile *t, __m512 (*load)(const uint8_t *, int64
                      int w_bytes, int n_w, int n_x, bool scaled) {
     __m512 acc[COLS][ROWS_MAX];
     int64_t k = 0;
-#pragma GCC unroll 8
+    UNROLL
     for (int j = 0; j < n_w; j++)
         for (int i = 0; i < n_x; i++) acc[i][j] = _mm512_setzero_ps();
     for (; k + 16 <= t->n; k += 16) {
         __m512 w[ROWS_MAX];
-#pragma GCC unroll 8
+        UNROLL
         for (int j = 0; j < n_w; j++) {
             w[j] = load(t->w[j], k, 0xffff);
             if (n_x <= 2 && k * w_bytes % 64 == 0)
                 _mm_prefetch((const char *)t->w[j] + k * w_bytes + 1024, _MM_HINT_T1);
         }
-#pragma GCC unroll 8
+        UNROLL
         for (int i = 0; i < n_x; i++) {
             __m512 x = _mm512_loadu_ps(t->x[i] + k);
             for (int j = 0; j < n_w; j++) acc[i][j] = _mm512_fmadd_ps(w[j], x, acc[i][j]);
@@ -71,15 +69,15 @@ INLINE void tile_dot(const struct tile *t, __m512 (*load)(const uint8_t *, int64
     }
     if (k < t->n) {                               /* only its own lanes: 0 * 0 would turn -0 into 0 */
         __mmask16 mask = (__mmask16)((1u << (t->n - k)) - 1);
-#pragma GCC unroll 8
+        UNROLL
         for (int i = 0; i < n_x; i++)
-#pragma GCC unroll 8
+            UNROLL
             for (int j = 0; j < n_w; j++)
                 acc[i][j] = _mm512_mask3_fmadd_ps(load(t->w[j], k, mask),
                                                   _mm512_maskz_loadu_ps(mask, t->x[i] + k),
                                                   acc[i][j], mask);
     }
-#pragma GCC unroll 8
+    UNROLL
     for (int i = 0; i < n_x; i++)
         for (int j = 0; j < n_w; j += 4) {
             __m128 sum = sum_4(acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]);

@@ -24,7 +24,7 @@ INLINE void dot_columns(const struct panel *p, const struct token *x, int first,
                         __m512i acc[2][TOKENS_MAX]) {
     for (int k = first; k < first + n; k++) {
         __m512i w0 = _mm512_load_si512(p->q[k][0]), w1 = _mm512_load_si512(p->q[k][1]);
-#pragma GCC unroll 6
+        UNROLL
         for (int t = 0; t < n_t; t++) {
             __m512i q = broadcast(x[t].q + 4 * k);
             acc[0][t] = _mm512_dpbusd_epi32(acc[0][t], w0, q);
@@ -40,25 +40,25 @@ INLINE __m512 scaled(__m512i isum, __m512 d, __m512 dx, __m512 f) {
 
 INLINE void micro_32(const struct panel *p, const struct token *x, struct sums *sums, int n_blocks, int n_t) {
     __m512 f[2][TOKENS_MAX];
-#pragma GCC unroll 6
+    UNROLL
     for (int t = 0; t < n_t; t++) {
         f[0][t] = _mm512_load_ps(sums[t].f[0]);
         f[1][t] = _mm512_load_ps(sums[t].f[1]);
     }
     for (int b = 0; b < n_blocks; b++) {
         __m512i acc[2][TOKENS_MAX];
-#pragma GCC unroll 6
+        UNROLL
         for (int t = 0; t < n_t; t++) acc[0][t] = acc[1][t] = broadcast(x[t].start + b);
         dot_columns(p, x, 8 * b, 8, n_t, acc);
         __m512 d0 = _mm512_load_ps(p->d[b]), d1 = _mm512_load_ps(p->d[b] + 16);
-#pragma GCC unroll 6
+        UNROLL
         for (int t = 0; t < n_t; t++) {
             __m512 dx = _mm512_set1_ps(x[t].d[b]);
             f[0][t] = scaled(acc[0][t], d0, dx, f[0][t]);
             f[1][t] = scaled(acc[1][t], d1, dx, f[1][t]);
         }
     }
-#pragma GCC unroll 6
+    UNROLL
     for (int t = 0; t < n_t; t++) {
         _mm512_store_ps(sums[t].f[0], f[0][t]);
         _mm512_store_ps(sums[t].f[1], f[1][t]);
@@ -69,14 +69,14 @@ INLINE void micro_32(const struct panel *p, const struct token *x, struct sums *
 INLINE void micro_256(const struct panel *p, const struct token *x, struct sums *sums, int n_t,
                       int sub, int n_min) {
     __m512i acc[2][TOKENS_MAX], part[2][TOKENS_MAX];
-#pragma GCC unroll 6
+    UNROLL
     for (int t = 0; t < n_t; t++) acc[0][t] = acc[1][t] = _mm512_setzero_si512();
     for (int s = 0; s < 64 / sub; s++) {
-#pragma GCC unroll 6
+        UNROLL
         for (int t = 0; t < n_t; t++) part[0][t] = part[1][t] = broadcast(x[t].start + s);
         dot_columns(p, x, sub * s, sub, n_t, part);
         __m512i s0 = _mm512_load_si512(p->scale[s]), s1 = _mm512_load_si512(p->scale[s] + 16);
-#pragma GCC unroll 6
+        UNROLL
         for (int t = 0; t < n_t; t++) {
             acc[0][t] = sub == 64 ? part[0][t]
                                   : _mm512_add_epi32(acc[0][t], _mm512_mullo_epi32(part[0][t], s0));
@@ -86,7 +86,7 @@ INLINE void micro_256(const struct panel *p, const struct token *x, struct sums 
     }
     for (int c = 0; c < 2; c++) {
         __m512 d = _mm512_load_ps(p->d[0] + 16 * c), dmin = _mm512_load_ps(p->dmin + 16 * c);
-#pragma GCC unroll 6
+        UNROLL
         for (int t = 0; t < n_t; t++) {
             __m512 dx = _mm512_set1_ps(x[t].d[0]), f = _mm512_load_ps(sums[t].f[c]);
             f = scaled(acc[c][t], d, dx, f);

@@ -76,7 +76,7 @@ INLINE __m256i lanes_sum(__m512i a, __m512i b) {
 
 INLINE __m256i dwords(const struct rows *rows, int at) {
     int32_t w[ROWS];
-#pragma GCC unroll 8
+    UNROLL
     for (int r = 0; r < ROWS; r++) memcpy(&w[r], row_at(rows, r) + at, 4);
     return _mm256_setr_epi32(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]);
 }
@@ -92,7 +92,7 @@ INLINE void head_d_dmin(struct head *r, __m256i d_dmin) {
 
 INLINE __m256 halves(const struct rows *rows, int at) {
     uint16_t h[ROWS];
-#pragma GCC unroll 8
+    UNROLL
     for (int r = 0; r < ROWS; r++) memcpy(&h[r], row_at(rows, r) + at, 2);
     return _mm256_cvtph_ps(_mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3],
                                           (short)h[4], (short)h[5], (short)h[6], (short)h[7]));
@@ -189,7 +189,7 @@ INLINE __m512i row_q3_k(const struct rows *rows, int r, const struct block *x, c
     __m512i mask = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)row_at(rows, r)));
     /* bits 0..3 of half n: bits 4n + t of hmask */
     mask = _mm512_mask_srli_epi16(mask, 0xffff0000u, mask, 4);
-#pragma GCC unroll 4
+    UNROLL
     for (int t = 0; t < 4; t++) {
         __m512i high = t < 2 ? _mm512_slli_epi16(mask, 2 - t) : _mm512_srli_epi16(mask, t - 2);
         __m512i code = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(q, 2 * t), low2),
@@ -285,7 +285,7 @@ INLINE void head_q6_k(const struct rows *rows, const struct block *x, struct hea
 INLINE __m512i row_q6_k(const struct rows *rows, int r, const struct block *x, const struct head *head) {
     const __m512i low = _mm512_set1_epi8(15), top2 = _mm512_set1_epi8(48);
     __m512i scale = head->scale[r / 4], v = _mm512_setzero_si512();
-#pragma GCC unroll 2
+    UNROLL
     for (int n = 0; n < 2; n++) {
         __m512i q = load_once(row_at(rows, r) + 64 * n);
         __m512i high = _mm512_broadcast_i64x4(
@@ -317,7 +317,7 @@ INLINE struct iq2_codes iq2_pair(const uint8_t *first, const uint8_t *second) {
 INLINE __m512i iq2_sums(const struct iq2_codes *codes, const struct block *x) {
     __m512i v[8], sum[2] = { x->start, _mm512_setzero_si512() };
     iq2_values(codes, v);
-#pragma GCC unroll 8
+    UNROLL
     for (int e = 0; e < 8; e++) sum[e % 2] = _mm512_dpbusd_epi32(sum[e % 2], v[e], x->q[e]);
     return _mm512_mullo_epi32(_mm512_add_epi32(sum[0], sum[1]), codes->scale);
 }
@@ -416,7 +416,7 @@ rows_dot(const struct mm_tile *t, const struct block *x, int j, enum dtype type,
         __m512i v[ROWS];
         struct rows ahead = rows_peek(&rows, bytes);
         head_read(&ahead, rows.at + bytes < rows.bytes ? x + 1 : x, &next);
-#pragma GCC unroll 8
+        UNROLL
         for (int r = 0; r < ROWS; r++) {
             v[r] = row_sum(&rows, r, x, &head);
             if (r == 3) acc = finish(&last, type, acc);
@@ -439,7 +439,7 @@ static void dot_iq2_xxs(const struct mm_tile *t, const struct block *x, int j) {
         __m512i v[ROWS / 2];
         struct rows ahead = rows_peek(&rows, BYTES);
         __m256 d = _mm256_mul_ps(halves(&rows, 0), _mm256_set1_ps(0.125f));
-#pragma GCC unroll 4
+        UNROLL
         for (int r = 0; r < ROWS; r += 2) {
             struct iq2_codes next = r < 6 ? iq2_pair(row_at(&rows, r + 2), row_at(&rows, r + 3))
                                           : iq2_pair(row_at(&ahead, 0), row_at(&ahead, 1));

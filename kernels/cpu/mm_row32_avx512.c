@@ -40,7 +40,7 @@ INLINE __m512i half_sums(const __m512i v[ROWS]) {
 
 INLINE __m128i halves(const struct rows *rows, int at) {
     uint16_t h[ROWS];
-#pragma GCC unroll 8
+    UNROLL
     for (int r = 0; r < ROWS; r++) memcpy(&h[r], row_at(rows, r) + at, 2);
     __m128i v = _mm_cvtsi32_si128(h[0]);
     v = _mm_insert_epi16(v, h[1], 1);
@@ -56,7 +56,7 @@ INLINE __m256 q8_0_pair(const struct rows *rows, const int8_t *q, const struct p
                         bool one) {
     __m512i v[ROWS], xq = one ? _mm512_zextsi256_si512(_mm256_loadu_si256((const void *)q))
                               : _mm512_loadu_si512(q);
-#pragma GCC unroll 8
+    UNROLL
     for (int r = 0; r < ROWS; r++)
         v[r] = _mm512_dpbusd_epi32(
             x->start, _mm512_xor_si512(q8_0_load(row_at(rows, r), one), _mm512_set1_epi8(-128)),
@@ -141,7 +141,7 @@ INLINE void quad_scales(const struct rows *rows, struct quad_type type, int n, _
     if (type.mxfp4) {
         const __m512i index = _mm512_castsi256_si512(
             _mm256_setr_epi64x(0, 0x1111111111111111, 0x2222222222222222, 0x3333333333333333));
-#pragma GCC unroll 8
+        UNROLL
         for (int r = 0; r < ROWS; r++)
             v = _mm512_mask_permutexvar_epi8(v, 0x01010101u << r, index,
                                              _mm512_maskz_loadu_epi8(exist, row_at(rows, r)));
@@ -151,7 +151,7 @@ INLINE void quad_scales(const struct rows *rows, struct quad_type type, int n, _
         const __m512i index = _mm512_inserti64x4(
             _mm512_castsi256_si512(_mm256_set_m128i(_mm_set1_epi16(9), _mm_set1_epi16(0))),
             _mm256_set_m128i(_mm_set1_epi16(27), _mm_set1_epi16(18)), 1);
-#pragma GCC unroll 8
+        UNROLL
         for (int r = 0; r < ROWS; r++)
             v = _mm512_mask_permutexvar_epi16(v, 0x01010101u << r, index,
                                               _mm512_maskz_loadu_epi8(exist, row_at(rows, r)));
@@ -164,7 +164,7 @@ INLINE __m256 quad(const struct rows *rows, struct quad_type type, const struct 
     __m512 scale[2];
     quad_scales(rows, type, n, scale);                                 /* first: the longest chain */
     __m512i v[ROWS];
-#pragma GCC unroll 8
+    UNROLL
     for (int r = 0; r < ROWS; r++) v[r] = quad_sums(row_at(rows, r), type, x, n);
     __m512i low = lane_sums(v), high = lane_sums(v + 4);               /* a block per lane; rows 0..3, 4..7 */
     __m512 f[2] = {
@@ -173,7 +173,7 @@ INLINE __m256 quad(const struct rows *rows, struct quad_type type, const struct 
         _mm512_cvtepi32_ps(
             _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high)),
     };
-#pragma GCC unroll 2
+    UNROLL
     for (int i = 0; i < 2; i++) {
         scale[i] = _mm512_mul_ps(scale[i], x->d[i]);
         if (n > 2 * i)

@@ -1,15 +1,13 @@
-/* mm_row_avx512 - what the products of one activation row share: eight weight rows at a time, summed by transposing trees, fetched
- * ahead from memory. Eight streams are as many as the hardware follows at the full speed of the memory. */
+/* mm_row_avx512 - what the products of one activation row share: eight weight rows at a time, summed by transposing
+ * trees, fetched ahead from memory. Eight streams are as many as the hardware follows at the full speed of the memory.
+ */
 #ifndef KERNELS_CPU_MM_ROW_AVX512_H
 #define KERNELS_CPU_MM_ROW_AVX512_H
 
+#include "kernels/cpu/inline.h"
 #include "kernels/cpu/simd.h"
 
 #include <immintrin.h>
-
-#ifndef INLINE
-#define INLINE static inline __attribute__((always_inline))
-#endif
 
 enum { ROWS = 8, AHEAD = 1024 };
 
@@ -17,7 +15,7 @@ enum { ROWS = 8, AHEAD = 1024 };
 struct rows {
     const uint8_t *p[ROWS];
     int64_t at, bytes;                             /* where in the row the next block starts; of the row */
-    int64_t fetched, jump;                         /* asked for up to here; added to what is past the row's end: the next 8 rows */
+    int64_t fetched, jump; /* asked for up to here; added to what is past the row's end: the next 8 rows */
     int n;
 };
 
@@ -25,7 +23,7 @@ struct rows {
 INLINE struct rows rows_at(const struct mm_tile *t, int j) {
     struct rows rows = { .bytes = t->row_bytes, .n = MIN(ROWS, t->n_w - j) };
     for (int r = 0; r < ROWS; r++) rows.p[r] = t->w + (int64_t)MIN(j + r, t->n_w - 1) * t->row_bytes;
-    rows.jump = j + ROWS < t->n_w ? (ROWS - 1) * t->row_bytes : -t->row_bytes;     /* at the end nothing new */
+    rows.jump = j + ROWS < t->n_w ? (ROWS - 1) * t->row_bytes : -t->row_bytes; /* at the end nothing new */
     rows.fetched = j == 0 ? 0 : AHEAD;
     return rows;
 }
@@ -35,7 +33,7 @@ INLINE void rows_next(struct rows *rows, int n) {
     rows->at += n;
     for (; rows->fetched < rows->at + AHEAD; rows->fetched += 64) {
         int64_t at = rows->fetched < rows->bytes ? rows->fetched : rows->fetched + rows->jump;
-#pragma GCC unroll 8
+        UNROLL
         for (int r = 0; r < ROWS; r++) _mm_prefetch((const char *)rows->p[r] + at, _MM_HINT_T1);
     }
 }

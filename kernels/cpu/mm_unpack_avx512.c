@@ -270,13 +270,13 @@ static void unpack_iq2_xxs(struct panel *p, int c, const uint8_t *const row[16],
     for (int half = 0; half < 2; half++) {
         __m512i v[8];
         columns_32(v, row, 2 + 32 * half);
-#pragma GCC unroll 4
+        UNROLL
         for (int i = 0; i < 4; i++) {
             int g = 4 * half + i;
             struct iq2_codes codes = iq2_lookup(v[2 * i], v[2 * i + 1]);
             __m512i values[8];
             iq2_values(&codes, values);
-#pragma GCC unroll 8
+            UNROLL
             for (int e = 0; e < 8; e++) put(p, c, 8 * g + e, values[e]);
             put_scale(p, c, g, codes.scale);
         }
