@@ -1,4 +1,5 @@
-/* cmd_generate - continues a sequence of token ids; prints the new ids, or JSON with log-probabilities and timings. */
+/* cmd_generate - continues a sequence of token ids; prints the new ids, or JSON with log-probabilities
+ * and timings. */
 #include "cli/cmd.h"
 
 #include "cli/engine.h"
@@ -33,9 +34,11 @@ static int keep_row(void *ctx, uint32_t i, const float *logits, struct err *e) {
 }
 
 static void json_token(struct generate *s, const struct sampler_result *r) {
-    buf_printf(&s->tokens, "%s\n    {\"id\": %d, \"logprob\": %.9g, \"top\": [", s->tokens.size ? "," : "", r->id, r->logprob);
+    buf_printf(&s->tokens, "%s\n    {\"id\": %d, \"logprob\": %.9g, \"top\": [",
+               s->tokens.size ? "," : "", r->id, r->logprob);
     for (int i = 0; i < r->n_top; i++)
-        buf_printf(&s->tokens, "%s{\"id\": %d, \"logprob\": %.9g}", i ? ", " : "", r->top[i].id, r->top[i].logprob);
+        buf_printf(&s->tokens, "%s{\"id\": %d, \"logprob\": %.9g}", i ? ", " : "", r->top[i].id,
+                   r->top[i].logprob);
     buf_printf(&s->tokens, "]}");
 }
 
@@ -57,7 +60,8 @@ static int generate_all(struct generate *s, int n, struct err *e) {
     uint64_t start = clock_now_ns();
     int rc = engine_eval(&s->g, s->ids.ids, (uint32_t)s->ids.n, 1, keep_row, s, NULL, NULL, e);
     s->prefill_seconds = clock_seconds_since(start);
-    for (size_t i = 0; rc == 0 && i < s->ids.n; i++) rc = sampler_history_add(&s->history, s->ids.ids[i], false);
+    for (size_t i = 0; rc == 0 && i < s->ids.n; i++)
+        rc = sampler_history_add(&s->history, s->ids.ids[i], false);
     start = clock_now_ns();
     bool done = false;
     for (int i = 0; rc == 0 && i < n && !done; i++) {
@@ -70,16 +74,20 @@ static int generate_all(struct generate *s, int n, struct err *e) {
 
 static void print_json(const struct generate *s, size_t n_prompt) {
     struct stage_memory memory = stage_model_memory(s->g.stage[0]);
-    printf("{\n  \"prompt_tokens\": %zu,\n  \"tokens\": [%s\n  ],\n", n_prompt, s->tokens.data ? s->tokens.data : "");
-    printf("  \"timings\": {\"load_s\": %.6f, \"prefill_s\": %.6f, \"prefill_tokens_per_s\": %.3f, \"decode_s\": %.6f, "
+    printf("{\n  \"prompt_tokens\": %zu,\n  \"tokens\": [%s\n  ],\n", n_prompt,
+           s->tokens.data ? s->tokens.data : "");
+    printf("  \"timings\": {\"load_s\": %.6f, \"prefill_s\": %.6f, \"prefill_tokens_per_s\": %.3f, "
+           "\"decode_s\": %.6f, "
            "\"decode_tokens_per_s\": %.3f},\n",
-           s->g.load_seconds, s->prefill_seconds, (double)n_prompt / s->prefill_seconds, s->decode_seconds,
-           s->n_new > 1 ? (s->n_new - 1) / s->decode_seconds : 0.0);
-    printf("  \"memory\": {\"weights\": %llu, \"state\": %llu, \"work\": %llu}\n}\n", (unsigned long long)memory.weights,
-           (unsigned long long)memory.state, (unsigned long long)memory.work);
+           s->g.load_seconds, s->prefill_seconds, (double)n_prompt / s->prefill_seconds,
+           s->decode_seconds, s->n_new > 1 ? (s->n_new - 1) / s->decode_seconds : 0.0);
+    printf("  \"memory\": {\"weights\": %llu, \"state\": %llu, \"work\": %llu}\n}\n",
+           (unsigned long long)memory.weights, (unsigned long long)memory.state,
+           (unsigned long long)memory.work);
 }
 
-static int generate(struct generate *s, const struct engine_options *o, const char *ids_path, int n, struct err *e) {
+static int generate(struct generate *s, const struct engine_options *o, const char *ids_path, int n,
+                    struct err *e) {
     int rc = ids_read_file(ids_path, &s->ids, e);
     size_t n_prompt = s->ids.n;
     if (rc == 0) rc = engine_open(&s->g, o, e);
@@ -107,27 +115,39 @@ int cmd_generate(int argc, char **argv) {
     double temp = 0, top_p = 1, min_p = 0, repetition = 1, frequency = 0, presence = 0;
     const struct opt table[] = {
         ENGINE_OPTS(o),
-        OPT_STRING(0, "ids", &ids, "FILE", "the prompt: token ids as decimal text, - for the input (required)"),
+        OPT_STRING(0, "ids", &ids, "FILE",
+                   "the prompt: token ids as decimal text, - for the input (required)"),
         OPT_INT('n', "predict", &n, 1, 1 << 24, "N", "how many tokens to make"),
         OPT_FLAG(0, "stop-at-eos", &s.stop_at_eos, "end after the end-of-sentence token"),
         OPT_FLAG('j', "json", &s.json, "print JSON with log-probabilities and timings"),
         OPT_GROUP("Sampling"),
         OPT_NUMBER(0, "temp", &temp, 0, 100, "X", "temperature; 0 takes the likeliest token"),
         OPT_NUMBER(0, "top-p", &top_p, 0, 1, "X", "likeliest tokens that hold this share"),
-        OPT_NUMBER(0, "min-p", &min_p, 0, 1, "X", "tokens at least this likely, relative to the likeliest"),
+        OPT_NUMBER(0, "min-p", &min_p, 0, 1, "X",
+                   "tokens at least this likely, relative to the likeliest"),
         OPT_INT(0, "top-k", &top_k, 0, 1 << 24, "N", "the N likeliest tokens; 0: all"),
-        OPT_NUMBER(0, "repetition-penalty", &repetition, 0.01, 100, "X", "divides the logits of tokens already seen"),
+        OPT_NUMBER(0, "repetition-penalty", &repetition, 0.01, 100, "X",
+                   "divides the logits of tokens already seen"),
         OPT_NUMBER(0, "frequency-penalty", &frequency, -100, 100, "X", "per occurrence in the answer"),
         OPT_NUMBER(0, "presence-penalty", &presence, -100, 100, "X", "once per token in the answer"),
-        OPT_U64(0, "seed", &s.params.seed, 0, UINT64_MAX, "N", "chance is a function of seed and position"),
+        OPT_U64(0, "seed", &s.params.seed, 0, UINT64_MAX, "N",
+                "chance is a function of seed and position"),
         OPT_INT(0, "top-logprobs", &n_top, 0, SAMPLER_TOP_MAX, "N", "alternatives per token in the JSON"),
     };
-    const struct opts spec = { "generate", "", "Continues a sequence of token ids and prints the new ids.", table, COUNT_OF(table), 0, 0 };
+    const struct opts spec = { "generate",
+                               "",
+                               "Continues a sequence of token ids and prints the new ids.",
+                               table,
+                               COUNT_OF(table),
+                               0,
+                               0 };
     int n_args = opts_parse(&spec, argc, argv);
     if (n_args < 0) return opts_exit_status(n_args);
     if (!o.model || !ids) return opts_usage_error(&spec, "--model and --ids are required");
-    s.params.temperature = (float)temp, s.params.top_p = (float)top_p, s.params.min_p = (float)min_p, s.params.top_k = top_k;
-    s.params.repetition = (float)repetition, s.params.frequency = (float)frequency, s.params.presence = (float)presence;
+    s.params.temperature = (float)temp, s.params.top_p = (float)top_p, s.params.min_p = (float)min_p,
+    s.params.top_k = top_k;
+    s.params.repetition = (float)repetition, s.params.frequency = (float)frequency,
+    s.params.presence = (float)presence;
     s.params.logprobs = s.json, s.params.n_top = n_top;
     struct err e = { 0 };
     int rc = generate(&s, &o, ids, n, &e);

@@ -13,7 +13,8 @@ static int write_row(void *ctx, uint32_t i, const float *logits, struct err *e) 
     return file_writer_write(w, logits, (uint64_t)engine_hparams(g)->n_vocab * sizeof(float), e);
 }
 
-static int logits(const struct engine_options *o, const char *ids_path, uint32_t n_last, const char *out_path, struct err *e) {
+static int logits(const struct engine_options *o, const char *ids_path, uint32_t n_last,
+                  const char *out_path, struct err *e) {
     struct engine g = { 0 };
     struct token_buf ids = { 0 };
     struct file_writer *w = NULL;
@@ -22,7 +23,9 @@ static int logits(const struct engine_options *o, const char *ids_path, uint32_t
     if (rc == 0) rc = ids_check(ids_path, &ids, engine_hparams(&g)->n_vocab, e);
     if (rc == 0) rc = file_writer_new(&w, out_path, e);
     const void *pair[2] = { &g, w };
-    if (rc == 0) rc = engine_eval(&g, ids.ids, (uint32_t)ids.n, n_last ? n_last : (uint32_t)ids.n, write_row, pair, NULL, NULL, e);
+    if (rc == 0)
+        rc = engine_eval(&g, ids.ids, (uint32_t)ids.n, n_last ? n_last : (uint32_t)ids.n, write_row, pair,
+                         NULL, NULL, e);
     if (rc == 0) rc = file_writer_finish(w, e);
     else file_writer_abort(w);
     token_buf_free(&ids);
@@ -42,8 +45,14 @@ int cmd_logits(int argc, char **argv) {
         OPT_STRING('o', "out", &out, "FILE", "where the rows go (required)"),
     };
     const struct opts spec = {
-        "logits", "", "Writes the logits that follow each token id: one row of little-endian float32 per position, as long as the vocabulary.",
-        table, COUNT_OF(table), 0, 0,
+        "logits",
+        "",
+        "Writes the logits that follow each token id: one row of little-endian float32 per position, as "
+        "long as the vocabulary.",
+        table,
+        COUNT_OF(table),
+        0,
+        0,
     };
     int n_args = opts_parse(&spec, argc, argv);
     if (n_args < 0) return opts_exit_status(n_args);

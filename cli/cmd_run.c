@@ -1,8 +1,9 @@
-/* cmd_run - talk to the model in the terminal: one prompt, or a conversation with line editing and history.
+/* cmd_run - talk to the model in the terminal: one prompt, or a conversation with line editing and
+ * history.
  *
- * Every turn the whole conversation is rendered and tokenized again; what the sequence already holds of it is not computed
- * twice. Ctrl-C stops the answer and not the program; at the prompt it clears the line. The answer goes to stdout,
- * everything else (progress, timings, the prompt sign) to stderr. */
+ * Every turn the whole conversation is rendered and tokenized again; what the sequence already holds of
+ * it is not computed twice. Ctrl-C stops the answer and not the program; at the prompt it clears the
+ * line. The answer goes to stdout, everything else (progress, timings, the prompt sign) to stderr. */
 #include "cli/cmd.h"
 
 #include "cli/engine.h"
@@ -47,11 +48,13 @@ struct run {
 
 /* ---- progress ---- */
 
-static void draw_bar(const char *what, uint64_t done, uint64_t total, double seconds, double in_unit, const char *unit) {
+static void draw_bar(const char *what, uint64_t done, uint64_t total, double seconds, double in_unit,
+                     const char *unit) {
     if (!term_is_terminal(stderr) || total == 0) return;
     int full = (int)(done * RUN_BAR / total);
-    fprintf(stderr, "\r%-8s [%.*s%*s] %3d%%  %.1f %s/s", what, full, "==============================", RUN_BAR - full, "",
-            (int)(done * 100 / total), seconds > 0 ? (double)done / in_unit / seconds : 0.0, unit);
+    fprintf(stderr, "\r%-8s [%.*s%*s] %3d%%  %.1f %s/s", what, full,
+            "==============================", RUN_BAR - full, "", (int)(done * 100 / total),
+            seconds > 0 ? (double)done / in_unit / seconds : 0.0, unit);
     if (done >= total) fprintf(stderr, "\r\033[K");
     fflush(stderr);
 }
@@ -93,12 +96,13 @@ static int encode_raw(struct run *r, struct token_buf *out, struct err *e) {
     int32_t bos = tokenizer_bos(r->g.tokenizer);
     int rc = bos >= 0 ? token_buf_push(out, bos, e) : 0;
     for (int i = 0; rc == 0 && i < r->n_messages; i++)
-        rc = tokenizer_encode(r->g.tokenizer, r->message[i].content.data, r->message[i].content.len, true, out, e);
+        rc = tokenizer_encode(r->g.tokenizer, r->message[i].content.data, r->message[i].content.len, true,
+                              out, e);
     return rc;
 }
 
-/* Brings the sequence to exactly these tokens, computing only what it does not hold. The last token is always computed: its
- * logits are needed. */
+/* Brings the sequence to exactly these tokens, computing only what it does not hold. The last token is
+ * always computed: its logits are needed. */
 static int prefill(struct run *r, const struct token_buf *tokens, struct err *e) {
     size_t same = 0;
     while (same < r->cached.n && same < tokens->n && r->cached.ids[same] == tokens->ids[same]) same++;
@@ -108,7 +112,8 @@ static int prefill(struct run *r, const struct token_buf *tokens, struct err *e)
     struct prefill_bar bar = { clock_now_ns() };
     r->cached.n = same;
     if (rc == 0)
-        rc = engine_eval(&r->g, tokens->ids + same, (uint32_t)(tokens->n - same), 1, keep_row, r, prefill_progress, &bar, e);
+        rc = engine_eval(&r->g, tokens->ids + same, (uint32_t)(tokens->n - same), 1, keep_row, r,
+                         prefill_progress, &bar, e);
     if (term_is_terminal(stderr)) fprintf(stderr, "\r\033[K");
     r->n_prefill += tokens->n - same;
     r->prefill_seconds += clock_seconds_since(bar.start_ns);
@@ -135,7 +140,8 @@ static int generate(struct run *r, struct buf *answer, struct err *e) {
     struct sampler_history history = { 0 };
     uint64_t start = clock_now_ns();
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < r->cached.n; i++) rc = sampler_history_add(&history, r->cached.ids[i], false);
+    for (size_t i = 0; rc == 0 && i < r->cached.n; i++)
+        rc = sampler_history_add(&history, r->cached.ids[i], false);
     for (int i = 0; rc == 0 && i < r->n_max && !interrupted; i++) {
         struct sampler_result pick;
         rc = sampler_pick(&r->sampler, r->logits, &r->params, &history, r->cached.n, &pick, e);
@@ -160,7 +166,9 @@ static int generate(struct run *r, struct buf *answer, struct err *e) {
 }
 
 static int add_message(struct run *r, enum chat_role role, const char *text, size_t len, struct err *e) {
-    if (r->n_messages == RUN_MESSAGES_MAX) return err_set(e, ERR_LIMIT, "the conversation has %d messages; /reset starts anew", RUN_MESSAGES_MAX);
+    if (r->n_messages == RUN_MESSAGES_MAX)
+        return err_set(e, ERR_LIMIT, "the conversation has %d messages; /reset starts anew",
+                       RUN_MESSAGES_MAX);
     char *copy = malloc(len + 1);
     if (!copy) return err_set(e, ERR_NOMEM, "no memory for a message");
     memcpy(copy, text, len);
@@ -178,10 +186,13 @@ static void reset(struct run *r) {
 static void print_timings(const struct run *r) {
     if (r->quiet) return;
     const char *dim = term_style(stderr, TERM_DIM), *plain = term_style(stderr, TERM_PLAIN);
-    fprintf(stderr, "%s%llu prompt tokens in %.2f s (%.1f/s), %llu new tokens in %.2f s (%.1f/s), context %u%s\n", dim,
-            (unsigned long long)r->n_prefill, r->prefill_seconds, r->prefill_seconds > 0 ? (double)r->n_prefill / r->prefill_seconds : 0.0,
-            (unsigned long long)r->n_decode, r->decode_seconds, r->decode_seconds > 0 ? (double)r->n_decode / r->decode_seconds : 0.0,
-            engine_len(&r->g), plain);
+    fprintf(stderr,
+            "%s%llu prompt tokens in %.2f s (%.1f/s), %llu new tokens in %.2f s (%.1f/s), context %u%s\n",
+            dim, (unsigned long long)r->n_prefill, r->prefill_seconds,
+            r->prefill_seconds > 0 ? (double)r->n_prefill / r->prefill_seconds : 0.0,
+            (unsigned long long)r->n_decode, r->decode_seconds,
+            r->decode_seconds > 0 ? (double)r->n_decode / r->decode_seconds : 0.0, engine_len(&r->g),
+            plain);
 }
 
 /* What the answer says after "</think>": that is what later turns remember. */
@@ -289,7 +300,7 @@ static int converse(struct run *r, struct err *e) {
         if (text[0]) history(past, &event, H_ENTER, line);
         if (text[0] == '/') go_on = command(r, text);
         else if (text[0]) rc = turn(r, text, e);
-        if (rc == ERR_LIMIT || rc == ERR_INVALID) {                    /* the conversation can go on after those */
+        if (rc == ERR_LIMIT || rc == ERR_INVALID) { /* the conversation can go on after those */
             fprintf(stderr, "%s\n", e->text);
             rc = 0;
         }
@@ -335,7 +346,8 @@ static int run(struct run *r, struct engine_options *o, const char *prompt, stru
     struct gguf_str name = { 0 }, jinja = { 0 };
     gguf_get_str(stage_model_gguf(r->g.stage[0]), "general.name", &name, NULL);
     gguf_get_str(stage_model_gguf(r->g.stage[0]), "tokenizer.chat_template", &jinja, NULL);
-    r->encoding = chat_encoding_guess((struct chat_text){ name.data, name.len }, (struct chat_text){ jinja.data, jinja.len });
+    r->encoding = chat_encoding_guess((struct chat_text){ name.data, name.len },
+                                      (struct chat_text){ jinja.data, jinja.len });
     rc = sampler_params_check(&r->params, n_vocab, e);
     if (rc == 0) rc = sampler_init(&r->sampler, n_vocab, e);
     r->logits = malloc((size_t)n_vocab * sizeof *r->logits);
@@ -370,13 +382,19 @@ int cmd_run(int argc, char **argv) {
         OPT_U64(0, "seed", &r->params.seed, 0, UINT64_MAX, "N", "chance is a function of seed and position"),
     };
     const struct opts spec = {
-        "run", "", "Talks to the model in the terminal: one answer with --prompt, else a conversation.", table, COUNT_OF(table), 0, 0,
+        "run",
+        "",
+        "Talks to the model in the terminal: one answer with --prompt, else a conversation.",
+        table,
+        COUNT_OF(table),
+        0,
+        0,
     };
     int n_args = opts_parse(&spec, argc, argv), status = 0;
     struct err e = { 0 };
     r->params.temperature = (float)temp, r->params.top_p = (float)top_p, r->params.min_p = (float)min_p;
     if (system_prompt) r->system = strdup(system_prompt);
-    struct sigaction action = { .sa_handler = on_interrupt };          /* no SA_RESTART: reading a line ends */
+    struct sigaction action = { .sa_handler = on_interrupt }; /* no SA_RESTART: reading a line ends */
     sigaction(SIGINT, &action, NULL);
     if (n_args < 0) status = opts_exit_status(n_args);
     else if (!o.model) status = opts_usage_error(&spec, "--model FILE is required");

@@ -19,15 +19,19 @@ static int parse_cuts(const char *text, uint32_t n_layer, uint32_t begin[ENGINE_
     while (text && *text) {
         char *end;
         unsigned long layer = strtoul(text, &end, 10);
-        if (end == text || (*end && *end != ',') || layer <= begin[n - 1] || layer >= n_layer || n == ENGINE_STAGES_MAX)
-            return err_set(e, ERR_INVALID, "--cuts: '%s' (ascending layers between 1 and %u, separated by commas)", text, n_layer - 1);
+        if (end == text || (*end && *end != ',') || layer <= begin[n - 1] || layer >= n_layer ||
+            n == ENGINE_STAGES_MAX)
+            return err_set(e, ERR_INVALID,
+                           "--cuts: '%s' (ascending layers between 1 and %u, separated by commas)", text,
+                           n_layer - 1);
         begin[n++] = (uint32_t)layer;
         text = *end ? end + 1 : end;
     }
     return n;
 }
 
-/* official at f32 precision keeps the rope values of the state in f32 too: nothing but the model's own roundings. */
+/* official at f32 precision keeps the rope values of the state in f32 too: nothing but the model's own
+ * roundings. */
 static enum numerics engine_numerics(const struct engine_options *o) {
     if (strcmp(o->numerics, "exact") == 0) return NUMERICS_EXACT;
     bool wide = strcmp(o->numerics, "official") == 0 && strcmp(o->precision, "f32") == 0;
@@ -36,12 +40,17 @@ static enum numerics engine_numerics(const struct engine_options *o) {
 
 static int open_stages(struct engine *g, const struct engine_options *o, struct err *e) {
     struct stage_config config = {
-        .model_path = o->model, .mtp_path = o->mtp,
+        .model_path = o->model,
+        .mtp_path = o->mtp,
         .numerics = engine_numerics(o),
-        .kernels = { .backend = o->backend, .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_FAST,
+        .kernels = { .backend = o->backend,
+                     .precision = strcmp(o->precision, "f32") == 0 ? PRECISION_F32 : PRECISION_FAST,
                      .n_threads = o->n_threads },
-        .n_rows_max = (uint32_t)o->chunk, .n_slots = (uint32_t)o->n_seqs, .n_ctx_max = (uint32_t)o->ctx,
-        .progress = o->progress, .progress_ctx = o->progress_ctx,
+        .n_rows_max = (uint32_t)o->chunk,
+        .n_slots = (uint32_t)o->n_seqs,
+        .n_ctx_max = (uint32_t)o->ctx,
+        .progress = o->progress,
+        .progress_ctx = o->progress_ctx,
     };
     uint32_t begin[ENGINE_STAGES_MAX];
     struct gguf *file = NULL;
@@ -70,7 +79,8 @@ int engine_open(struct engine *g, const struct engine_options *o, struct err *e)
         if (o->chunk) g->chunk = MIN(g->chunk, (uint32_t)o->chunk);
         uint64_t floats = (uint64_t)g->stage[0]->n_rows_max * HC_STREAMS * engine_hparams(g)->n_embd;
         for (int i = 0; i < 2 && g->n_stages > 1; i++)
-            if (!(g->x[i] = malloc(floats * sizeof(float)))) rc = err_set(e, ERR_NOMEM, "no memory for the streams between stages");
+            if (!(g->x[i] = malloc(floats * sizeof(float))))
+                rc = err_set(e, ERR_NOMEM, "no memory for the streams between stages");
     }
     if (rc < 0) engine_close(g);
     g->load_seconds = clock_seconds_since(start);
@@ -89,19 +99,20 @@ void engine_close(struct engine *g) {
     *g = (struct engine){ 0 };
 }
 
-/* A later stage that fails leaves the earlier ones longer than itself. They are taken back; where that is too far, the sequence
- * begins anew in all of them, so that no two stages ever hold different tokens. */
+/* A later stage that fails leaves the earlier ones longer than itself. They are taken back; where that is
+ * too far, the sequence begins anew in all of them, so that no two stages ever hold different tokens. */
 static void undo(struct engine *g, const struct stage_seg *segs, uint32_t n_seg, int n_done) {
     for (uint32_t s = 0; s < n_seg; s++) {
         bool back = true;
         for (int i = 0; i < n_done; i++)
-            back &= stage_seq_rollback(g->stage[i], segs[s].slot, stage_seq_len(g->stage[i], segs[s].slot) - segs[s].n, NULL) == 0;
+            back &= stage_seq_rollback(g->stage[i], segs[s].slot,
+                                       stage_seq_len(g->stage[i], segs[s].slot) - segs[s].n, NULL) == 0;
         for (int i = 0; i < g->n_stages && !back; i++) stage_seq_rollback(g->stage[i], segs[s].slot, 0, NULL);
     }
 }
 
-int engine_run(struct engine *g, const struct stage_seg *segs, uint32_t n_seg, const int32_t *logit_rows, uint32_t n_logits,
-               float *logits, struct err *e) {
+int engine_run(struct engine *g, const struct stage_seg *segs, uint32_t n_seg, const int32_t *logit_rows,
+               uint32_t n_logits, float *logits, struct err *e) {
     struct stage_batch batch = { .segs = segs, .n_seg = n_seg };
     for (uint32_t i = 0; i < n_seg; i++) batch.n_rows += segs[i].n;
     for (int i = 0; i < g->n_stages; i++) {
@@ -120,8 +131,9 @@ int engine_run(struct engine *g, const struct stage_seg *segs, uint32_t n_seg, c
 }
 
 /* One chunk, and the logits of those of its rows that are among the last n_last of all n. */
-static int eval_chunk(struct engine *g, const int32_t *token, uint32_t first, uint32_t n_chunk, uint32_t n, uint32_t n_last,
-                      float *logits, engine_row *row, void *row_ctx, struct err *e) {
+static int eval_chunk(struct engine *g, const int32_t *token, uint32_t first, uint32_t n_chunk,
+                      uint32_t n, uint32_t n_last, float *logits, engine_row *row, void *row_ctx,
+                      struct err *e) {
     int32_t wanted[EVAL_ROWS];
     uint32_t first_row = n - n_last, n_wanted = 0;
     for (uint32_t i = 0; i < n_chunk; i++)
@@ -129,25 +141,29 @@ static int eval_chunk(struct engine *g, const int32_t *token, uint32_t first, ui
     struct stage_seg seg = { .slot = g->slot[0], .n = n_chunk, .token = token + first };
     int rc = engine_run(g, &seg, 1, wanted, n_wanted, logits, e);
     for (uint32_t i = 0; rc >= 0 && i < n_wanted; i++)
-        rc = row(row_ctx, first + (uint32_t)wanted[i] - first_row, logits + (uint64_t)i * engine_hparams(g)->n_vocab, e);
+        rc = row(row_ctx, first + (uint32_t)wanted[i] - first_row,
+                 logits + (uint64_t)i * engine_hparams(g)->n_vocab, e);
     return rc;
 }
 
-int engine_eval(struct engine *g, const int32_t *token, uint32_t n, uint32_t n_last, engine_row *row, void *row_ctx,
-                engine_progress *progress, void *progress_ctx, struct err *e) {
+int engine_eval(struct engine *g, const int32_t *token, uint32_t n, uint32_t n_last, engine_row *row,
+                void *row_ctx, engine_progress *progress, void *progress_ctx, struct err *e) {
     n_last = MIN(n_last, n);
-    if (n > g->n_ctx - engine_len(g))                                  /* said now, not after an hour of prefill */
-        return err_set(e, ERR_LIMIT, "%u tokens after %u are past the context limit of %u tokens (see --ctx)", n, engine_len(g), g->n_ctx);
+    if (n > g->n_ctx - engine_len(g)) /* said now, not after an hour of prefill */
+        return err_set(e, ERR_LIMIT,
+                       "%u tokens after %u are past the context limit of %u tokens (see --ctx)", n,
+                       engine_len(g), g->n_ctx);
     float *logits = malloc((uint64_t)EVAL_ROWS * engine_hparams(g)->n_vocab * sizeof(float));
     if (!logits) return err_set(e, ERR_NOMEM, "no memory for logits");
     int rc = 0;
     for (uint32_t done = 0; rc >= 0 && done < n;) {
         uint32_t part = MIN(g->chunk, n - done), first_row = n - n_last;
-        if (done + part > first_row)                                   /* at most EVAL_ROWS wanted rows in a chunk */
+        if (done + part > first_row) /* at most EVAL_ROWS wanted rows in a chunk */
             part = MIN(part, MAX(first_row, done) - done + EVAL_ROWS);
         rc = eval_chunk(g, token, done, part, n, n_last, logits, row, row_ctx, e);
         done += part;
-        if (rc >= 0 && progress && !progress(progress_ctx, done, n)) rc = err_set(e, ERR_CANCELLED, "stopped");
+        if (rc >= 0 && progress && !progress(progress_ctx, done, n))
+            rc = err_set(e, ERR_CANCELLED, "stopped");
     }
     free(logits);
     return rc < 0 ? rc : 0;
@@ -159,6 +175,7 @@ uint32_t engine_len(const struct engine *g) {
 
 int engine_rollback(struct engine *g, uint32_t n_tokens, struct err *e) {
     int rc = 0;
-    for (int i = 0; rc == 0 && i < g->n_stages; i++) rc = stage_seq_rollback(g->stage[i], g->slot[i], n_tokens, e);
+    for (int i = 0; rc == 0 && i < g->n_stages; i++)
+        rc = stage_seq_rollback(g->stage[i], g->slot[i], n_tokens, e);
     return rc;
 }

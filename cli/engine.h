@@ -1,7 +1,8 @@
-/* engine - the model in this process, for the commands that need no cluster: one stage, or several that pass streams on.
+/* engine - the model in this process, for the commands that need no cluster: one stage, or several that
+ * pass streams on.
  *
- * Cutting the layers into stages gives the same bits; it exists so that tests can prove that. Prompts run in chunks.
- * One thread. Everything is freed by engine_close. */
+ * Cutting the layers into stages gives the same bits; it exists so that tests can prove that. Prompts run
+ * in chunks. One thread. Everything is freed by engine_close. */
 #ifndef CLI_ENGINE_H
 #define CLI_ENGINE_H
 
@@ -32,16 +33,21 @@ struct engine {
 
 void engine_options_init(struct engine_options *o);
 /* The options every such command has; `n` entries of a table. */
-#define ENGINE_OPTS(o)                                                                                                   \
-    OPT_STRING('m', "model", &(o).model, "FILE", "the GGUF file (required)"),                                            \
-    OPT_INT('t', "threads", &(o).n_threads, 0, 256, "N", "compute threads; 0: all cores"),                               \
-    OPT_INT(0, "chunk", &(o).chunk, 0, 65536, "N", "prompt tokens computed at once; 0: a good default"),                 \
-    OPT_INT('c', "ctx", &(o).ctx, 0, 1 << 30, "N", "context limit in tokens; 0: the model's"),                           \
-    OPT_CHOICE(0, "numerics", &(o).numerics, "official|official-f16|exact",                                              \
-               "state rounded as the model was trained (with f32 precision: rope values in f32; -f16: in f16), or not at all"), \
-    OPT_CHOICE(0, "precision", &(o).precision, "fast|f32", "int8 activations for quantised weights, or f32 everywhere"), \
-    OPT_STRING(0, "backend", &(o).backend, "NAME", "cpu, cuda or metal; default: the best one here"),                    \
-    OPT_STRING(0, "cuts", &(o).cuts, "L1,L2,..", "run the layers as separate slices, cut before these layers")
+#define ENGINE_OPTS(o)                                                                                   \
+    OPT_STRING('m', "model", &(o).model, "FILE", "the GGUF file (required)"),                            \
+        OPT_INT('t', "threads", &(o).n_threads, 0, 256, "N", "compute threads; 0: all cores"),           \
+        OPT_INT(0, "chunk", &(o).chunk, 0, 65536, "N",                                                   \
+                "prompt tokens computed at once; 0: a good default"),                                    \
+        OPT_INT('c', "ctx", &(o).ctx, 0, 1 << 30, "N", "context limit in tokens; 0: the model's"),       \
+        OPT_CHOICE(0, "numerics", &(o).numerics, "official|official-f16|exact",                          \
+                   "state rounded as the model was trained (with f32 precision: rope values in f32; "    \
+                   "-f16: in f16), or not at all"),                                                      \
+        OPT_CHOICE(0, "precision", &(o).precision, "fast|f32",                                           \
+                   "int8 activations for quantised weights, or f32 everywhere"),                         \
+        OPT_STRING(0, "backend", &(o).backend, "NAME",                                                   \
+                   "cpu, cuda or metal; default: the best one here"),                                    \
+        OPT_STRING(0, "cuts", &(o).cuts, "L1,L2,..",                                                     \
+                   "run the layers as separate slices, cut before these layers")
 
 int engine_open(struct engine *g, const struct engine_options *o, struct err *e);
 void engine_close(struct engine *g);               /* a zeroed struct is fine */
@@ -57,13 +63,13 @@ typedef bool engine_progress(void *ctx, uint32_t done, uint32_t total);
 typedef int engine_row(void *ctx, uint32_t i, const float *logits, struct err *e);
 
 /* Continues the sequence by n tokens; logits are wanted for the last n_last of them. */
-int engine_eval(struct engine *g, const int32_t *token, uint32_t n, uint32_t n_last, engine_row *row, void *row_ctx,
-                engine_progress *progress, void *progress_ctx, struct err *e);
+int engine_eval(struct engine *g, const int32_t *token, uint32_t n, uint32_t n_last, engine_row *row,
+                void *row_ctx, engine_progress *progress, void *progress_ctx, struct err *e);
 uint32_t engine_len(const struct engine *g);
 int engine_rollback(struct engine *g, uint32_t n_tokens, struct err *e);
 
 /* One batch over the stages: seg[i].slot must be open in all of them. */
-int engine_run(struct engine *g, const struct stage_seg *segs, uint32_t n_seg, const int32_t *logit_rows, uint32_t n_logits,
-               float *logits, struct err *e);
+int engine_run(struct engine *g, const struct stage_seg *segs, uint32_t n_seg, const int32_t *logit_rows,
+               uint32_t n_logits, float *logits, struct err *e);
 
 #endif

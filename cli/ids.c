@@ -11,7 +11,8 @@ static int read_ids(FILE *in, struct token_buf *out, struct err *e) {
     int c;
     while ((c = getc(in)) != EOF) {
         if (isspace(c) || c == ',') continue;
-        if (!isdigit(c)) return err_set(e, ERR_INVALID, "'%c' (byte %d) is not a token id", isprint(c) ? c : '?', c);
+        if (!isdigit(c))
+            return err_set(e, ERR_INVALID, "'%c' (byte %d) is not a token id", isprint(c) ? c : '?', c);
         int64_t id = 0;
         for (; c != EOF && isdigit(c) && id <= INT32_MAX; c = getc(in)) id = id * 10 + (c - '0');
         if (id > INT32_MAX) return err_set(e, ERR_INVALID, "a token id is larger than %d", INT32_MAX);
@@ -36,7 +37,9 @@ int ids_check(const char *path, const struct token_buf *ids, uint32_t n_vocab, s
     if (ids->n == 0) return err_set(e, ERR_INVALID, "%s holds no token ids", path);
     for (size_t i = 0; i < ids->n; i++)
         if (ids->ids[i] < 0 || (uint32_t)ids->ids[i] >= n_vocab)
-            return err_set(e, ERR_INVALID, "%s: token id %d, number %zu of the input, is out of range (the vocabulary has %u)", path,
-                           ids->ids[i], i + 1, n_vocab);
+            return err_set(
+                e, ERR_INVALID,
+                "%s: token id %d, number %zu of the input, is out of range (the vocabulary has %u)", path,
+                ids->ids[i], i + 1, n_vocab);
     return 0;
 }

@@ -1,4 +1,5 @@
-/* ids - token ids as text: decimal numbers separated by blanks, commas or line breaks. "-" is the standard input. */
+/* ids - token ids as text: decimal numbers separated by blanks, commas or line breaks. "-" is the
+ * standard input. */
 #ifndef CLI_IDS_H
 #define CLI_IDS_H
 

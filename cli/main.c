@@ -50,7 +50,8 @@ static void print_commands(FILE *f) {
         if (c->run) fprintf(f, "  %-16s %s\n", c->name, c->help);
         else fprintf(f, "\n%s\n", c->name);
     }
-    fprintf(f, "\n'pleiades COMMAND --help' explains one of them. $PLEIADES_LOG=debug shows more of what happens.\n");
+    fprintf(f, "\n'pleiades COMMAND --help' explains one of them. $PLEIADES_LOG=debug shows more of what "
+               "happens.\n");
 }
 
 static int unknown_command(const char *name) {

@@ -79,8 +79,8 @@ static struct coord_node *find_free(struct coord *c) {
     return NULL;
 }
 
-/* When the membership has changed: the next try at a plan. The first plan waits for the expected number; a later one waits
- * for a lost node's return, but not for ever. */
+/* When the membership has changed: the next try at a plan. The first plan waits for the expected number;
+ * a later one waits for a lost node's return, but not for ever. */
 static void plan_soon(struct coord *c) {
     struct cluster *cl = &c->cluster;
     cl->changed_ns = c->now_ns;
@@ -108,14 +108,18 @@ static void node_describe(struct coord_node *n, const struct msg_hello *h) {
 
 static void send_welcome(struct coord *c, const struct msg_hello *h, uint32_t link, struct coord_outs *outs) {
     struct msg *m = coord_send(c, outs, link, MSG_WELCOME);
-    m->u.welcome = (struct msg_welcome){ .version = MIN(h->version_max, (uint32_t)MSG_VERSION), .role = MSG_ROLE_COORDINATOR,
-                                         .ping_ms = c->config.ping_ms, .ping_misses = c->config.ping_misses,
+    m->u.welcome = (struct msg_welcome){ .version = MIN(h->version_max, (uint32_t)MSG_VERSION),
+                                         .role = MSG_ROLE_COORDINATOR,
+                                         .ping_ms = c->config.ping_ms,
+                                         .ping_misses = c->config.ping_misses,
                                          .payload_bytes_max = c->config.payload_bytes_max };
     snprintf(m->u.welcome.name, sizeof m->u.welcome.name, "%s", c->config.name);
 }
 
-/* The same process again: its link was reset, or our WELCOME was lost. It still holds what it held, so nothing else changes. */
-static void hello_again(struct coord *c, struct coord_node *n, uint32_t link, const struct msg *m, struct coord_outs *outs) {
+/* The same process again: its link was reset, or our WELCOME was lost. It still holds what it held, so
+ * nothing else changes. */
+static void hello_again(struct coord *c, struct coord_node *n, uint32_t link, const struct msg *m,
+                        struct coord_outs *outs) {
     MARK(hello_repeated);
     uint64_t heard_epoch = m->epoch;
     peer_start(&n->peer, link, m->u.hello.name, m->incarnation, c->now_ns);
@@ -125,8 +129,8 @@ static void hello_again(struct coord *c, struct coord_node *n, uint32_t link, co
 
 void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struct coord_outs *outs) {
     const struct msg_hello *h = &m->u.hello;
-    if (h->magic != MSG_MAGIC || h->version_min > MSG_VERSION || h->version_max < MSG_VERSION_MIN || h->role != MSG_ROLE_NODE ||
-        !peer_name_is_valid(h->name)) {
+    if (h->magic != MSG_MAGIC || h->version_min > MSG_VERSION || h->version_max < MSG_VERSION_MIN ||
+        h->role != MSG_ROLE_NODE || !peer_name_is_valid(h->name)) {
         MARK(hello_version);
         cluster_refuse(c, link, ERR_UNSUPPORTED, "no common protocol version, no node, or no name", outs);
         return;
@@ -136,13 +140,13 @@ void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struc
         hello_again(c, n, link, m, outs);
         return;
     }
-    if (on_link) {                                /* the process at the other end was restarted, perhaps under another name */
+    if (on_link) { /* the process at the other end was restarted, perhaps under another name */
         MARK(hello_new_incarnation);
         cluster_lose(c, on_link, "was restarted", outs);
         if (on_link == n) n = NULL;
     }
     if (n && !peer_is_silent(&n->peer, &(struct peer_pace){ ms_to_ns(c->config.ping_ms), 2 }, c->now_ns)) {
-        MARK(hello_name_taken);                   /* if the first is dead we shall know in two periods; it will ask again */
+        MARK(hello_name_taken); /* if the first is dead we shall know in two periods; it will ask again */
         cluster_refuse(c, link, ERR_BUSY, "another node has this name", outs);
         return;
     }
@@ -160,7 +164,8 @@ void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struc
     peer_start(&n->peer, link, h->name, m->incarnation, c->now_ns);
     n->peer.epoch = m->epoch;
     node_describe(n, h);
-    c->cluster.epoch_seen = MAX(c->cluster.epoch_seen, m->epoch);     /* of the coordinator before us: ours will be newer */
+    c->cluster.epoch_seen =
+        MAX(c->cluster.epoch_seen, m->epoch); /* of the coordinator before us: ours will be newer */
     set_node(c, n, ND_JOINED);
     c->cluster.n_node++;
     send_welcome(c, h, link, outs);
@@ -174,7 +179,8 @@ void cluster_on_links(struct coord_node *n, const struct msg_links *links) {
 
 /* ---- losing ---- */
 
-/* The plan is over. Whoever is left is free for the next one; requests go back to the queue with what they have. */
+/* The plan is over. Whoever is left is free for the next one; requests go back to the queue with what
+ * they have. */
 void cluster_fail_plan(struct coord *c, const char *why, struct coord_outs *outs) {
     struct cluster *cl = &c->cluster;
     if (cl->state == CL_WAITING) return;
@@ -221,12 +227,26 @@ static void send_assign(struct coord *c, struct coord_node *n, const struct coor
     bool last = stage_i + 1 == p->n_stage;
     struct msg *m = coord_send(c, outs, n->peer.link, MSG_ASSIGN);
     struct msg_assign *a = &m->u.assign;
-    *a = (struct msg_assign){ .model_lo = p->model_lo, .model_hi = p->model_hi, .stage_i = stage_i, .n_stage = p->n_stage,
-                              .layer_begin = s->layer_begin, .layer_end = s->layer_end, .has_embed = stage_i == 0 && !as_helper,
-                              .has_head = last && !as_helper, .is_helper = as_helper != NULL, .source = p->source,
-                              .numerics = p->numerics, .precision = p->precision, .wire = s->wire, .n_slot = p->n_slot,
-                              .n_ctx_max = p->n_ctx_max, .n_rows_max = p->n_rows_max, .n_credit = p->n_credit,
-                              .n_window = c->config.n_window_max, .expert_begin = s->expert_begin, .expert_end = s->expert_end,
+    *a = (struct msg_assign){ .model_lo = p->model_lo,
+                              .model_hi = p->model_hi,
+                              .stage_i = stage_i,
+                              .n_stage = p->n_stage,
+                              .layer_begin = s->layer_begin,
+                              .layer_end = s->layer_end,
+                              .has_embed = stage_i == 0 && !as_helper,
+                              .has_head = last && !as_helper,
+                              .is_helper = as_helper != NULL,
+                              .source = p->source,
+                              .numerics = p->numerics,
+                              .precision = p->precision,
+                              .wire = s->wire,
+                              .n_slot = p->n_slot,
+                              .n_ctx_max = p->n_ctx_max,
+                              .n_rows_max = p->n_rows_max,
+                              .n_credit = p->n_credit,
+                              .n_window = c->config.n_window_max,
+                              .expert_begin = s->expert_begin,
+                              .expert_end = s->expert_end,
                               .helper = n->helper };
     if (as_helper) {
         a->expert_begin = as_helper->expert_begin;
@@ -242,7 +262,8 @@ static void send_assign(struct coord *c, struct coord_node *n, const struct coor
     for (uint32_t i = 0; !as_helper && i < s->n_helper; i++) {
         const struct msg_hello *h = &c->cluster.node[s->helper[i].node].hello;
         struct msg_helper *to = &n->helper[a->n_helper++];
-        *to = (struct msg_helper){ .expert_begin = s->helper[i].expert_begin, .expert_end = s->helper[i].expert_end };
+        *to = (struct msg_helper){ .expert_begin = s->helper[i].expert_begin,
+                                   .expert_end = s->helper[i].expert_end };
         memcpy(to->hop.name, h->name, sizeof to->hop.name);
         memcpy(to->hop.address, h->address, sizeof to->hop.address);
         memcpy(to->hop.key, h->key, sizeof to->hop.key);
@@ -258,11 +279,12 @@ static void assign(struct coord *c, struct coord_node *n, struct coord_outs *out
     send_assign(c, n, s, as_helper, outs);
 }
 
-/* The planner speaks of the infos it was given; from here on numbers are places in our table. False: it contradicts itself. */
+/* The planner speaks of the infos it was given; from here on numbers are places in our table. False: it
+ * contradicts itself. */
 static bool plan_adopt(struct coord *c, struct coord_plan *p, const uint32_t *place, uint32_t n_info) {
     uint32_t layer = 0;
-    if (p->n_stage == 0 || p->n_stage > MSG_STAGES_MAX || p->n_stage > c->config.n_window_max || p->n_slot == 0 ||
-        p->n_slot > MSG_SEQS_MAX || p->n_rows_max == 0 || p->n_ctx_max == 0)
+    if (p->n_stage == 0 || p->n_stage > MSG_STAGES_MAX || p->n_stage > c->config.n_window_max ||
+        p->n_slot == 0 || p->n_slot > MSG_SEQS_MAX || p->n_rows_max == 0 || p->n_ctx_max == 0)
         return false;
     for (uint32_t i = 0; i < p->n_stage; i++) {
         struct coord_plan_stage *s = &p->stage[i];
@@ -283,15 +305,17 @@ static bool plan_adopt(struct coord *c, struct coord_plan *p, const uint32_t *pl
     return true;
 }
 
-static int plan_ask(struct coord *c, struct coord_plan *plan, uint32_t *place, uint32_t *n_info, struct err *e) {
+static int plan_ask(struct coord *c, struct coord_plan *plan, uint32_t *place, uint32_t *n_info,
+                    struct err *e) {
     struct coord_node_info info[MSG_STAGES_MAX * 2];
     *n_info = 0;
     for (uint32_t i = 0; i < c->config.n_node_max && *n_info < COUNT_OF(info); i++) {
         struct coord_node *n = &c->cluster.node[i];
         if (n->state != ND_JOINED) continue;
         place[*n_info] = i;
-        info[(*n_info)++] = (struct coord_node_info){ .hello = &n->hello, .rtt_us = n->peer.rtt_us, .link = n->measured,
-                                                      .n_link = n->n_measured };
+        info[(*n_info)++] = (struct coord_node_info){
+            .hello = &n->hello, .rtt_us = n->peer.rtt_us, .link = n->measured, .n_link = n->n_measured
+        };
     }
     return c->config.plan(c->config.ctx, info, *n_info, plan, e);
 }
@@ -303,7 +327,8 @@ static void plan_try(struct coord *c, struct coord_outs *outs) {
     struct coord_plan plan = { 0 };
     int rc = plan_ask(c, &plan, place, &n_info, &e);
     if (rc == 0 && !plan_adopt(c, &plan, place, n_info)) {
-        for (uint32_t i = 0; i < c->config.n_node_max; i++) cl->node[i].stage_i = -1, cl->node[i].is_helper = false;
+        for (uint32_t i = 0; i < c->config.n_node_max; i++)
+            cl->node[i].stage_i = -1, cl->node[i].is_helper = false;
         rc = err_set(&e, ERR_INTERNAL, "the planner contradicts itself");
     }
     if (rc < 0) {
@@ -333,12 +358,14 @@ static void plan_try(struct coord *c, struct coord_outs *outs) {
 
 void cluster_on_progress(struct coord *c, struct coord_node *n, const struct msg_progress *progress) {
     if (n->state != ND_LOADING) return;
-    bool moved = progress->done_bytes != n->progress.done_bytes || progress->total_bytes != n->progress.total_bytes;
+    bool moved = progress->done_bytes != n->progress.done_bytes ||
+                 progress->total_bytes != n->progress.total_bytes;
     if (moved) n->progress_ns = c->now_ns;
     n->progress = *progress;
 }
 
-void cluster_on_failed(struct coord *c, struct coord_node *n, const struct msg_failed *failed, struct coord_outs *outs) {
+void cluster_on_failed(struct coord *c, struct coord_node *n, const struct msg_failed *failed,
+                       struct coord_outs *outs) {
     if (n->state != ND_LOADING) return;
     MARK(node_load_failed);
     node_fails(c, n, failed->text, outs);
@@ -364,7 +391,8 @@ static void serving_starts(struct coord *c, struct coord_outs *outs) {
     requests_recheck(c, outs);
 }
 
-void cluster_on_ready(struct coord *c, struct coord_node *n, const struct msg_ready *ready, struct coord_outs *outs) {
+void cluster_on_ready(struct coord *c, struct coord_node *n, const struct msg_ready *ready,
+                      struct coord_outs *outs) {
     if (n->state != ND_LOADING) return;           /* said twice */
     n->ready = *ready;
     set_node(c, n, ND_READY);
@@ -417,7 +445,8 @@ uint64_t cluster_deadline_ns(const struct coord *c) {
         if (n->state == ND_GONE) continue;
         d = MIN(d, peer_deadline_ns(&n->peer, &pace));
         if (n->state == ND_LOADING)
-            d = MIN(d, MIN(n->progress_ns + ms_to_ns(c->config.load_silent_ms), n->assigned_ns + 2 * pace.ping_ns));
+            d = MIN(d, MIN(n->progress_ns + ms_to_ns(c->config.load_silent_ms),
+                           n->assigned_ns + 2 * pace.ping_ns));
         if (n->state == ND_FAILED) d = MIN(d, n->failed_ns + ms_to_ns(c->config.exclude_ms));
     }
     return d;

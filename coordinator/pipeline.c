@@ -74,7 +74,8 @@ uint32_t pipeline_window(const struct coord *c) {
 
 static uint64_t batch_done(const struct coord *c) {
     uint64_t done = c->pipeline.batch_next;
-    for (int64_t i = -1; (i = pool_next(&c->pipeline.pool, i)) >= 0;) done = MIN(done, c->pipeline.flight[i].id);
+    for (int64_t i = -1; (i = pool_next(&c->pipeline.pool, i)) >= 0;)
+        done = MIN(done, c->pipeline.flight[i].id);
     return done;
 }
 
@@ -98,21 +99,23 @@ static void flight_end(struct coord *c, struct flight *f) {
     pool_give(&c->pipeline.pool, (uint32_t)(f - c->pipeline.flight));
 }
 
-/* What it carried goes back. A segment is lost unless a later one of its sequence has come through. `culprit`: the sequence
- * that a stage refused; it has to be computed again, its mates only go on. */
-static void flight_lost(struct coord *c, struct flight *f, uint64_t culprit, int code, struct coord_outs *outs) {
+/* What it carried goes back. A segment is lost unless a later one of its sequence has come through.
+ * `culprit`: the sequence that a stage refused; it has to be computed again, its mates only go on. */
+static void flight_lost(struct coord *c, struct flight *f, uint64_t culprit, int code,
+                        struct coord_outs *outs) {
     struct pipeline *p = &c->pipeline;
     c->totals.n_batch_dead++;
     p->n_dead_row++;
-    TRACE(&c->config.trace, "batch %llu of epoch %llu is lost: %s", (unsigned long long)f->id, (unsigned long long)c->epoch,
-          err_text(code));
+    TRACE(&c->config.trace, "batch %llu of epoch %llu is lost: %s", (unsigned long long)f->id,
+          (unsigned long long)c->epoch, err_text(code));
     for (uint32_t i = 0; i < f->n_seg; i++) {
         struct flight_seg *s = &f->seg[i];
         if (s->over) continue;
         struct request *r = request_of_seq(c, s->seq);
         if (culprit && s->seq != culprit) MARK(seq_mate_refused);
         if (r && (s->want_i != FLIGHT_NO_WANT || s->pos0 + s->n > r->n_held))
-            request_lost(c, r, s->pos0 + s->n > r->n_held ? s->pos0 : r->n_token - 1, s->seq == culprit, code, outs);
+            request_lost(c, r, s->pos0 + s->n > r->n_held ? s->pos0 : r->n_token - 1, s->seq == culprit,
+                         code, outs);
         request_flight_over(c, s->seq, outs);
     }
     uint64_t id = f->id;
@@ -139,7 +142,8 @@ static bool result_is_sound(const struct coord *c, const struct flight *f, const
     if (r->n_row != f->n_want || r->n_timing > MSG_STAGES_MAX) return false;
     for (uint32_t i = 0; i < r->n_row; i++) {
         const struct msg_row_result *row = &r->row[i];
-        if (row->row != f->want[i].row || row->offset > ev->take_payload.bytes || row->bytes > ev->take_payload.bytes - row->offset)
+        if (row->row != f->want[i].row || row->offset > ev->take_payload.bytes ||
+            row->bytes > ev->take_payload.bytes - row->offset)
             return false;
     }
     for (uint32_t i = 0; i < r->n_timing; i++)
@@ -147,7 +151,8 @@ static bool result_is_sound(const struct coord *c, const struct flight *f, const
     return true;
 }
 
-/* Before the launch: waiting for a place in a batch, and before that for the sampler to be through with the batch before. */
+/* Before the launch: waiting for a place in a batch, and before that for the sampler to be through with
+ * the batch before. */
 static uint32_t wait_us(const struct flight *f, uint64_t ready_ns) {
     uint32_t us = us_between(ready_ns, f->launched_ns);
     return us - MIN(us, f->spent_us);
@@ -157,9 +162,14 @@ static uint32_t wait_us(const struct flight *f, uint64_t ready_ns) {
 static void account(struct coord *c, const struct flight *f, const struct msg_result *r) {
     struct coord_totals *t = &c->totals;
     struct coord_batch_trace *b = &c->trace[c->n_trace++ % COORD_TRACES];
-    *b = (struct coord_batch_trace){ .batch = f->id, .launched_ns = f->launched_ns, .n_row = f->n_row, .n_decode = f->n_decode,
-                                     .n_stage = r->n_timing, .total_us = us_between(f->launched_ns, c->now_ns),
-                                     .wait_us = f->n_decode ? wait_us(f, f->ready_ns) : 0, .sample_us = f->spent_us };
+    *b = (struct coord_batch_trace){ .batch = f->id,
+                                     .launched_ns = f->launched_ns,
+                                     .n_row = f->n_row,
+                                     .n_decode = f->n_decode,
+                                     .n_stage = r->n_timing,
+                                     .total_us = us_between(f->launched_ns, c->now_ns),
+                                     .wait_us = f->n_decode ? wait_us(f, f->ready_ns) : 0,
+                                     .sample_us = f->spent_us };
     for (uint32_t i = 0; i < r->n_timing; i++) {
         const struct msg_timing *m = &r->timing[i];
         sched_measured(&c->sched, m->stage_i, f->n_row, m->compute_us);
@@ -190,12 +200,13 @@ static void account_token(struct coord *c, const struct flight *f, uint64_t read
     t->queue_us += b->queue_us;
     t->compute_us += b->compute_us;
     t->hold_us += b->hold_us;
-    t->wire_us += b->wire_us + us_between(f->launched_ns + b->total_us * UINT64_C(1000), c->now_ns);   /* and of a fetched row */
+    t->wire_us += b->wire_us + us_between(f->launched_ns + b->total_us * UINT64_C(1000),
+                                          c->now_ns); /* and of a fetched row */
 }
 
 /* 0: the segment is over. COORD_NEED_MORE: the row has to be fetched. */
-static int sample(struct coord *c, struct flight *f, struct flight_seg *s, const struct msg_row_result *row, struct payload payload,
-                  struct coord_outs *outs) {
+static int sample(struct coord *c, struct flight *f, struct flight_seg *s,
+                  const struct msg_row_result *row, struct payload payload, struct coord_outs *outs) {
     struct request *r = request_of_seq(c, s->seq);
     if (r && s->pos0 + s->n > r->n_held) r->n_held = s->pos0 + s->n;
     if (r && s->want_i != FLIGHT_NO_WANT && s->pos0 + s->n == r->n_token) {
@@ -218,7 +229,8 @@ static int sample(struct coord *c, struct flight *f, struct flight_seg *s, const
     return 0;
 }
 
-static void ask_for_row(struct coord *c, struct flight *f, const struct flight_seg *s, struct coord_outs *outs) {
+static void ask_for_row(struct coord *c, struct flight *f, const struct flight_seg *s,
+                        struct coord_outs *outs) {
     MARK(row_wanted);
     f->n_more++;
     c->totals.n_row_more++;
@@ -249,7 +261,8 @@ static uint64_t batch_deadline_ns(const struct coord *c, uint32_t n_row) {
 /* Too late to be of use, but it shows how long things take here. */
 static void learn_from_late(struct coord *c, const struct msg_result *r) {
     for (uint32_t i = 0; i < MIN(r->n_timing, (uint32_t)MSG_STAGES_MAX); i++)
-        sched_measured(&c->sched, r->timing[i].stage_i, MIN(r->timing[i].n_row, (uint32_t)MSG_ROWS_MAX), r->timing[i].compute_us);
+        sched_measured(&c->sched, r->timing[i].stage_i, MIN(r->timing[i].n_row, (uint32_t)MSG_ROWS_MAX),
+                       r->timing[i].compute_us);
 }
 
 void pipeline_on_result(struct coord *c, const struct coord_event *ev, struct coord_outs *outs) {
@@ -300,8 +313,11 @@ void pipeline_on_row(struct coord *c, const struct coord_event *ev, struct coord
         MARK(row_unknown);
         return;
     }
-    struct msg_row_result row = { .row = m->row, .whole = true, .bytes = ev->take_payload.bytes, .n_vocab = m->n_vocab };
-    /* More than everything there is none: a sampler that still wants more, or a row that is gone, costs the token another try. */
+    struct msg_row_result row = {
+        .row = m->row, .whole = true, .bytes = ev->take_payload.bytes, .n_vocab = m->n_vocab
+    };
+    /* More than everything there is none: a sampler that still wants more, or a row that is gone, costs
+     * the token another try. */
     if (m->code < 0 || sample(c, f, s, &row, ev->take_payload, outs) == COORD_NEED_MORE) {
         MARK(row_gone);
         flight_lost(c, f, 0, ERR_PEER, outs);
@@ -324,7 +340,8 @@ void pipeline_on_failed(struct coord *c, const struct msg_failed *failed, struct
     MARK(batch_failed);
     struct coord_out *o = coord_out(outs, COORD_OUT_NOTICE);
     o->code = failed->code;
-    snprintf(o->text, sizeof o->text, "batch %llu failed: %.60s", (unsigned long long)failed->batch, failed->text);
+    snprintf(o->text, sizeof o->text, "batch %llu failed: %.60s", (unsigned long long)failed->batch,
+             failed->text);
     flight_lost(c, f, 0, failed->code < 0 ? failed->code : ERR_INTERNAL, outs);
 }
 
@@ -349,7 +366,9 @@ static void segs_grow(struct flight *f) {
 static void seg_add(struct coord *c, struct flight *f, struct request *r, uint32_t n) {
     segs_grow(f);
     bool wanted = r->n_sent + n == r->n_token;
-    f->seg[f->n_seg++] = (struct flight_seg){ .seq = r->seq, .pos0 = r->n_sent, .n = n, .want_i = wanted ? 0 : FLIGHT_NO_WANT };
+    f->seg[f->n_seg++] = (struct flight_seg){
+        .seq = r->seq, .pos0 = r->n_sent, .n = n, .want_i = wanted ? 0 : FLIGHT_NO_WANT
+    };
     f->n_row += n;
     f->n_want += wanted;
     f->n_bias += wanted ? r->want.n_bias : 0;
@@ -377,7 +396,8 @@ static uint32_t longest_prefill(struct coord *c) {
     return most;
 }
 
-/* Each prefilling request in turn gets what it can use of the chunk; who got something goes to the end of the row. */
+/* Each prefilling request in turn gets what it can use of the chunk; who got something goes to the end of
+ * the row. */
 static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) {
     uint32_t room = c->cluster.n_rows_max - f->n_row, n_prefill = c->requests.list[RL_PREFILL].n;
     uint32_t n_row = (c->requests.n_decode + n_group - 1) / n_group;
@@ -389,7 +409,8 @@ static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) 
     uint32_t left = sched_chunk(&c->sched, &wish, &bounded);
     if (bounded) MARK(chunk_cut_for_bound);
     c->pipeline.chunk = left;
-    for (struct request *r = request_first(c, RL_PREFILL), *next; r && n_prefill-- > 0 && left > 0; r = next) {
+    for (struct request *r = request_first(c, RL_PREFILL), *next; r && n_prefill-- > 0 && left > 0;
+         r = next) {
         next = request_next(c, r);
         if (f->n_seg == c->config.n_seg_max) return;
         uint32_t n = MIN(left, r->n_token - r->n_sent);
@@ -440,9 +461,16 @@ static void flight_send(struct coord *c, struct flight *f, struct coord_outs *ou
     set_state(c, f, FL_FLYING);
     struct msg *m = coord_send(c, outs, c->cluster.node[c->cluster.first_node].peer.link, MSG_WORK);
     m->trace = f->id;
-    m->u.work = (struct msg_work){ .batch = f->id, .batch_done = batch_done(c), .seg = f->msg_seg, .token = f->token,
-                                   .want = f->want, .bias = f->bias, .n_seg = f->n_seg, .n_row = f->n_row,
-                                   .n_want = f->n_want, .n_bias = f->n_bias };
+    m->u.work = (struct msg_work){ .batch = f->id,
+                                   .batch_done = batch_done(c),
+                                   .seg = f->msg_seg,
+                                   .token = f->token,
+                                   .want = f->want,
+                                   .bias = f->bias,
+                                   .n_seg = f->n_seg,
+                                   .n_row = f->n_row,
+                                   .n_want = f->n_want,
+                                   .n_bias = f->n_bias };
 }
 
 static uint32_t groups_flying(const struct coord *c) {
@@ -456,7 +484,8 @@ static bool launch_one(struct coord *c, struct coord_outs *outs) {
     struct pipeline *p = &c->pipeline;
     struct requests *q = &c->requests;
     if (q->list[RL_READY].n + q->list[RL_PREFILL].n == 0) return false;
-    if (p->pool.n_used >= pipeline_window(c) || p->n_dead + c->config.n_window_max >= MSG_BATCHES_MAX) return false;
+    if (p->pool.n_used >= pipeline_window(c) || p->n_dead + c->config.n_window_max >= MSG_BATCHES_MAX)
+        return false;
     int64_t i = pool_take(&p->pool);
     CHECK(i >= 0);
     struct flight *f = &p->flight[i];
@@ -464,7 +493,8 @@ static bool launch_one(struct coord *c, struct coord_outs *outs) {
     f->id = UINT64_MAX;
     uint32_t n_group = sched_groups(&c->sched, q->n_decode, c->config.n_extra);
     uint32_t share = (q->n_decode + n_group - 1) / n_group;
-    /* With all groups on the way, more rows wait for the next one to return instead of becoming a small group of their own. */
+    /* With all groups on the way, more rows wait for the next one to return instead of becoming a small
+     * group of their own. */
     uint32_t n_most = MIN(MAX(share, 1), MIN(c->config.n_seg_max, c->cluster.n_rows_max));
     if (groups_flying(c) < n_group) choose_decode(c, f, n_most);
     if (q->list[RL_PREFILL].n && f->n_row < c->cluster.n_rows_max) choose_prefill(c, f, n_group);
@@ -486,8 +516,12 @@ void pipeline_launch(struct coord *c, struct coord_outs *outs) {
 
 static void send_sync(struct coord *c, uint32_t link, struct coord_outs *outs) {
     struct msg *m = coord_send(c, outs, link, MSG_SYNC);
-    m->u.sync = (struct msg_sync){ .seq_next = c->requests.seq_next, .batch_done = batch_done(c), .seq = c->pipeline.sync_seq,
-                                   .dead = c->pipeline.dead, .n_seq = c->requests.n_seq, .n_dead = c->pipeline.n_dead };
+    m->u.sync = (struct msg_sync){ .seq_next = c->requests.seq_next,
+                                   .batch_done = batch_done(c),
+                                   .seq = c->pipeline.sync_seq,
+                                   .dead = c->pipeline.dead,
+                                   .n_seq = c->requests.n_seq,
+                                   .n_dead = c->pipeline.n_dead };
 }
 
 void pipeline_send_syncs(struct coord *c, struct coord_outs *outs) {
@@ -518,7 +552,8 @@ void pipeline_timers(struct coord *c, struct coord_outs *outs) {
         flight_lost(c, &p->flight[i], 0, ERR_TIMEOUT, outs);
     }
     if (late) p->late_scale = MIN(p->late_scale * 2, (uint32_t)LATE_SCALE_MAX);
-    if (p->n_dead_row >= WEDGED_AFTER && c->now_ns >= p->result_ns + ms_to_ns(c->config.wedge_ms) * p->late_scale) {
+    if (p->n_dead_row >= WEDGED_AFTER &&
+        c->now_ns >= p->result_ns + ms_to_ns(c->config.wedge_ms) * p->late_scale) {
         MARK(pipeline_wedged);
         cluster_fail_plan(c, "no batch comes through", outs);
     }
@@ -527,7 +562,8 @@ void pipeline_timers(struct coord *c, struct coord_outs *outs) {
 uint64_t pipeline_deadline_ns(const struct coord *c) {
     uint64_t d = UINT64_MAX;
     if (PLANT(late_ignored)) return d;
-    for (int64_t i = -1; (i = pool_next(&c->pipeline.pool, i)) >= 0;) d = MIN(d, c->pipeline.flight[i].deadline_ns);
+    for (int64_t i = -1; (i = pool_next(&c->pipeline.pool, i)) >= 0;)
+        d = MIN(d, c->pipeline.flight[i].deadline_ns);
     return d;
 }
 

@@ -1,13 +1,16 @@
-/* pipeline - the batches in flight: which rows they carry, until when they must be back, what their results mean.
+/* pipeline - the batches in flight: which rows they carry, until when they must be back, what their
+ * results mean.
  *
  *      launch                RESULT, all rows clear
  *   ----------> flying* ---------------------------------> over
  *                 |  \--- RESULT, a row needs more --> rows* --ROW--> over
- *                 +--- late, overtaken, refused, failed --> over, and its number is listed as dead     (* waits, with a deadline)
+ *                 +--- late, overtaken, refused, failed --> over, and its number is listed as dead     (*
+ * waits, with a deadline)
  *
- * Links and stages keep the order, so when a batch is back every older one that still flies was lost on the way. What a lost batch
- * carried goes back to its requests. At most stages + n_extra in flight; deadlines follow the measured times and widen when
- * batches turn out to be late, because slow is not dead. Part of the coordinator core. */
+ * Links and stages keep the order, so when a batch is back every older one that still flies was lost on
+ * the way. What a lost batch carried goes back to its requests. At most stages + n_extra in flight;
+ * deadlines follow the measured times and widen when batches turn out to be late, because slow is not
+ * dead. Part of the coordinator core. */
 #ifndef COORDINATOR_PIPELINE_H
 #define COORDINATOR_PIPELINE_H
 
@@ -18,7 +21,8 @@ enum flight_state { FL_OVER, FL_FLYING, FL_ROWS, FL_STATES };
 
 struct flight_seg {
     uint64_t seq;
-    uint32_t pos0, n, row, want_i;                /* row: of its last token; want_i: FLIGHT_NO_WANT when it is no result */
+    uint32_t pos0, n, row,
+        want_i; /* row: of its last token; want_i: FLIGHT_NO_WANT when it is no result */
     bool over;                                    /* its request knows */
 };
 
@@ -26,7 +30,7 @@ struct flight {
     uint8_t state;
     uint64_t id, launched_ns, deadline_ns;
     uint32_t n_seg, n_row, n_want, n_bias, n_decode, n_more;
-    uint32_t spent_us;                            /* sampling in the step that launched it: it had to wait for that */
+    uint32_t spent_us; /* sampling in the step that launched it: it had to wait for that */
     uint64_t ready_ns;                            /* earliest of its decode rows: since when they waited */
     struct flight_seg *seg;
     struct msg_seg *msg_seg;                      /* what the WORK message points to */
@@ -65,7 +69,8 @@ void pipeline_on_refused(struct coord *c, const struct msg_work_refused *refused
 void pipeline_on_failed(struct coord *c, const struct msg_failed *failed, struct coord_outs *outs);
 
 void pipeline_timers(struct coord *c, struct coord_outs *outs);
-void pipeline_launch(struct coord *c, struct coord_outs *outs);        /* as many batches as there is room and work for */
+void pipeline_launch(struct coord *c,
+                     struct coord_outs *outs); /* as many batches as there is room and work for */
 void pipeline_send_syncs(struct coord *c, struct coord_outs *outs);    /* last act of a step */
 uint64_t pipeline_deadline_ns(const struct coord *c);
 uint32_t pipeline_window(const struct coord *c);

@@ -14,11 +14,13 @@
 enum { PROMPT_MAX = 1 << 24, BACKOFF_MS = 10, BACKOFF_MS_MAX = 1000 };
 
 static const struct sm_state states[RQ_STATES] = {
-    [RQ_QUEUED]  = { "queued",  SM_BIT(RQ_PREFILL) | SM_BIT(RQ_DONE) },
-    [RQ_PREFILL] = { "prefill", SM_BIT(RQ_DECODE) | SM_BIT(RQ_QUEUED) | SM_BIT(RQ_DRAIN) | SM_BIT(RQ_DONE) },  /* QUEUED: lost */
-    [RQ_DECODE]  = { "decode",  SM_BIT(RQ_QUEUED) | SM_BIT(RQ_PREFILL) | SM_BIT(RQ_DRAIN) | SM_BIT(RQ_DONE) }, /* a few again */
-    [RQ_DRAIN]   = { "drain",   SM_BIT(RQ_DONE) },                  /* a batch of ours is still on some device */
-    [RQ_DONE]    = { "done",    SM_BIT(RQ_QUEUED) },                /* the place is free */
+    [RQ_QUEUED] = { "queued", SM_BIT(RQ_PREFILL) | SM_BIT(RQ_DONE) },
+    [RQ_PREFILL] = { "prefill", SM_BIT(RQ_DECODE) | SM_BIT(RQ_QUEUED) | SM_BIT(RQ_DRAIN) |
+                                    SM_BIT(RQ_DONE) }, /* QUEUED: lost */
+    [RQ_DECODE] = { "decode", SM_BIT(RQ_QUEUED) | SM_BIT(RQ_PREFILL) | SM_BIT(RQ_DRAIN) |
+                                  SM_BIT(RQ_DONE) }, /* a few again */
+    [RQ_DRAIN] = { "drain", SM_BIT(RQ_DONE) },       /* a batch of ours is still on some device */
+    [RQ_DONE] = { "done", SM_BIT(RQ_QUEUED) },       /* the place is free */
 };
 static const struct sm_table request_table = { "request", states, RQ_STATES };
 
@@ -126,7 +128,8 @@ static void seq_open(struct coord *c, struct request *r) {
     struct requests *q = &c->requests;
     CHECK(q->n_seq < MSG_SEQS_MAX);
     r->seq = q->seq_next++;
-    q->seq[q->n_seq++] = (struct seq){ .id = r->seq, .request = number_of(c, r), .n_reserved = r->n_total_max };
+    q->seq[q->n_seq++] =
+        (struct seq){ .id = r->seq, .request = number_of(c, r), .n_reserved = r->n_total_max };
     q->tokens_reserved += r->n_total_max;
 }
 
@@ -145,7 +148,8 @@ struct request *request_of_seq(struct coord *c, uint64_t seq) {
 
 /* ---- beginning ---- */
 
-static void tell_done(struct coord *c, uint64_t tag, struct handle h, int code, const char *text, struct coord_outs *outs) {
+static void tell_done(struct coord *c, uint64_t tag, struct handle h, int code, const char *text,
+                      struct coord_outs *outs) {
     struct coord_out *o = coord_out(outs, COORD_OUT_DONE);
     o->tag = tag;
     o->request = h;
@@ -165,7 +169,8 @@ static const char *does_not_fit(struct coord *c, struct request *r) {
 }
 
 static bool submit_is_sound(const struct coord_submit *s) {
-    if (s->n_token == 0 || s->n_new_max == 0 || s->n_token > PROMPT_MAX || s->n_new_max > PROMPT_MAX) return false;
+    if (s->n_token == 0 || s->n_new_max == 0 || s->n_token > PROMPT_MAX || s->n_new_max > PROMPT_MAX)
+        return false;
     for (uint32_t i = 0; i < s->n_token; i++)
         if (s->token[i] < 0) return false;
     return s->want.n_bias <= MSG_BIAS_MAX;
@@ -228,7 +233,7 @@ void requests_admit(struct coord *c) {
             return;
         }
         if (c->requests.tokens_reserved + r->n_total_max > cl->state_tokens_max) {
-            MARK(request_waits_for_memory);       /* and nobody overtakes it: large requests must not starve */
+            MARK(request_waits_for_memory); /* and nobody overtakes it: large requests must not starve */
             return;
         }
         list_remove(c, r);
@@ -328,9 +333,10 @@ static void replay(struct coord *c, struct request *r) {
     list_insert(c, r, RL_QUEUE, true);
 }
 
-/* The first loss of a few rows goes on in place: stages go back to pos0. Anything else computes the sequence again, and waits
- * longer each time. */
-void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_replay, int code, struct coord_outs *outs) {
+/* The first loss of a few rows goes on in place: stages go back to pos0. Anything else computes the
+ * sequence again, and waits longer each time. */
+void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_replay, int code,
+                  struct coord_outs *outs) {
     if (r->n_sent <= pos0 && !must_replay) return;    /* another batch of it was lost with this one */
     if (r->n_retry++ == 0) r->retry_first_ns = c->now_ns;
     if (r->n_retry > c->config.retry_max && c->now_ns >= r->retry_first_ns + ms_to_ns(c->config.give_up_ms)) {
@@ -341,7 +347,7 @@ void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_r
     if (r->n_retry == 1 && !must_replay && r->n_sent_max - pos0 <= MSG_ROLLBACK) {
         MARK(retry_in_place);
         list_remove(c, r);
-        r->n_sent = pos0;                         /* request_settle() lists it when its other batches are over */
+        r->n_sent = pos0; /* request_settle() lists it when its other batches are over */
         return;
     }
     uint32_t wait_ms = MIN((uint32_t)BACKOFF_MS << MIN(r->n_retry, 8u), (uint32_t)BACKOFF_MS_MAX);
@@ -351,7 +357,8 @@ void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_r
     replay(c, r);
 }
 
-void request_token(struct coord *c, struct request *r, const struct coord_sampled *s, struct coord_outs *outs) {
+void request_token(struct coord *c, struct request *r, const struct coord_sampled *s,
+                   struct coord_outs *outs) {
     CHECK(r->n_token < r->n_total_max);
     r->token[r->n_token++] = s->token;
     r->n_retry = 0;

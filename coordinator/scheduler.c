@@ -3,10 +3,10 @@
 #include "common/base/banned.h"
 
 enum {
-    CHUNKS_PER_STAGE = 16,                        /* unmeasured: 16 (S-1) chunks fill a pipeline of S stages to 16 / 17 */
-    CHUNK_EFFICIENT = 64,                         /* rows below which a prompt is not cut for that */
-    CHUNK_STEP = 16,                              /* whole tiles of the kernels */
-    BOUND_PERCENT = 90                            /* the rest is for what the estimate does not know */
+    CHUNKS_PER_STAGE = 16, /* unmeasured: 16 (S-1) chunks fill a pipeline of S stages to 16 / 17 */
+    CHUNK_EFFICIENT = 64,  /* rows below which a prompt is not cut for that */
+    CHUNK_STEP = 16,       /* whole tiles of the kernels */
+    BOUND_PERCENT = 90     /* the rest is for what the estimate does not know */
 };
 
 void sched_plan(struct sched *s, const struct coord_plan *plan) {
@@ -65,7 +65,7 @@ uint32_t sched_stage_us(const struct sched *s, uint32_t stage_i, uint32_t n_row)
         else if (above < 0) above = k;
     }
     if (below < 0 && above < 0) return 0;
-    if (below < 0) return t->us[above];           /* fewer rows never take longer; how much less we cannot know */
+    if (below < 0) return t->us[above]; /* fewer rows never take longer; how much less we cannot know */
     uint64_t us = above < 0 ? beyond(t, below, n_row) : on_line(t, below, above, n_row);
     return us < UINT32_MAX ? MAX(1, (uint32_t)us) : UINT32_MAX;
 }
@@ -86,8 +86,8 @@ uint32_t sched_slowest_us(const struct sched *s, uint32_t n_row) {
     return slowest;
 }
 
-/* All streams get a token once per cycle: when each group has been through the slowest stage, or when one group has been all
- * the way round, whichever takes longer. Unmeasured: as many as fill the pipeline. */
+/* All streams get a token once per cycle: when each group has been through the slowest stage, or when one
+ * group has been all the way round, whichever takes longer. Unmeasured: as many as fill the pipeline. */
 uint32_t sched_groups(const struct sched *s, uint32_t n_stream, uint32_t n_extra) {
     uint32_t most = s->n_stage + n_extra, best = most;
     uint64_t least = UINT64_MAX;
@@ -101,8 +101,8 @@ uint32_t sched_groups(const struct sched *s, uint32_t n_stream, uint32_t n_extra
     return best;
 }
 
-/* How much later the next token of a stream comes when every batch in flight carries n more rows: they all go through the
- * slowest stage before its turn comes again, and its own goes through all stages. */
+/* How much later the next token of a stream comes when every batch in flight carries n more rows: they
+ * all go through the slowest stage before its turn comes again, and its own goes through all stages. */
 static uint64_t delay_us(const struct sched *s, const struct sched_wish *w, uint32_t n) {
     uint32_t d = MAX(w->n_decode_row, 1);
     uint64_t sum = sched_sum_us(s, d + n), cycle = (uint64_t)sched_slowest_us(s, d + n) * w->n_window;
@@ -111,7 +111,8 @@ static uint64_t delay_us(const struct sched *s, const struct sched_wish *w, uint
     return with > without ? with - without : 0;
 }
 
-/* The chunk that takes n_left rows through soonest: all chunks through the slowest stage, and the last one through the others. */
+/* The chunk that takes n_left rows through soonest: all chunks through the slowest stage, and the last
+ * one through the others. */
 static uint32_t chunk_soonest(const struct sched *s, uint32_t n_left, uint32_t n_max) {
     uint32_t fill = n_left / (CHUNKS_PER_STAGE * (s->n_stage - 1));
     uint32_t best = MIN(n_max, MAX(fill, (uint32_t)CHUNK_EFFICIENT));

@@ -1,8 +1,9 @@
-/* core (node) - links, heartbeats and the assignment; the work itself is in core_work.c, helpers in core_experts.c. The drawing
- * is in core.h.
+/* core (node) - links, heartbeats and the assignment; the work itself is in core_work.c, helpers in
+ * core_experts.c. The drawing is in core.h.
  *
- * One step: the event is dispatched, timers that are due act, then whatever can start or be sent does. Every message that
- * cannot be trusted ends in on_msg(), at one of three places: nobody said HELLO, another process speaks, another epoch. */
+ * One step: the event is dispatched, timers that are due act, then whatever can start or be sent does.
+ * Every message that cannot be trusted ends in on_msg(), at one of three places: nobody said HELLO,
+ * another process speaks, another epoch. */
 #include "node/core.h"
 
 #include "node/core_private.h"
@@ -17,10 +18,11 @@
 #include "common/base/banned.h"
 
 static const struct sm_state states[NODE_STATES] = {
-    [NODE_IDLE]     = { "idle",     SM_BIT(NODE_LOADING) },
-    [NODE_LOADING]  = { "loading",  SM_BIT(NODE_LOADING) | SM_BIT(NODE_READY) | SM_BIT(NODE_IDLE) },
-    [NODE_READY]    = { "ready",    SM_BIT(NODE_LOADING) | SM_BIT(NODE_SERVING) | SM_BIT(NODE_DRAINING) | SM_BIT(NODE_IDLE) },
-    [NODE_SERVING]  = { "serving",  SM_BIT(NODE_LOADING) | SM_BIT(NODE_DRAINING) | SM_BIT(NODE_IDLE) },
+    [NODE_IDLE] = { "idle", SM_BIT(NODE_LOADING) },
+    [NODE_LOADING] = { "loading", SM_BIT(NODE_LOADING) | SM_BIT(NODE_READY) | SM_BIT(NODE_IDLE) },
+    [NODE_READY] = { "ready", SM_BIT(NODE_LOADING) | SM_BIT(NODE_SERVING) | SM_BIT(NODE_DRAINING) |
+                                  SM_BIT(NODE_IDLE) },
+    [NODE_SERVING] = { "serving", SM_BIT(NODE_LOADING) | SM_BIT(NODE_DRAINING) | SM_BIT(NODE_IDLE) },
     [NODE_DRAINING] = { "draining", SM_BIT(NODE_LOADING) | SM_BIT(NODE_IDLE) },
 };
 static const struct sm_table state_table = { "node", states, NODE_STATES };
@@ -29,18 +31,18 @@ void node_set_state(struct node *n, enum node_state to) {
     sm_move(&state_table, &n->state, (int)to, n->epoch, &n->config.trace);
 }
 
-enum { EXPERTS_MS = 10000 };                      /* one layer of the largest batch on a slow helper takes a second */
+enum { EXPERTS_MS = 10000 }; /* one layer of the largest batch on a slow helper takes a second */
 
 /* ---- outs ---- */
 
 /* The most that one step can cause, consumer by consumer. */
 static uint32_t outs_max(const struct node_config *c) {
-    return 4 * c->n_batch_max                     /* each ends (three payloads) and returns a credit */
-           + c->n_slot_max                        /* each sequence is closed */
-           + 2 * (NODE_LINKS_MAX + 2)             /* a PING or HELLO per link, a DROP */
-           + 4 * MSG_HELPERS_MAX                  /* the same, CONNECT, DISCONNECT, a question given up */
-           + 2 * NODE_COMPUTING_MAX               /* RUN and CREDIT */
-           + 16;                                  /* answers to the event itself: READY, REFUSE, LOAD, CONNECT, NOTICE */
+    return 4 * c->n_batch_max         /* each ends (three payloads) and returns a credit */
+           + c->n_slot_max            /* each sequence is closed */
+           + 2 * (NODE_LINKS_MAX + 2) /* a PING or HELLO per link, a DROP */
+           + 4 * MSG_HELPERS_MAX      /* the same, CONNECT, DISCONNECT, a question given up */
+           + 2 * NODE_COMPUTING_MAX   /* RUN and CREDIT */
+           + 16; /* answers to the event itself: READY, REFUSE, LOAD, CONNECT, NOTICE */
 }
 
 void node_outs_init(struct node_outs *outs, const struct node_config *config) {
@@ -62,7 +64,8 @@ struct node_out *node_out(struct node_outs *outs, enum node_out_kind kind) {
     return o;
 }
 
-struct msg *node_send_payload(struct node *n, struct node_outs *outs, uint32_t link, enum msg_kind kind, struct payload p) {
+struct msg *node_send_payload(struct node *n, struct node_outs *outs, uint32_t link, enum msg_kind kind,
+                              struct payload p) {
     CHECK(outs->n_msg < outs->n_msg_max);
     struct msg *m = &outs->msg[outs->n_msg++];
     m->kind = kind;
@@ -98,7 +101,8 @@ static void notice(struct node_outs *outs, int code, const char *text) {
 static struct peer *link_find(struct node *n, uint32_t link) {
     if (link == NODE_LINK_COORDINATOR) return &n->coordinator;
     if (link == NODE_LINK_NEXT) return &n->next;
-    if (link >= NODE_LINK_HELPER && link < NODE_LINK_HELPER + n->n_helper) return &n->helper_peer[link - NODE_LINK_HELPER];
+    if (link >= NODE_LINK_HELPER && link < NODE_LINK_HELPER + n->n_helper)
+        return &n->helper_peer[link - NODE_LINK_HELPER];
     for (int i = 0; i < NODE_LINKS_MAX; i++)
         if (n->accepted[i].link == link) return &n->accepted[i];
     return NULL;
@@ -130,7 +134,8 @@ static bool is_helper_link(uint32_t link) {
     return link >= NODE_LINK_HELPER && link < NODE_LINK_HELPER + MSG_HELPERS_MAX;
 }
 
-/* One of the links that we open is not what it was: introduce ourselves again, at once and then with every period. */
+/* One of the links that we open is not what it was: introduce ourselves again, at once and then with
+ * every period. */
 void node_link_lost(struct node *n, struct peer *p, uint32_t link, struct node_outs *outs) {
     uint32_t rtt_us = p->rtt_us;
     *p = (struct peer){ .link = link, .heard_ns = n->now_ns, .rtt_us = rtt_us };
@@ -144,7 +149,8 @@ static void accepted_forget(struct peer *p) {
 
 static void on_hello(struct node *n, const struct node_event *ev, struct node_outs *outs) {
     const struct msg_hello *h = &ev->msg->u.hello;
-    if (h->magic != MSG_MAGIC || h->version_min > MSG_VERSION || h->version_max < MSG_VERSION_MIN || !peer_name_is_valid(h->name)) {
+    if (h->magic != MSG_MAGIC || h->version_min > MSG_VERSION || h->version_max < MSG_VERSION_MIN ||
+        !peer_name_is_valid(h->name)) {
         MARK(hello_version);
         send_refuse(n, ev->link, ERR_UNSUPPORTED, "no common protocol version, or no name", outs);
         node_out(outs, NODE_OUT_DROP)->link = ev->link;
@@ -162,8 +168,10 @@ static void on_hello(struct node *n, const struct node_event *ev, struct node_ou
     }
     peer_start(p, ev->link, h->name, ev->msg->incarnation, n->now_ns);
     struct msg *m = node_send(n, outs, ev->link, MSG_WELCOME);
-    m->u.welcome = (struct msg_welcome){ .version = MIN(h->version_max, (uint32_t)MSG_VERSION), .role = MSG_ROLE_NODE,
-                                         .ping_ms = n->config.ping_ms, .ping_misses = n->config.ping_misses,
+    m->u.welcome = (struct msg_welcome){ .version = MIN(h->version_max, (uint32_t)MSG_VERSION),
+                                         .role = MSG_ROLE_NODE,
+                                         .ping_ms = n->config.ping_ms,
+                                         .ping_misses = n->config.ping_misses,
                                          .payload_bytes_max = n->config.payload_bytes_max };
     snprintf(m->u.welcome.name, sizeof m->u.welcome.name, "%s", n->config.hello.name);
 }
@@ -182,7 +190,7 @@ static void on_welcome(struct node *n, struct peer *p, const struct node_event *
 
 static void on_refuse(struct node *n, struct peer *p, const struct node_event *ev, struct node_outs *outs) {
     const struct msg_refuse *r = &ev->msg->u.refuse;
-    if (p->up) {                                  /* it does not know us any more: it was restarted, or gave us up */
+    if (p->up) { /* it does not know us any more: it was restarted, or gave us up */
         if (ev->link == NODE_LINK_COORDINATOR) MARK(coord_link_lost);
         else MARK(next_link_lost);
         node_link_lost(n, p, ev->link, outs);
@@ -196,7 +204,8 @@ static struct msg_counters counters(const struct node *n) {
     struct msg_counters c = n->counters;
     uint64_t alive_us = (n->now_ns - n->first_ns) / 1000;
     c.idle_us = alive_us - MIN(alive_us, c.busy_us);
-    c.memory_used_bytes = n->holds_weights ? n->ready.weights_bytes + n->ready.state_bytes + n->ready.work_bytes : 0;
+    c.memory_used_bytes =
+        n->holds_weights ? n->ready.weights_bytes + n->ready.state_bytes + n->ready.work_bytes : 0;
     c.n_seq = n->n_seq;
     c.n_queued = n->batches.n_used;
     return c;
@@ -212,7 +221,8 @@ static void link_timers(struct node *n, struct peer *p, uint32_t link, struct no
         }
         if (link == NODE_LINK_COORDINATOR) MARK(coord_link_lost);
         else MARK(next_link_lost);
-        TRACE(&n->config.trace, "%s is silent", link == NODE_LINK_COORDINATOR ? "coordinator" : "a stage or helper");
+        TRACE(&n->config.trace, "%s is silent",
+              link == NODE_LINK_COORDINATOR ? "coordinator" : "a stage or helper");
         node_link_lost(n, p, link, outs);
     } else if (peer_ping_is_due(p, &n->pace, n->now_ns)) {
         if (!p->up) {
@@ -259,9 +269,10 @@ static void tell_state(struct node *n, struct node_outs *outs) {
 }
 
 static bool assign_is_sound(const struct node *n, const struct msg_assign *a) {
-    return a->layer_begin < a->layer_end && a->layer_end <= MSG_LAYERS_MAX && a->n_helper <= MSG_HELPERS_MAX && a->n_slot > 0 &&
-           a->n_slot <= n->config.n_slot_max && a->n_rows_max > 0 && a->n_rows_max <= MSG_ROWS_MAX && a->n_credit > 0 &&
-           a->n_stage > 0 && a->n_stage <= MSG_STAGES_MAX && a->stage_i < a->n_stage &&
+    return a->layer_begin < a->layer_end && a->layer_end <= MSG_LAYERS_MAX &&
+           a->n_helper <= MSG_HELPERS_MAX && a->n_slot > 0 && a->n_slot <= n->config.n_slot_max &&
+           a->n_rows_max > 0 && a->n_rows_max <= MSG_ROWS_MAX && a->n_credit > 0 && a->n_stage > 0 &&
+           a->n_stage <= MSG_STAGES_MAX && a->stage_i < a->n_stage &&
            (a->is_helper || a->has_head == (a->stage_i + 1 == a->n_stage));
 }
 
@@ -315,7 +326,8 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
     o->epoch = n->epoch;
 }
 
-/* The coordinator is in a newer plan, and we have no part in it, or its ASSIGN was lost. The weights stay, the work is over. */
+/* The coordinator is in a newer plan, and we have no part in it, or its ASSIGN was lost. The weights
+ * stay, the work is over. */
 static void retire(struct node *n, uint64_t epoch, struct node_outs *outs) {
     MARK(node_retired);
     work_drop_all(n, outs);
@@ -330,7 +342,8 @@ static void on_ping(struct node *n, struct peer *p, const struct node_event *ev,
     peer_on_ping(p, &ev->msg->u.ping, n->now_ns);
     if (ev->link != NODE_LINK_COORDINATOR || !n->has_assign || n->retired) return;
     /* A coordinator that was started anew has no plan of before, whatever its numbers. */
-    if (ev->msg->epoch > n->epoch || ev->msg->incarnation != n->assigned_by) retire(n, MAX(n->epoch, ev->msg->epoch), outs);
+    if (ev->msg->epoch > n->epoch || ev->msg->incarnation != n->assigned_by)
+        retire(n, MAX(n->epoch, ev->msg->epoch), outs);
 }
 
 static void on_progress(struct node *n, const struct node_load *load, struct node_outs *outs) {
@@ -362,7 +375,8 @@ static void drain_maybe_done(struct node *n, struct node_outs *outs) {
     node_set_state(n, NODE_IDLE);
 }
 
-/* Whoever we connected to goes away on purpose. Its successor will be at the same address, or a new plan names another. */
+/* Whoever we connected to goes away on purpose. Its successor will be at the same address, or a new plan
+ * names another. */
 static void on_leave(struct node *n, struct peer *p, const struct node_event *ev, struct node_outs *outs) {
     if (ev->link == NODE_LINK_COORDINATOR) notice(outs, ev->msg->u.leave.code, ev->msg->u.leave.text);
     node_link_lost(n, p, ev->link, outs);
@@ -371,12 +385,13 @@ static void on_leave(struct node *n, struct peer *p, const struct node_event *ev
 /* ---- messages ---- */
 
 static bool needs_epoch(enum msg_kind kind) {
-    return kind == MSG_DRAIN || kind == MSG_WORK || kind == MSG_CREDIT || kind == MSG_ROW_GET || kind == MSG_SYNC ||
-           kind == MSG_EXPERTS_DONE;
+    return kind == MSG_DRAIN || kind == MSG_WORK || kind == MSG_CREDIT || kind == MSG_ROW_GET ||
+           kind == MSG_SYNC || kind == MSG_EXPERTS_DONE;
 }
 
 /* From a peer that we know, of this epoch where that matters. */
-static void dispatch(struct node *n, struct peer *p, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
+static void dispatch(struct node *n, struct peer *p, const struct node_event *ev, struct payload *payload,
+                     struct node_outs *outs) {
     const struct msg *m = ev->msg;
     bool coordinator = ev->link == NODE_LINK_COORDINATOR, accepted = ev->link >= NODE_LINK_ACCEPTED;
     switch (m->kind) {
@@ -387,7 +402,8 @@ static void dispatch(struct node *n, struct peer *p, const struct node_event *ev
     case MSG_ROW_GET: if (coordinator) work_on_row_get(n, &m->u.row_get, outs); break;
     case MSG_WORK:
         if (n->assign.is_helper) break;
-        if (coordinator ? n->assign.stage_i == 0 : accepted && n->assign.stage_i > 0) work_on_work(n, ev, payload, outs);
+        if (coordinator ? n->assign.stage_i == 0 : accepted && n->assign.stage_i > 0)
+            work_on_work(n, ev, payload, outs);
         break;
     case MSG_CREDIT: if (ev->link == NODE_LINK_NEXT) work_on_credit(n, &m->u.credit, outs); break;
     case MSG_EXPERTS: if (accepted) experts_on_question(n, ev, payload, outs); break;
@@ -400,7 +416,8 @@ static void dispatch(struct node *n, struct peer *p, const struct node_event *ev
     }
 }
 
-static void on_msg(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
+static void on_msg(struct node *n, const struct node_event *ev, struct payload *payload,
+                   struct node_outs *outs) {
     const struct msg *m = ev->msg;
     struct peer *p = link_find(n, ev->link);
     bool ours = ev->link < NODE_LINK_ACCEPTED;
@@ -478,7 +495,8 @@ void node_step(struct node *n, const struct node_event *ev, struct node_outs *ou
 
 struct node *node_new(const struct node_config *config) {
     struct node *n = xcalloc(1, sizeof *n);
-    CHECK(config->incarnation && config->n_batch_max && config->n_slot_max && config->ping_ms && config->ping_misses);
+    CHECK(config->incarnation && config->n_batch_max && config->n_slot_max && config->ping_ms &&
+          config->ping_misses);
     CHECK(peer_name_is_valid(config->hello.name));
     n->config = *config;
     if (!n->config.experts_ms) n->config.experts_ms = EXPERTS_MS;
@@ -496,8 +514,14 @@ void node_free(struct node *n) {
 }
 
 struct node_view node_view(const struct node *n) {
-    return (struct node_view){ .state = (enum node_state)n->state, .epoch = n->epoch, .n_seq = n->n_seq,
-                               .n_batch = n->batches.n_used, .n_computing = n->n_computing, .n_sent = n->n_sent,
-                               .coordinator_up = n->coordinator.up, .next_up = n->next.up,
-                               .assign = n->has_assign ? &n->assign : NULL, .counters = counters(n) };
+    return (struct node_view){ .state = (enum node_state)n->state,
+                               .epoch = n->epoch,
+                               .n_seq = n->n_seq,
+                               .n_batch = n->batches.n_used,
+                               .n_computing = n->n_computing,
+                               .n_sent = n->n_sent,
+                               .coordinator_up = n->coordinator.up,
+                               .next_up = n->next.up,
+                               .assign = n->has_assign ? &n->assign : NULL,
+                               .counters = counters(n) };
 }

@@ -1,8 +1,9 @@
-/* core (node) - everything a node decides: whom it talks to, what it holds, which batch it computes, refuses or passes on.
+/* core (node) - everything a node decides: whom it talks to, what it holds, which batch it computes,
+ * refuses or passes on.
  *
- * A struct and a step: events in, outs away, time is a field, the next deadline is a result. No clock, no socket, no
- * thread, no device. Belongs to the loop thread of its shell; the simulation runs many in one process.
- * Limits: NODE_LINKS_MAX accepted links, n_batch_max batches, n_slot_max sequences.
+ * A struct and a step: events in, outs away, time is a field, the next deadline is a result. No clock, no
+ * socket, no thread, no device. Belongs to the loop thread of its shell; the simulation runs many in one
+ * process. Limits: NODE_LINKS_MAX accepted links, n_batch_max batches, n_slot_max sequences.
  *
  *            ASSIGN            loaded            WORK                DRAIN, queue empty
  *   idle* ----------> loading -------> ready* ---------> serving* ----------------------> idle
@@ -14,16 +15,18 @@
  *   a batch:   queued* --positions fit--> computing* --> held* (credit, link) --> sent* (CREDIT) --> over
  *                                              |
  *                                              +-- last stage --> kept* (rows may be asked for) --> over
- *   (* waits.) Any of them ends when SYNC or a newer WORK says that the batch is over. batch_end() is the only way out: it gives
- *   back the payloads, and with the place the credit.
+ *   (* waits.) Any of them ends when SYNC or a newer WORK says that the batch is over. batch_end() is the
+ * only way out: it gives back the payloads, and with the place the credit.
  *
- * Experts. A stage may have helpers, each with some experts of its layers. Its compute thread asks them (EV_EXPERTS, one
- * question per helper at a time) and waits for OUT_EXPERTS_DONE, which comes for every question: answer, error, or deadline. On
- * the helper a question is a job like any other (OUT_EXPERTS, then EV_EXPERTS_COMPUTED).
+ * Experts. A stage may have helpers, each with some experts of its layers. Its compute thread asks them
+ * (EV_EXPERTS, one question per helper at a time) and waits for OUT_EXPERTS_DONE, which comes for every
+ * question: answer, error, or deadline. On the helper a question is a job like any other (OUT_EXPERTS,
+ * then EV_EXPERTS_COMPUTED).
  *
- * The shell's part. Jobs (LOAD, RUN, SEQ_CLOSE, EXPERTS) go to the compute thread in the order of the outs; it checks again
- * that a sequence holds `have` tokens, goes back to pos0, and runs. Slots in jobs are numbers below n_slot that this core
- * hands out. A payload in an event is ours; one in a SEND or RUN is the shell's until it comes back or is freed. */
+ * The shell's part. Jobs (LOAD, RUN, SEQ_CLOSE, EXPERTS) go to the compute thread in the order of the
+ * outs; it checks again that a sequence holds `have` tokens, goes back to pos0, and runs. Slots in jobs
+ * are numbers below n_slot that this core hands out. A payload in an event is ours; one in a SEND or RUN
+ * is the shell's until it comes back or is freed. */
 #ifndef NODE_CORE_H
 #define NODE_CORE_H
 
@@ -32,11 +35,12 @@
 #include "common/wire/peer.h"
 
 enum {
-    NODE_LINK_COORDINATOR = 1, NODE_LINK_NEXT = 2,            /* we connect: HELLO is ours */
-    NODE_LINK_HELPER = 8,                                     /* and above, one per helper: we connect */
-    NODE_LINK_ACCEPTED = 32,                                  /* and above: they connect */
-    NODE_LINKS_MAX = 16,                                      /* accepted: previous stages of this plan and the last, tools */
-    NODE_COMPUTING_MAX = 2                                    /* one runs, one waits in the ring: no gap between them */
+    NODE_LINK_COORDINATOR = 1,
+    NODE_LINK_NEXT = 2,      /* we connect: HELLO is ours */
+    NODE_LINK_HELPER = 8,    /* and above, one per helper: we connect */
+    NODE_LINK_ACCEPTED = 32, /* and above: they connect */
+    NODE_LINKS_MAX = 16,     /* accepted: previous stages of this plan and the last, tools */
+    NODE_COMPUTING_MAX = 2   /* one runs, one waits in the ring: no gap between them */
 };
 
 enum node_state { NODE_IDLE, NODE_LOADING, NODE_READY, NODE_SERVING, NODE_DRAINING, NODE_STATES };
@@ -46,22 +50,22 @@ struct node_config {
     struct msg_hello hello;                                   /* all about us; its arrays outlive the core */
     uint64_t incarnation;
     uint32_t ping_ms, ping_misses;
-    uint32_t n_batch_max, n_slot_max;                         /* batches: at least twice the coordinator's window */
+    uint32_t n_batch_max, n_slot_max; /* batches: at least twice the coordinator's window */
     uint32_t payload_bytes_max;
-    uint32_t experts_ms;                                      /* deadline of one question to a helper; 0: ten seconds */
+    uint32_t experts_ms; /* deadline of one question to a helper; 0: ten seconds */
     struct trace trace;
 };
 
 enum node_event_kind {
-    NODE_EV_TICK,                                             /* the deadline came */
-    NODE_EV_MSG,                                              /* link, msg, take_payload */
-    NODE_EV_LINK_CLOSED,                                      /* link: an accepted one is gone for good */
-    NODE_EV_PROGRESS,                                         /* load.epoch, load.progress */
-    NODE_EV_LOADED,                                           /* load.epoch, load.code, load.text, load.ready */
-    NODE_EV_COMPUTED,                                         /* done, take_payload */
-    NODE_EV_EXPERTS,                                          /* link: NODE_LINK_HELPER + i, experts, take_payload */
-    NODE_EV_EXPERTS_COMPUTED,                                 /* link, epoch as in the out, experts_done, take_payload */
-    NODE_EV_STOP                                              /* say LEAVE; the shell exits when the outs are carried out */
+    NODE_EV_TICK,             /* the deadline came */
+    NODE_EV_MSG,              /* link, msg, take_payload */
+    NODE_EV_LINK_CLOSED,      /* link: an accepted one is gone for good */
+    NODE_EV_PROGRESS,         /* load.epoch, load.progress */
+    NODE_EV_LOADED,           /* load.epoch, load.code, load.text, load.ready */
+    NODE_EV_COMPUTED,         /* done, take_payload */
+    NODE_EV_EXPERTS,          /* link: NODE_LINK_HELPER + i, experts, take_payload */
+    NODE_EV_EXPERTS_COMPUTED, /* link, epoch as in the out, experts_done, take_payload */
+    NODE_EV_STOP              /* say LEAVE; the shell exits when the outs are carried out */
 };
 
 struct node_load {
@@ -76,9 +80,9 @@ struct node_done {
     struct handle job;
     int code;                                                 /* < 0: nothing changed in any sequence */
     const char *text;
-    const struct msg_row_result *row;                         /* last stage: one per want; parts lie in take_payload */
+    const struct msg_row_result *row; /* last stage: one per want; parts lie in take_payload */
     uint32_t n_row, compute_us;
-    struct payload take_kept;                                 /* last stage: float[n_want][n_vocab], for MSG_ROW_GET */
+    struct payload take_kept; /* last stage: float[n_want][n_vocab], for MSG_ROW_GET */
 };
 
 struct node_event {
@@ -94,7 +98,10 @@ struct node_event {
     struct msg_experts_done experts_done;
 };
 
-struct node_job_seg { uint32_t slot, pos0, n, have; bool open; };  /* have > pos0: go back first. open: a new sequence, have is 0 */
+struct node_job_seg {
+    uint32_t slot, pos0, n, have;
+    bool open;
+}; /* have > pos0: go back first. open: a new sequence, have is 0 */
 
 struct node_job {
     struct handle handle;
@@ -108,17 +115,17 @@ struct node_job {
 };
 
 enum node_out_kind {
-    NODE_OUT_SEND,                                            /* link, msg, payload (ours again: borrows) */
-    NODE_OUT_CONNECT,                                         /* link, hop */
-    NODE_OUT_DISCONNECT,                                      /* link: the next stage's, or a helper's */
-    NODE_OUT_DROP,                                            /* link: an accepted one */
-    NODE_OUT_LOAD,                                            /* assign, epoch; an unfinished older load is given up */
-    NODE_OUT_RUN,                                             /* job: valid until its NODE_EV_COMPUTED */
-    NODE_OUT_SEQ_CLOSE,                                       /* slot; it may be that the job that opened it failed */
-    NODE_OUT_FREE,                                            /* payload */
-    NODE_OUT_EXPERTS,                                         /* link, epoch, experts, payload: compute, and answer with both */
-    NODE_OUT_EXPERTS_DONE,                                    /* link, experts_done, payload: to the thread that asked */
-    NODE_OUT_NOTICE                                           /* code, text: worth a line in the log, once */
+    NODE_OUT_SEND,         /* link, msg, payload (ours again: borrows) */
+    NODE_OUT_CONNECT,      /* link, hop */
+    NODE_OUT_DISCONNECT,   /* link: the next stage's, or a helper's */
+    NODE_OUT_DROP,         /* link: an accepted one */
+    NODE_OUT_LOAD,         /* assign, epoch; an unfinished older load is given up */
+    NODE_OUT_RUN,          /* job: valid until its NODE_EV_COMPUTED */
+    NODE_OUT_SEQ_CLOSE,    /* slot; it may be that the job that opened it failed */
+    NODE_OUT_FREE,         /* payload */
+    NODE_OUT_EXPERTS,      /* link, epoch, experts, payload: compute, and answer with both */
+    NODE_OUT_EXPERTS_DONE, /* link, experts_done, payload: to the thread that asked */
+    NODE_OUT_NOTICE        /* code, text: worth a line in the log, once */
 };
 
 struct node_out {
@@ -126,7 +133,7 @@ struct node_out {
     uint32_t link, slot;
     const struct msg *msg;
     struct payload payload;
-    bool borrows;                                             /* the shell copies the payload; the slot stays ours */
+    bool borrows; /* the shell copies the payload; the slot stays ours */
     uint64_t epoch;
     const struct msg_hop *hop;
     const struct msg_assign *assign;
@@ -148,11 +155,12 @@ struct node_outs {
 struct node;
 
 struct node *node_new(const struct node_config *config);
-void node_free(struct node *n);                               /* NULL is fine; payloads that it holds are not given back */
+void node_free(struct node *n); /* NULL is fine; payloads that it holds are not given back */
 void node_outs_init(struct node_outs *outs, const struct node_config *config);
 void node_outs_deinit(struct node_outs *outs);
 
-/* ev and what it points to are borrowed until the outs are carried out, except fields named take_*. Start with a NODE_EV_TICK. */
+/* ev and what it points to are borrowed until the outs are carried out, except fields named take_*. Start
+ * with a NODE_EV_TICK. */
 void node_step(struct node *n, const struct node_event *ev, struct node_outs *outs);
 
 struct node_view {

@@ -1,7 +1,9 @@
-/* core_experts - a stage and its helpers, see core.h: questions with deadlines on one side, jobs on the other.
+/* core_experts - a stage and its helpers, see core.h: questions with deadlines on one side, jobs on the
+ * other.
  *
- * The compute thread of the lead blocks until every question it asked has its OUT_EXPERTS_DONE. So whatever happens to a helper, a
- * link or the plan, each open question ends here exactly once: with the answer, or with a code. */
+ * The compute thread of the lead blocks until every question it asked has its OUT_EXPERTS_DONE. So
+ * whatever happens to a helper, a link or the plan, each open question ends here exactly once: with the
+ * answer, or with a code. */
 #include "node/core_private.h"
 
 #include "common/base/mark.h"
@@ -36,7 +38,8 @@ static bool same_helpers(const struct node *n, const struct msg_assign *a) {
 void experts_connect(struct node *n, const struct msg_assign *a, struct node_outs *outs) {
     for (uint32_t i = 0; i < n->n_helper; i++) experts_give_up(n, i, ERR_STALE, outs);
     bool same = a->n_helper <= MSG_HELPERS_MAX && same_helpers(n, a);
-    for (uint32_t i = 0; i < n->n_helper && !same; i++) node_out(outs, NODE_OUT_DISCONNECT)->link = NODE_LINK_HELPER + i;
+    for (uint32_t i = 0; i < n->n_helper && !same; i++)
+        node_out(outs, NODE_OUT_DISCONNECT)->link = NODE_LINK_HELPER + i;
     n->n_helper = MIN(a->n_helper, (uint32_t)MSG_HELPERS_MAX);
     if (n->n_helper) memcpy(n->helper, a->helper, n->n_helper * sizeof n->helper[0]);
     for (uint32_t i = 0; i < n->n_helper && !same; i++) {
@@ -49,27 +52,36 @@ void experts_connect(struct node *n, const struct msg_assign *a, struct node_out
 
 /* ---- the lead ---- */
 
-void experts_on_ask(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
+void experts_on_ask(struct node *n, const struct node_event *ev, struct payload *payload,
+                    struct node_outs *outs) {
     const struct msg_experts *ask = &ev->experts;
     uint32_t i = ev->link - NODE_LINK_HELPER;
     if (i >= n->n_helper || !n->helper_peer[i].up) {
         MARK(experts_unanswered);
-        struct msg_experts_done done = { .batch = ask->batch, .layer = ask->layer, .n_row = ask->n_row, .code = ERR_PEER };
+        struct msg_experts_done done = {
+            .batch = ask->batch, .layer = ask->layer, .n_row = ask->n_row, .code = ERR_PEER
+        };
         struct node_out *o = node_out(outs, NODE_OUT_EXPERTS_DONE);
         o->link = ev->link;
         o->experts_done = done;
         return;
     }
-    experts_give_up(n, i, ERR_STALE, outs);       /* the thread asks again before it has its answer: it gave up by itself */
-    n->question[i] = (struct node_question){ .open = true, .batch = ask->batch, .layer = ask->layer, .n_row = ask->n_row,
-                                             .deadline_ns = n->now_ns + n->config.experts_ms * UINT64_C(1000000) };
+    experts_give_up(n, i, ERR_STALE,
+                    outs); /* the thread asks again before it has its answer: it gave up by itself */
+    n->question[i] =
+        (struct node_question){ .open = true,
+                                .batch = ask->batch,
+                                .layer = ask->layer,
+                                .n_row = ask->n_row,
+                                .deadline_ns = n->now_ns + n->config.experts_ms * UINT64_C(1000000) };
     struct msg *m = node_send_payload(n, outs, ev->link, MSG_EXPERTS, *payload);
     m->trace = ask->batch;
     m->u.experts = *ask;
     *payload = (struct payload){ 0 };
 }
 
-void experts_on_answer(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
+void experts_on_answer(struct node *n, const struct node_event *ev, struct payload *payload,
+                       struct node_outs *outs) {
     const struct msg_experts_done *done = &ev->msg->u.experts_done;
     uint32_t i = ev->link - NODE_LINK_HELPER;
     const struct node_question *q = &n->question[i];
@@ -83,7 +95,8 @@ void experts_on_answer(struct node *n, const struct node_event *ev, struct paylo
 
 void experts_timers(struct node *n, struct node_outs *outs) {
     for (uint32_t i = 0; i < n->n_helper; i++)
-        if (n->question[i].open && n->now_ns >= n->question[i].deadline_ns) experts_give_up(n, i, ERR_TIMEOUT, outs);
+        if (n->question[i].open && n->now_ns >= n->question[i].deadline_ns)
+            experts_give_up(n, i, ERR_TIMEOUT, outs);
 }
 
 uint64_t experts_deadline_ns(const struct node *n) {
@@ -95,22 +108,26 @@ uint64_t experts_deadline_ns(const struct node *n) {
 
 /* ---- the helper ---- */
 
-static void send_done(struct node *n, uint32_t link, uint64_t epoch, const struct msg_experts_done *done, struct payload payload,
-                      struct node_outs *outs) {
+static void send_done(struct node *n, uint32_t link, uint64_t epoch, const struct msg_experts_done *done,
+                      struct payload payload, struct node_outs *outs) {
     struct msg *m = node_send_payload(n, outs, link, MSG_EXPERTS_DONE, payload);
-    m->epoch = epoch;                             /* of the question: a refusal must not be taken for a stale message */
+    m->epoch = epoch; /* of the question: a refusal must not be taken for a stale message */
     m->trace = done->batch;
     m->u.experts_done = *done;
 }
 
 /* Not an epoch to drop silently: the other side's thread waits. */
-void experts_on_question(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
+void experts_on_question(struct node *n, const struct node_event *ev, struct payload *payload,
+                         struct node_outs *outs) {
     const struct msg_experts *q = &ev->msg->u.experts;
     bool ready = n->state == NODE_READY || n->state == NODE_SERVING;
-    if (ev->msg->epoch != n->epoch || !ready || !n->assign.is_helper || !payload->generation || q->n_row == 0 ||
-        q->n_row > n->assign.n_rows_max || q->layer < n->assign.layer_begin || q->layer >= n->assign.layer_end) {
+    if (ev->msg->epoch != n->epoch || !ready || !n->assign.is_helper || !payload->generation ||
+        q->n_row == 0 || q->n_row > n->assign.n_rows_max || q->layer < n->assign.layer_begin ||
+        q->layer >= n->assign.layer_end) {
         MARK(experts_refused);
-        struct msg_experts_done done = { .batch = q->batch, .layer = q->layer, .n_row = q->n_row, .code = ERR_STALE };
+        struct msg_experts_done done = {
+            .batch = q->batch, .layer = q->layer, .n_row = q->n_row, .code = ERR_STALE
+        };
         send_done(n, ev->link, ev->msg->epoch, &done, (struct payload){ 0 }, outs);
         return;
     }
@@ -123,7 +140,8 @@ void experts_on_question(struct node *n, const struct node_event *ev, struct pay
     *payload = (struct payload){ 0 };
 }
 
-void experts_on_computed(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
+void experts_on_computed(struct node *n, const struct node_event *ev, struct payload *payload,
+                         struct node_outs *outs) {
     if (ev->epoch != n->epoch) return;            /* the lead has been told by its own new plan */
     n->counters.n_batch++;
     n->counters.n_row += ev->experts_done.n_row;

@@ -1,5 +1,5 @@
-/* core_private - the node core's inside, shared by core.c (links, assignment), core_work.c (sequences, batches) and
- * core_experts.c (helpers). */
+/* core_private - the node core's inside, shared by core.c (links, assignment), core_work.c (sequences,
+ * batches) and core_experts.c (helpers). */
 #ifndef NODE_CORE_PRIVATE_H
 #define NODE_CORE_PRIVATE_H
 
@@ -7,7 +7,7 @@
 
 struct node_seq {
     uint64_t id;
-    uint32_t slot, len, len_max;                  /* tokens after all posted jobs; the longest since it was opened */
+    uint32_t slot, len, len_max; /* tokens after all posted jobs; the longest since it was opened */
 };
 
 struct node_batch {
@@ -17,7 +17,7 @@ struct node_batch {
     uint32_t from;                                /* link that waits for the credit; 0: none or returned */
     uint64_t arrived_ns, started_ns, computed_ns;
     uint32_t compute_us;
-    struct payload in, out, kept;                 /* before the job; streams for the next hop; rows of the last stage */
+    struct payload in, out, kept; /* before the job; streams for the next hop; rows of the last stage */
     struct node_job job;
     struct node_job_seg *job_seg;                 /* these lie in `block` */
     struct msg_work work;
@@ -45,7 +45,8 @@ struct node {
     uint32_t n_helper;                            /* connected */
     int refused_code;                             /* of the last REFUSE, so that each reason is told once */
 
-    bool has_assign, retired, holds_weights;      /* retired: the plan of `assign` is over, and we are in no newer one */
+    bool has_assign, retired,
+        holds_weights; /* retired: the plan of `assign` is over, and we are in no newer one */
     uint64_t assigned_by;                         /* incarnation of the coordinator that did */
     struct msg_assign assign;
     struct msg_helper helper[MSG_HELPERS_MAX];
@@ -72,7 +73,8 @@ struct node {
 
 struct node_out *node_out(struct node_outs *outs, enum node_out_kind kind);
 struct msg *node_send(struct node *n, struct node_outs *outs, uint32_t link, enum msg_kind kind);
-struct msg *node_send_payload(struct node *n, struct node_outs *outs, uint32_t link, enum msg_kind kind, struct payload p);
+struct msg *node_send_payload(struct node *n, struct node_outs *outs, uint32_t link, enum msg_kind kind,
+                              struct payload p);
 void node_give(struct node_outs *outs, struct payload *p);
 void node_set_state(struct node *n, enum node_state to);
 
@@ -80,10 +82,14 @@ void node_link_lost(struct node *n, struct peer *p, uint32_t link, struct node_o
 
 /* core_experts.c */
 void experts_connect(struct node *n, const struct msg_assign *a, struct node_outs *outs);
-void experts_on_ask(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
-void experts_on_answer(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
-void experts_on_question(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
-void experts_on_computed(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
+void experts_on_ask(struct node *n, const struct node_event *ev, struct payload *payload,
+                    struct node_outs *outs);
+void experts_on_answer(struct node *n, const struct node_event *ev, struct payload *payload,
+                       struct node_outs *outs);
+void experts_on_question(struct node *n, const struct node_event *ev, struct payload *payload,
+                         struct node_outs *outs);
+void experts_on_computed(struct node *n, const struct node_event *ev, struct payload *payload,
+                         struct node_outs *outs);
 void experts_give_up(struct node *n, uint32_t helper_i, int code, struct node_outs *outs);
 void experts_timers(struct node *n, struct node_outs *outs);
 uint64_t experts_deadline_ns(const struct node *n);
@@ -92,12 +98,14 @@ uint64_t experts_deadline_ns(const struct node *n);
 void work_init(struct node *n);
 void work_deinit(struct node *n);
 void work_drop_all(struct node *n, struct node_outs *outs);                      /* a new epoch */
-void work_on_work(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
+void work_on_work(struct node *n, const struct node_event *ev, struct payload *payload,
+                  struct node_outs *outs);
 void work_on_credit(struct node *n, const struct msg_credit *credit, struct node_outs *outs);
 void work_on_sync(struct node *n, const struct msg_sync *sync, struct node_outs *outs);
 void work_on_row_get(struct node *n, const struct msg_row_get *get, struct node_outs *outs);
-void work_on_computed(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs);
-void work_pump(struct node *n, struct node_outs *outs);                          /* starts and sends what can */
-bool work_is_empty(const struct node *n);                                        /* nothing queued, computing, held or sent */
+void work_on_computed(struct node *n, const struct node_event *ev, struct payload *payload,
+                      struct node_outs *outs);
+void work_pump(struct node *n, struct node_outs *outs); /* starts and sends what can */
+bool work_is_empty(const struct node *n); /* nothing queued, computing, held or sent */
 
 #endif

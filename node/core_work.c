@@ -1,8 +1,9 @@
 /* core_work - the node core's sequences and batches, see core.h for the drawing of a batch's life.
  *
- * Batches arrive in rising order and are computed in that order, so "the queue" is: of those in a state, the one with the lowest
- * number. A sequence's length is the one after all posted jobs; the compute thread checks it again. Whatever a batch holds
- * (payloads, a credit of the previous stage, a place at the next one) belongs to the batch and goes back in batch_end(). */
+ * Batches arrive in rising order and are computed in that order, so "the queue" is: of those in a state,
+ * the one with the lowest number. A sequence's length is the one after all posted jobs; the compute
+ * thread checks it again. Whatever a batch holds (payloads, a credit of the previous stage, a place at
+ * the next one) belongs to the batch and goes back in batch_end(). */
 #include "node/core_private.h"
 
 #include "common/base/check.h"
@@ -103,7 +104,8 @@ static void credit_return(struct node *n, struct node_batch *b, struct node_outs
     b->from = 0;
 }
 
-/* The only way out. While the device works on it the place stays taken, marked dead, until the result is here. */
+/* The only way out. While the device works on it the place stays taken, marked dead, until the result is
+ * here. */
 static void batch_end(struct node *n, struct node_batch *b, struct node_outs *outs) {
     if (b->state == NB_COMPUTING) {
         if (!b->dead) MARK(node_dead_while_computing);
@@ -165,8 +167,8 @@ bool work_is_empty(const struct node *n) {
 
 static bool work_is_sound(const struct node *n, const struct msg_work *w, const struct payload *payload) {
     uint64_t rows = 0;
-    if (w->n_seg == 0 || w->n_seg > MSG_SEGS_MAX || w->n_row > n->assign.n_rows_max || w->n_want > MSG_WANTS_MAX ||
-        w->n_bias > MSG_BIAS_MAX || w->n_timing > MSG_STAGES_MAX)
+    if (w->n_seg == 0 || w->n_seg > MSG_SEGS_MAX || w->n_row > n->assign.n_rows_max ||
+        w->n_want > MSG_WANTS_MAX || w->n_bias > MSG_BIAS_MAX || w->n_timing > MSG_STAGES_MAX)
         return false;
     for (uint32_t i = 0; i < w->n_seg; i++) {
         const struct msg_seg *s = &w->seg[i];
@@ -191,9 +193,12 @@ static void *block_part(char **at, const void *from, size_t bytes) {
 
 /* One block per place holds all arrays; it grows to the largest batch seen and is used again. */
 static void batch_copy(struct node_batch *b, const struct msg_work *w) {
-    size_t seg = w->n_seg * sizeof *w->seg, token = w->n_row * sizeof *w->token, want = w->n_want * sizeof *w->want;
-    size_t bias = w->n_bias * sizeof *w->bias, timing = (w->n_timing + 1) * sizeof *w->timing, job = w->n_seg * sizeof *b->job_seg;
-    size_t bytes = ALIGN_UP(seg, 8) + ALIGN_UP(token, 8) + ALIGN_UP(want, 8) + ALIGN_UP(bias, 8) + ALIGN_UP(timing, 8) + job;
+    size_t seg = w->n_seg * sizeof *w->seg, token = w->n_row * sizeof *w->token,
+           want = w->n_want * sizeof *w->want;
+    size_t bias = w->n_bias * sizeof *w->bias, timing = (w->n_timing + 1) * sizeof *w->timing,
+           job = w->n_seg * sizeof *b->job_seg;
+    size_t bytes = ALIGN_UP(seg, 8) + ALIGN_UP(token, 8) + ALIGN_UP(want, 8) + ALIGN_UP(bias, 8) +
+                   ALIGN_UP(timing, 8) + job;
     if (bytes > b->block_bytes) b->block = xrealloc(b->block, b->block_bytes = bytes);
     char *at = b->block;
     b->work = *w;
@@ -206,14 +211,15 @@ static void batch_copy(struct node_batch *b, const struct msg_work *w) {
     b->job_seg = (struct node_job_seg *)(void *)at;
 }
 
-static void refuse(struct node *n, uint64_t batch, uint64_t seq, enum msg_refusal reason, uint32_t have, struct node_outs *outs) {
+static void refuse(struct node *n, uint64_t batch, uint64_t seq, enum msg_refusal reason, uint32_t have,
+                   struct node_outs *outs) {
     n->counters.n_refused++;
     struct msg *m = node_send(n, outs, NODE_LINK_COORDINATOR, MSG_WORK_REFUSED);
     m->u.work_refused = (struct msg_work_refused){ .batch = batch, .seq = seq, .reason = reason,
                                                    .stage_i = n->assign.stage_i, .have = have };
     m->trace = batch;
-    TRACE(&n->config.trace, "refuse batch %llu: reason %d, sequence %llu, have %u", (unsigned long long)batch, (int)reason,
-          (unsigned long long)seq, have);
+    TRACE(&n->config.trace, "refuse batch %llu: reason %d, sequence %llu, have %u",
+          (unsigned long long)batch, (int)reason, (unsigned long long)seq, have);
 }
 
 static void credit_at_once(struct node *n, uint32_t link, uint64_t batch, struct node_outs *outs) {
@@ -226,7 +232,8 @@ static void advance_done(struct node *n, uint64_t batch_done, struct node_outs *
     end_what_is_dead(n, outs);
 }
 
-void work_on_work(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
+void work_on_work(struct node *n, const struct node_event *ev, struct payload *payload,
+                  struct node_outs *outs) {
     const struct msg_work *w = &ev->msg->u.work;
     if (n->state != NODE_READY && n->state != NODE_SERVING) {
         MARK(node_state_refused);
@@ -292,7 +299,8 @@ static bool positions_fit(struct node *n, struct node_batch *b, struct node_outs
     return false;
 }
 
-/* The coordinator never has more sequences alive than there are slots, so the SYNC that ends some of ours is on its way. */
+/* The coordinator never has more sequences alive than there are slots, so the SYNC that ends some of ours
+ * is on its way. */
 static bool slots_suffice(struct node *n, const struct node_batch *b) {
     uint32_t n_new = 0;
     for (uint32_t i = 0; i < b->work.n_seg; i++) n_new += !seq_find(n, b->work.seg[i].seq);
@@ -308,7 +316,9 @@ static void positions_take(struct node *n, struct node_batch *b) {
         bool open = !s;
         if (open) s = seq_open(n, seg->seq);
         if (s->len > seg->pos0) MARK(node_rolled_back);
-        b->job_seg[i] = (struct node_job_seg){ .slot = s->slot, .pos0 = seg->pos0, .n = seg->n, .have = s->len, .open = open };
+        b->job_seg[i] = (struct node_job_seg){
+            .slot = s->slot, .pos0 = seg->pos0, .n = seg->n, .have = s->len, .open = open
+        };
         if (seg->pos0 == 0) *s = (struct node_seq){ .id = s->id, .slot = s->slot };
         s->len = seg->pos0 + seg->n;
         s->len_max = MAX(s->len_max, s->len);
@@ -319,9 +329,17 @@ static void batch_start(struct node *n, struct node_batch *b, struct node_outs *
     positions_take(n, b);
     credit_return(n, b, outs);
     b->started_ns = n->now_ns;
-    b->job = (struct node_job){ .handle = pool_handle(&n->batches, (uint32_t)(b - n->batch)), .batch = b->id, .seg = b->job_seg,
-                                .token = b->work.token, .want = b->work.want, .bias = b->work.bias, .n_seg = b->work.n_seg,
-                                .n_row = b->work.n_row, .n_want = b->work.n_want, .n_bias = b->work.n_bias, .take_in = b->in };
+    b->job = (struct node_job){ .handle = pool_handle(&n->batches, (uint32_t)(b - n->batch)),
+                                .batch = b->id,
+                                .seg = b->job_seg,
+                                .token = b->work.token,
+                                .want = b->work.want,
+                                .bias = b->work.bias,
+                                .n_seg = b->work.n_seg,
+                                .n_row = b->work.n_row,
+                                .n_want = b->work.n_want,
+                                .n_bias = b->work.n_bias,
+                                .take_in = b->in };
     b->in = (struct payload){ 0 };
     n->n_computing++;
     move(n, b, NB_COMPUTING);
@@ -346,29 +364,36 @@ static uint32_t us_between(uint64_t from_ns, uint64_t to_ns) {
     return us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
 }
 
-/* Appends our own entry. What is neither queue nor compute is hold: the way to and from the thread, credit, the link. */
+/* Appends our own entry. What is neither queue nor compute is hold: the way to and from the thread,
+ * credit, the link. */
 static void timing_add(struct node *n, struct node_batch *b) {
     struct msg_timing *t = (struct msg_timing *)(void *)b->work.timing + b->work.n_timing;
-    uint32_t here = us_between(b->arrived_ns, n->now_ns), busy = MIN(b->compute_us, us_between(b->started_ns, b->computed_ns));
+    uint32_t here = us_between(b->arrived_ns, n->now_ns),
+             busy = MIN(b->compute_us, us_between(b->started_ns, b->computed_ns));
     uint32_t after = us_between(b->computed_ns, n->now_ns);
     *t = (struct msg_timing){ .stage_i = n->assign.stage_i, .compute_us = busy, .hold_us = after,
                               .queue_us = here - MIN(here, busy + after), .n_row = b->work.n_row };
     b->work.n_timing++;
 }
 
-static void send_result(struct node *n, struct node_batch *b, const struct node_done *done, struct payload *payload,
-                        struct node_outs *outs) {
+static void send_result(struct node *n, struct node_batch *b, const struct node_done *done,
+                        struct payload *payload, struct node_outs *outs) {
     timing_add(n, b);
     struct msg *m = node_send_payload(n, outs, NODE_LINK_COORDINATOR, MSG_RESULT, *payload);
     m->trace = b->id;
-    m->u.result = (struct msg_result){ .batch = b->id, .row = done->row, .n_row = done->n_row, .timing = b->work.timing,
+    m->u.result = (struct msg_result){ .batch = b->id,
+                                       .row = done->row,
+                                       .n_row = done->n_row,
+                                       .timing = b->work.timing,
                                        .n_timing = b->work.n_timing };
     *payload = (struct payload){ 0 };
 }
 
-static void compute_failed(struct node *n, struct node_batch *b, const struct node_done *done, struct node_outs *outs) {
+static void compute_failed(struct node *n, struct node_batch *b, const struct node_done *done,
+                           struct node_outs *outs) {
     MARK(node_compute_failed);
-    /* Jobs posted after this one build on what it did not do, and will fail too; what comes later is refused by position. */
+    /* Jobs posted after this one build on what it did not do, and will fail too; what comes later is
+     * refused by position. */
     for (uint32_t i = 0; i < b->work.n_seg; i++) {
         uint32_t at = seq_place(n, b->work.seg[i].seq);
         if (at < n->n_seq && n->seq[at].id == b->work.seg[i].seq) seq_close(n, at, outs);
@@ -379,7 +404,8 @@ static void compute_failed(struct node *n, struct node_batch *b, const struct no
     snprintf(m->u.failed.text, sizeof m->u.failed.text, "%s", done->text ? done->text : "");
 }
 
-void work_on_computed(struct node *n, const struct node_event *ev, struct payload *payload, struct node_outs *outs) {
+void work_on_computed(struct node *n, const struct node_event *ev, struct payload *payload,
+                      struct node_outs *outs) {
     const struct node_done *done = &ev->done;
     struct payload kept = done->take_kept;
     /* Jobs come back once each, and a batch keeps its place until then. */

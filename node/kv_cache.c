@@ -48,7 +48,7 @@ struct kv_slot_layer {
 
 struct kv_slot {
     bool open;
-    uint32_t len, high;                            /* high: positions below it were written; the rings hold the last of those */
+    uint32_t len, high; /* high: positions below it were written; the rings hold the last of those */
     struct kmem *rings;
     struct kv_slot_layer *layer;
 };
@@ -71,8 +71,8 @@ static uint32_t layer_ratio(const struct kv_cache *kv, uint32_t i) {
     return layer < kv->config.layer_end ? kv->config.hp->ratio[layer] : 0;
 }
 
-static int32_t hist_floats(const struct kv_layer *layer, int32_t dim) {
-    return 2 * dim * (layer->overlap + 1);
+static uint64_t hist_bytes(const struct kv_layer *layer, int32_t dim) {
+    return 2 * (uint64_t)dim * (uint64_t)(layer->overlap + 1) * sizeof(float);
 }
 
 struct ring_sizes {
@@ -80,9 +80,10 @@ struct ring_sizes {
 };
 
 static struct ring_sizes ring_sizes(const struct kv_layer *layer) {
-    struct ring_sizes size = { .raw = ALIGN_UP((uint64_t)layer->raw_cap * (uint64_t)layer->row_bytes, (uint64_t)64) };
-    if (layer->ratio) size.hist = (uint64_t)layer->hist_cap * (uint64_t)hist_floats(layer, layer->head_dim) * sizeof(float);
-    if (layer->overlap) size.idx_hist = (uint64_t)layer->hist_cap * (uint64_t)hist_floats(layer, layer->idx_dim) * sizeof(float);
+    struct ring_sizes size = { .raw = ALIGN_UP((uint64_t)layer->raw_cap * (uint64_t)layer->row_bytes,
+                                               (uint64_t)64) };
+    if (layer->ratio) size.hist = (uint64_t)layer->hist_cap * hist_bytes(layer, layer->head_dim);
+    if (layer->overlap) size.idx_hist = (uint64_t)layer->hist_cap * hist_bytes(layer, layer->idx_dim);
     return size;
 }
 
@@ -103,8 +104,11 @@ static void layer_init(struct kv_cache *kv, uint32_t i) {
 int kv_cache_new(struct kv_cache **out, struct kernels *k, const struct kv_config *config, struct err *e) {
     *out = NULL;
     if (config->n_slots < 1 || config->n_slots > 4096)
-        return err_set(e, ERR_INVALID, "%u sequences at once: between 1 and 4096 are possible", config->n_slots);
-    if (config->n_ctx_max > KV_CTX_MAX) return err_set(e, ERR_INVALID, "a context of %u tokens: at most %d are possible", config->n_ctx_max, KV_CTX_MAX);
+        return err_set(e, ERR_INVALID, "%u sequences at once: between 1 and 4096 are possible",
+                       config->n_slots);
+    if (config->n_ctx_max > KV_CTX_MAX)
+        return err_set(e, ERR_INVALID, "a context of %u tokens: at most %d are possible", config->n_ctx_max,
+                       KV_CTX_MAX);
     struct kv_cache *kv = xcalloc(1, sizeof *kv);
     kv->k = k;
     kv->config = *config;
@@ -124,8 +128,11 @@ int kv_cache_new(struct kv_cache **out, struct kernels *k, const struct kv_confi
         struct ring_sizes size = ring_sizes(&kv->layer[i]);
         kv->ring_bytes += size.raw + size.hist + size.idx_hist;
     }
-    kv->rows.page_bytes = (uint64_t)KV_PAGE * (uint64_t)kv_row_bytes(config->numerics, (int32_t)config->hp->head_dim, (int32_t)config->hp->n_rot);
-    kv->keys.page_bytes = (uint64_t)KV_PAGE * (uint64_t)kv_key_bytes(config->numerics, (int32_t)config->hp->idx_dim);
+    const struct hparams *hp = config->hp;
+    kv->rows.page_bytes =
+        (uint64_t)KV_PAGE *
+        (uint64_t)kv_row_bytes(config->numerics, (int32_t)hp->head_dim, (int32_t)hp->n_rot);
+    kv->keys.page_bytes = (uint64_t)KV_PAGE * (uint64_t)kv_key_bytes(config->numerics, (int32_t)hp->idx_dim);
     *out = kv;
     return 0;
 }
@@ -145,7 +152,8 @@ static int pool_grow(struct kv_cache *kv, struct kv_pool *pool, struct err *e) {
     *slab = (struct kv_slab){ .mem = mem, .pages = xcalloc(n, sizeof *slab->pages), .next = pool->slabs };
     pool->slabs = slab;
     for (uint64_t i = n; i-- > 0;) {
-        slab->pages[i] = (struct kv_page){ .data = (uint8_t *)data + i * pool->page_bytes, .next = pool->free };
+        slab->pages[i] =
+            (struct kv_page){ .data = (uint8_t *)data + i * pool->page_bytes, .next = pool->free };
         pool->free = &slab->pages[i];
     }
     return 0;
@@ -178,9 +186,12 @@ static void pool_deinit(struct kv_cache *kv, struct kv_pool *pool) {
     }
 }
 
-static int page_copy(struct kv_cache *kv, const struct kv_pool *pool, struct kv_page *to, const struct kv_page *from, struct err *e) {
+static int page_copy(struct kv_cache *kv, const struct kv_pool *pool, struct kv_page *to,
+                     const struct kv_page *from, struct err *e) {
     void *bytes = malloc(pool->page_bytes);
-    if (!bytes) return err_set(e, ERR_NOMEM, "cannot copy a page of %llu bytes", (unsigned long long)pool->page_bytes);
+    if (!bytes)
+        return err_set(e, ERR_NOMEM, "cannot copy a page of %llu bytes",
+                       (unsigned long long)pool->page_bytes);
     int rc = kernels_download(kv->k, bytes, from->data, pool->page_bytes, e);
     if (rc == 0) rc = kernels_upload(kv->k, to->data, bytes, pool->page_bytes, e);
     free(bytes);
@@ -219,7 +230,8 @@ static int list_room(struct kv_cache *kv, struct kv_list *list, uint32_t n, stru
 }
 
 /* The list reaches n pages, and those from `first` on are ours alone (they will be written). */
-static int list_reserve(struct kv_cache *kv, struct kv_pool *pool, struct kv_list *list, uint32_t first, uint32_t n, struct err *e) {
+static int list_reserve(struct kv_cache *kv, struct kv_pool *pool, struct kv_list *list, uint32_t first,
+                        uint32_t n, struct err *e) {
     int rc = list_room(kv, list, n, e);
     for (uint32_t i = first; rc == 0 && i < list->n; i++) {
         if (list->page[i]->refs == 1) continue;
@@ -245,7 +257,8 @@ static int slice_upload(struct kv_cache *kv, uint32_t slot, uint32_t i, struct e
     struct kv_slot_layer *layer = &kv->slot[slot].layer[i];
     layer->slice.pages = layer->entries.table;
     layer->slice.idx_pages = layer->keys.table;
-    return kernels_upload(kv->k, (void *)(uintptr_t)(kv->layer[i].slices + slot), &layer->slice, sizeof layer->slice, e);
+    return kernels_upload(kv->k, (void *)(uintptr_t)(kv->layer[i].slices + slot), &layer->slice,
+                          sizeof layer->slice, e);
 }
 
 static int rings_open(struct kv_cache *kv, uint32_t slot, struct err *e) {
@@ -267,7 +280,8 @@ static int rings_open(struct kv_cache *kv, uint32_t slot, struct err *e) {
 int kv_slot_open(struct kv_cache *kv, uint32_t *slot, struct err *e) {
     uint32_t i = 0;
     while (i < kv->config.n_slots && kv->slot[i].open) i++;
-    if (i == kv->config.n_slots) return err_set(e, ERR_BUSY, "all %u sequences are in use", kv->config.n_slots);
+    if (i == kv->config.n_slots)
+        return err_set(e, ERR_BUSY, "all %u sequences are in use", kv->config.n_slots);
     struct kv_slot *s = &kv->slot[i];
     *s = (struct kv_slot){ .open = true, .layer = xcalloc(MAX(kv->n_layers, 1), sizeof *s->layer) };
     int rc = rings_open(kv, i, e);
@@ -311,7 +325,8 @@ uint32_t kv_slot_len(const struct kv_cache *kv, uint32_t slot) {
 int kv_slot_reserve(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens, struct err *e) {
     struct kv_slot *s = &kv->slot[slot];
     if (n_tokens > kv->config.n_ctx_max)
-        return err_set(e, ERR_LIMIT, "position %u is past the context limit of %u tokens", n_tokens - 1, kv->config.n_ctx_max);
+        return err_set(e, ERR_LIMIT, "position %u is past the context limit of %u tokens", n_tokens - 1,
+                       kv->config.n_ctx_max);
     for (uint32_t i = 0; i < kv->n_layers; i++) {
         uint32_t ratio = (uint32_t)kv->layer[i].ratio;
         if (!ratio) continue;
@@ -341,9 +356,11 @@ void kv_slot_advance(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens) {
 }
 
 static int rollback_check(const struct kv_slot *s, uint32_t n_tokens, struct err *e) {
-    if (n_tokens > s->len) return err_set(e, ERR_INVALID, "cannot go back to %u tokens: only %u are stored", n_tokens, s->len);
+    if (n_tokens > s->len)
+        return err_set(e, ERR_INVALID, "cannot go back to %u tokens: only %u are stored", n_tokens, s->len);
     if (n_tokens == 0 || n_tokens + KV_ROLLBACK >= s->high) return 0;
-    return err_set(e, ERR_INVALID, "cannot go back from %u to %u tokens: at most %d can be taken back", s->high, n_tokens, KV_ROLLBACK);
+    return err_set(e, ERR_INVALID, "cannot go back from %u to %u tokens: at most %d can be taken back",
+                   s->high, n_tokens, KV_ROLLBACK);
 }
 
 int kv_slot_rollback(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens, struct err *e) {
@@ -355,7 +372,8 @@ int kv_slot_rollback(struct kv_cache *kv, uint32_t slot, uint32_t n_tokens, stru
     return 0;
 }
 
-static int list_share(struct kv_cache *kv, struct kv_list *to, const struct kv_list *from, uint32_t n, struct err *e) {
+static int list_share(struct kv_cache *kv, struct kv_list *to, const struct kv_list *from, uint32_t n,
+                      struct err *e) {
     int rc = list_room(kv, to, n, e);
     for (; rc == 0 && to->n < n; to->n++) {
         to->page[to->n] = from->page[to->n];
@@ -364,10 +382,13 @@ static int list_share(struct kv_cache *kv, struct kv_list *to, const struct kv_l
     return rc == 0 ? list_upload(kv, to, 0, e) : rc;
 }
 
-static int rings_copy(struct kv_cache *kv, const struct kv_slot *to, const struct kv_slot *from, struct err *e) {
+static int rings_copy(struct kv_cache *kv, const struct kv_slot *to, const struct kv_slot *from,
+                      struct err *e) {
     if (!kv->ring_bytes) return 0;
     void *bytes = malloc(kv->ring_bytes);
-    if (!bytes) return err_set(e, ERR_NOMEM, "cannot copy %llu bytes of state", (unsigned long long)kv->ring_bytes);
+    if (!bytes)
+        return err_set(e, ERR_NOMEM, "cannot copy %llu bytes of state",
+                       (unsigned long long)kv->ring_bytes);
     int rc = kernels_download(kv->k, bytes, from->layer[0].slice.raw, kv->ring_bytes, e);
     if (rc == 0) rc = kernels_upload(kv->k, to->layer[0].slice.raw, bytes, kv->ring_bytes, e);
     free(bytes);
@@ -386,7 +407,8 @@ int kv_slot_fork(struct kv_cache *kv, uint32_t from, uint32_t n_tokens, uint32_t
         if (!ratio) continue;
         uint32_t n = (n_tokens / ratio + KV_PAGE - 1) / KV_PAGE;
         rc = list_share(kv, &kv->slot[to].layer[i].entries, &source->layer[i].entries, n, e);
-        if (rc == 0 && kv->layer[i].overlap) rc = list_share(kv, &kv->slot[to].layer[i].keys, &source->layer[i].keys, n, e);
+        if (rc == 0 && kv->layer[i].overlap)
+            rc = list_share(kv, &kv->slot[to].layer[i].keys, &source->layer[i].keys, n, e);
         if (rc == 0) rc = slice_upload(kv, to, i, e);
     }
     if (rc < 0) {
@@ -414,7 +436,8 @@ uint64_t kv_cache_bytes_for(const struct kv_cache *kv, uint32_t n_tokens) {
         uint32_t ratio = (uint32_t)kv->layer[i].ratio;
         if (!ratio) continue;
         uint64_t n = (n_tokens / ratio + KV_PAGE - 1) / KV_PAGE;
-        total += n * (kv->rows.page_bytes + sizeof(void *)) + (kv->layer[i].overlap ? n * (kv->keys.page_bytes + sizeof(void *)) : 0);
+        total += n * (kv->rows.page_bytes + sizeof(void *));
+        if (kv->layer[i].overlap) total += n * (kv->keys.page_bytes + sizeof(void *));
     }
     return total;
 }
@@ -430,15 +453,26 @@ struct kv_header {
 static struct kv_header header_for(const struct kv_cache *kv, uint32_t n_tokens, uint32_t n_written) {
     const struct hparams *hp = kv->config.hp;
     struct kv_header h = {
-        .magic = "PLKV", .version = KV_VERSION, .numerics = kv->config.numerics, .n_tokens = n_tokens, .n_written = n_written,
-        .layer_begin = kv->config.layer_begin, .layer_end = kv->config.layer_end, .mtp = kv->config.mtp,
-        .head_dim = hp->head_dim, .n_rot = hp->n_rot, .idx_dim = hp->idx_dim, .n_swa = hp->n_swa, .rollback = KV_ROLLBACK,
+        .magic = "PLKV",
+        .version = KV_VERSION,
+        .numerics = kv->config.numerics,
+        .n_tokens = n_tokens,
+        .n_written = n_written,
+        .layer_begin = kv->config.layer_begin,
+        .layer_end = kv->config.layer_end,
+        .mtp = kv->config.mtp,
+        .head_dim = hp->head_dim,
+        .n_rot = hp->n_rot,
+        .idx_dim = hp->idx_dim,
+        .n_swa = hp->n_swa,
+        .rollback = KV_ROLLBACK,
         .ratios_hash = (uint32_t)hash_64(hp->ratio, hp->n_layer * sizeof hp->ratio[0], 0),
     };
     return h;
 }
 
-/* One direction of a transfer between the device and the snapshot's bytes; save and restore walk the same list. */
+/* One direction of a transfer between the device and the snapshot's bytes; save and restore walk the same
+ * list. */
 struct kv_transfer {
     struct kv_cache *kv;
     struct buf *out;                               /* saving */
@@ -451,7 +485,8 @@ static void transfer(struct kv_transfer *t, void *device, uint64_t size) {
     if (t->rc < 0 || size == 0) return;
     if (t->out) {
         char *to = buf_grow(t->out, size);
-        t->rc = to ? kernels_download(t->kv->k, to, device, size, t->e) : err_set(t->e, ERR_NOMEM, "the snapshot does not fit into memory");
+        t->rc = to ? kernels_download(t->kv->k, to, device, size, t->e)
+                   : err_set(t->e, ERR_NOMEM, "the snapshot does not fit into memory");
     } else if ((uint64_t)(t->end - t->in) < size) {
         t->rc = err_set(t->e, ERR_CORRUPT, "the snapshot ends too early");
     } else {
@@ -460,15 +495,17 @@ static void transfer(struct kv_transfer *t, void *device, uint64_t size) {
     }
 }
 
-/* What a ring still holds of the positions below len, by position. Rows that were taken back have overwritten older ones, so
- * the ring reaches back from the highest row ever written, not from len. */
-static void transfer_ring(struct kv_transfer *t, void *ring, uint32_t cap, uint64_t row_bytes, const struct kv_slot *s) {
+/* What a ring still holds of the positions below len, by position. Rows that were taken back have
+ * overwritten older ones, so the ring reaches back from the highest row ever written, not from len. */
+static void transfer_ring(struct kv_transfer *t, void *ring, uint32_t cap, uint64_t row_bytes,
+                          const struct kv_slot *s) {
     for (uint32_t pos = s->high > cap ? s->high - cap : 0; pos < s->len; pos++)
         transfer(t, (uint8_t *)ring + (pos % cap) * row_bytes, row_bytes);
 }
 
 static void transfer_pages(struct kv_transfer *t, const struct kv_list *list, uint64_t n, uint64_t bytes) {
-    for (uint64_t i = 0; i < n; i += KV_PAGE) transfer(t, list->page[i / KV_PAGE]->data, MIN(n - i, KV_PAGE) * bytes);
+    for (uint64_t i = 0; i < n; i += KV_PAGE)
+        transfer(t, list->page[i / KV_PAGE]->data, MIN(n - i, KV_PAGE) * bytes);
 }
 
 static void transfer_slot(struct kv_transfer *t, struct kv_slot *s) {
@@ -478,10 +515,11 @@ static void transfer_slot(struct kv_transfer *t, struct kv_slot *s) {
         transfer_ring(t, state->slice.raw, (uint32_t)layer->raw_cap, (uint64_t)layer->row_bytes, s);
         if (!layer->ratio) continue;
         uint64_t n = s->len / (uint32_t)layer->ratio;
-        transfer_ring(t, state->slice.hist, (uint32_t)layer->hist_cap, (uint64_t)hist_floats(layer, layer->head_dim) * sizeof(float), s);
+        transfer_ring(t, state->slice.hist, (uint32_t)layer->hist_cap, hist_bytes(layer, layer->head_dim), s);
         transfer_pages(t, &state->entries, n, (uint64_t)layer->row_bytes);
         if (!layer->overlap) continue;
-        transfer_ring(t, state->slice.idx_hist, (uint32_t)layer->hist_cap, (uint64_t)hist_floats(layer, layer->idx_dim) * sizeof(float), s);
+        transfer_ring(t, state->slice.idx_hist, (uint32_t)layer->hist_cap,
+                      hist_bytes(layer, layer->idx_dim), s);
         transfer_pages(t, &state->keys, n, (uint64_t)layer->key_bytes);
     }
 }
@@ -490,28 +528,36 @@ int kv_slot_save(struct kv_cache *kv, uint32_t slot, struct buf *out, struct err
     const struct kv_slot *s = &kv->slot[slot];
     struct kv_header header = header_for(kv, s->len, s->high);
     size_t start = out->size;
-    if (!kv_slot_is_whole(kv, slot)) return err_set(e, ERR_INVALID, "sequence %u lost its state in a batch that failed", slot);
+    if (!kv_slot_is_whole(kv, slot))
+        return err_set(e, ERR_INVALID, "sequence %u lost its state in a batch that failed", slot);
     struct kv_transfer t = { .kv = kv, .out = out, .e = e };
-    if (buf_add(out, &header, sizeof header) < 0) return err_set(e, ERR_NOMEM, "the snapshot does not fit into memory");
+    if (buf_add(out, &header, sizeof header) < 0)
+        return err_set(e, ERR_NOMEM, "the snapshot does not fit into memory");
     transfer_slot(&t, &kv->slot[slot]);
     if (t.rc < 0) return t.rc;
     struct hash128 sum = hash_128(out->data + start, out->size - start);
-    if (buf_add(out, &sum, sizeof sum) < 0) return err_set(e, ERR_NOMEM, "the snapshot does not fit into memory");
+    if (buf_add(out, &sum, sizeof sum) < 0)
+        return err_set(e, ERR_NOMEM, "the snapshot does not fit into memory");
     return 0;
 }
 
-static int snapshot_check(const struct kv_cache *kv, const uint8_t *data, size_t size, struct kv_header *header, struct err *e) {
+static int snapshot_check(const struct kv_cache *kv, const uint8_t *data, size_t size,
+                          struct kv_header *header, struct err *e) {
     struct hash128 sum;
-    if (size < sizeof *header + sizeof sum) return err_set(e, ERR_CORRUPT, "%zu bytes are too few for a snapshot", size);
+    if (size < sizeof *header + sizeof sum)
+        return err_set(e, ERR_CORRUPT, "%zu bytes are too few for a snapshot", size);
     memcpy(header, data, sizeof *header);
     if (memcmp(header->magic, "PLKV", 4) != 0 || header->version != KV_VERSION)
         return err_set(e, ERR_CORRUPT, "not a snapshot of this version");
     memcpy(&sum, data + size - sizeof sum, sizeof sum);
-    if (!hash_equal(sum, hash_128(data, size - sizeof sum))) return err_set(e, ERR_CORRUPT, "the snapshot's checksum is wrong");
+    if (!hash_equal(sum, hash_128(data, size - sizeof sum)))
+        return err_set(e, ERR_CORRUPT, "the snapshot's checksum is wrong");
     struct kv_header want = header_for(kv, header->n_tokens, header->n_written);
-    if (memcmp(&want, header, sizeof want) != 0) return err_set(e, ERR_STALE, "the snapshot belongs to another model, numerics or layer range");
-    if (header->n_written < header->n_tokens || (header->n_tokens ? header->n_written - header->n_tokens > KV_ROLLBACK : header->n_written > 0))
-        return err_set(e, ERR_CORRUPT, "the snapshot says that %u of %u tokens were taken back", header->n_written - header->n_tokens, header->n_written);
+    if (memcmp(&want, header, sizeof want) != 0)
+        return err_set(e, ERR_STALE, "the snapshot belongs to another model, numerics or layer range");
+    uint32_t n = header->n_tokens, n_back = header->n_written - n, n_back_max = n ? KV_ROLLBACK : 0;
+    if (header->n_written < n || n_back > n_back_max)
+        return err_set(e, ERR_CORRUPT, "the snapshot has %u tokens of %u written", n, header->n_written);
     return 0;
 }
 

@@ -1,8 +1,9 @@
-/* model_deepseek4 - the schedule of one forward pass over a range of layers, as ordinary C from top to bottom.
+/* model_deepseek4 - the schedule of one forward pass over a range of layers, as ordinary C from top to
+ * bottom.
  *
- * It owns the work tensors (sized once for n_rows_max rows) and calls kernels in the order of the model; it knows no files
- * and no network. Attention runs in blocks of MODEL_BLOCK rows, because 64 heads of 512 queries are the widest thing there
- * is. Belongs to the stage's thread. */
+ * It owns the work tensors (sized once for n_rows_max rows) and calls kernels in the order of the model;
+ * it knows no files and no network. Attention runs in blocks of MODEL_BLOCK rows, because 64 heads of 512
+ * queries are the widest thing there is. Belongs to the stage's thread. */
 #ifndef NODE_MODEL_DEEPSEEK4_H
 #define NODE_MODEL_DEEPSEEK4_H
 
@@ -11,9 +12,9 @@
 #include "node/weights.h"
 
 enum {
-    MODEL_BLOCK = 128,                             /* rows of queries at once, unless the backend likes more */
-    MODEL_HEAD_ROWS = 16,                          /* rows of logits at once */
-    MODEL_RATIOS_MAX = 4,                          /* different compress ratios in one model */
+    MODEL_BLOCK = 128,    /* rows of queries at once, unless the backend likes more */
+    MODEL_HEAD_ROWS = 16, /* rows of logits at once */
+    MODEL_RATIOS_MAX = 4, /* different compress ratios in one model */
 };
 
 /* Every work tensor: name, row length (values), rows. R = n_rows_max, B = block, L = head rows. */
@@ -61,18 +62,21 @@ struct model {
     uint64_t mem_bytes;
 };
 
-int model_init(struct model *m, struct kernels *k, const struct hparams *hp, const struct weights *w, struct kv_cache *kv, struct kv_cache *kv_mtp,
-               uint32_t n_rows_max, enum numerics numerics, struct err *e);
+int model_init(struct model *m, struct kernels *k, const struct hparams *hp, const struct weights *w,
+               struct kv_cache *kv, struct kv_cache *kv_mtp, uint32_t n_rows_max, enum numerics numerics,
+               struct err *e);
 void model_deinit(struct model *m);
 
 /* Rope tables of a batch; before the layers. */
 int model_begin(struct model *m, const struct kbatch *batch, struct err *e);
 /* x = the embeddings of the batch's tokens. */
 void model_embed(struct model *m, const struct kbatch *batch);
-/* One layer over the rows of m->x, and the state of all of them. Streams of rows before `first` are not computed: in the last
- * layer nobody reads those that give no logits. Their values are undefined afterwards. */
+/* One layer over the rows of m->x, and the state of all of them. Streams of rows before `first` are not
+ * computed: in the last layer nobody reads those that give no logits. Their values are undefined
+ * afterwards. */
 void model_layer(struct model *m, const struct kbatch *batch, uint32_t layer, int32_t first);
-/* The two halves of a layer without their connections: from m->xn (normalised) to m->y; the FFN's output is m->y + m->y2. */
+/* The two halves of a layer without their connections: from m->xn (normalised) to m->y; the FFN's output
+ * is m->y + m->y2. */
 void model_attention(struct model *m, const struct kbatch *batch, uint32_t layer);
 void model_ffn(struct model *m, const struct kbatch *batch, uint32_t layer);
 /* m->logits[i] = logits of batch row row_i[i], for n <= MODEL_HEAD_ROWS. */

@@ -98,8 +98,9 @@ static int batch_rows(struct stage_model *s, struct kv_cache *kv, const struct s
         /* both fit 31 bits: n_ctx_max and a batch do */
         int rc = kv_slot_reserve(kv, segs[i].slot, len + segs[i].n, e);
         if (rc < 0) return rc;
-        s->segs[i] =
-            (struct kseg){ .row0 = row, .n = (int32_t)segs[i].n, .pos0 = (int32_t)len, .slot = (int32_t)segs[i].slot };
+        s->segs[i] = (struct kseg){
+            .row0 = row, .n = (int32_t)segs[i].n, .pos0 = (int32_t)len, .slot = (int32_t)segs[i].slot
+        };
         for (uint32_t t = 0; t < segs[i].n; t++, row++) {
             s->token[row] = segs[i].token[t];
             s->pos[row] = (int32_t)(len + t);

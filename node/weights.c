@@ -4,7 +4,11 @@
 
 #include <stdio.h>
 
-enum weight_kind { MATRIX, VECTOR, TABLE };        /* any type we decode; f32 (converted if need be); i32 expert numbers */
+enum weight_kind {
+    MATRIX,
+    VECTOR,
+    TABLE
+}; /* any type we decode; f32 (converted if need be); i32 expert numbers */
 
 struct weights_mem {                               /* one device allocation, in a list */
     struct kmem *mem;
@@ -50,62 +54,75 @@ static int check_expert_numbers(const struct binder *b, const struct gguf_tensor
         int32_t id;
         memcpy(&id, t->data + i * sizeof id, sizeof id);
         if (id < 0 || (uint32_t)id >= b->hp->n_expert)
-            return err_set(e, ERR_CORRUPT, "entry %llu names expert %d of %u", (unsigned long long)i, id, b->hp->n_expert);
+            return err_set(e, ERR_CORRUPT, "entry %llu names expert %d of %u", (unsigned long long)i, id,
+                           b->hp->n_expert);
     }
     return 0;
 }
 
-static int check_shape(const struct gguf_tensor *t, enum weight_kind kind, const uint64_t ne[3], struct err *e) {
+static int check_shape(const struct gguf_tensor *t, enum weight_kind kind, const uint64_t ne[3],
+                       struct err *e) {
     for (int i = 0; i < GGUF_DIMS_MAX; i++) {
         uint64_t want = i < 3 ? ne[i] : 1;
         if (t->ne[i] != want)
-            return err_set(e, ERR_CORRUPT, "has dimensions [%llu, %llu, %llu, %llu], expected [%llu, %llu, %llu]",
-                           (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
-                           (unsigned long long)t->ne[3], (unsigned long long)ne[0], (unsigned long long)ne[1],
-                           (unsigned long long)ne[2]);
+            return err_set(
+                e, ERR_CORRUPT, "has dimensions [%llu, %llu, %llu, %llu], expected [%llu, %llu, %llu]",
+                (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
+                (unsigned long long)t->ne[3], (unsigned long long)ne[0], (unsigned long long)ne[1],
+                (unsigned long long)ne[2]);
     }
     if (kind == TABLE ? t->type != DTYPE_I32 : !dtype_decodes(t->type))
-        return err_set(e, ERR_UNSUPPORTED, "has type %s (%u), which cannot be used here", dtype_name(t->type), t->type);
+        return err_set(e, ERR_UNSUPPORTED, "has type %s (%u), which cannot be used here",
+                       dtype_name(t->type), t->type);
     return 0;
 }
 
-static int bind_data(struct binder *b, struct tensor *out, const struct gguf_tensor *t, enum weight_kind kind, struct err *e) {
-    *out = (struct tensor){ .type = (enum dtype)t->type, .ne = { (int64_t)t->ne[0], (int64_t)t->ne[1], (int64_t)t->ne[2] } };
+static int bind_data(struct binder *b, struct tensor *out, const struct gguf_tensor *t,
+                     enum weight_kind kind, struct err *e) {
+    *out = (struct tensor){ .type = (enum dtype)t->type,
+                            .ne = { (int64_t)t->ne[0], (int64_t)t->ne[1], (int64_t)t->ne[2] } };
     if (kind == TABLE) {
         int rc = check_expert_numbers(b, t, e);
         if (rc < 0) return rc;
     }
-    /* f32 and i32 are read as such, so they must lie on their natural border; the GGUF alignment gives that in every sane file */
+    /* f32 and i32 are read as such, so they must lie on their natural border; the GGUF alignment gives
+     * that in every sane file */
     bool aligned = (uintptr_t)t->data % 4 == 0;
     if (kind == VECTOR && (t->type != DTYPE_F32 || !aligned)) return bind_converted(b, out, t, e);
     if (!aligned && (kind == TABLE || t->type == DTYPE_F32))
-        return err_set(e, ERR_CORRUPT, "starts at an odd address (file offset %llu)", (unsigned long long)t->file_offset);
+        return err_set(e, ERR_CORRUPT, "starts at an odd address (file offset %llu)",
+                       (unsigned long long)t->file_offset);
     return bind_memory(b, out, kernels_map(b->k, t->data, t->size, &out->data, e));
 }
 
-static int bind(struct binder *b, struct tensor *out, const char *suffix, enum weight_kind kind, uint64_t ne0, uint64_t ne1,
-                uint64_t ne2, struct err *e) {
+static int bind(struct binder *b, struct tensor *out, const char *suffix, enum weight_kind kind,
+                uint64_t ne0, uint64_t ne1, uint64_t ne2, struct err *e) {
     char name[96];
     snprintf(name, sizeof name, "%s%s", b->prefix, suffix);
     const struct gguf_tensor *t = gguf_find_tensor(b->g, name);
     if (!t) return err_set(e, ERR_NOTFOUND, "%s: tensor %s is missing", gguf_path(b->g, 0), name);
     if (!dtype_known(t->type))
-        return err_set(e, ERR_UNSUPPORTED, "%s: tensor %s has the unknown type %u", gguf_path(b->g, t->file_i), name, t->type);
-    if (!t->data) return err_set(e, ERR_NOTFOUND, "%s: tensor %s has no data", gguf_path(b->g, t->file_i), name);
+        return err_set(e, ERR_UNSUPPORTED, "%s: tensor %s has the unknown type %u",
+                       gguf_path(b->g, t->file_i), name, t->type);
+    if (!t->data)
+        return err_set(e, ERR_NOTFOUND, "%s: tensor %s has no data", gguf_path(b->g, t->file_i), name);
     int rc = check_shape(t, kind, (uint64_t[3]){ ne0, ne1, ne2 }, e);
     if (rc == 0) rc = bind_data(b, out, t, kind, e);
     if (rc < 0) return err_wrap(e, rc, "%s: tensor %s", gguf_path(b->g, t->file_i), name);
     b->w->bytes += t->size;
-    if (b->progress && !b->progress(b->ctx, b->w->bytes, b->total)) return err_set(e, ERR_CANCELLED, "loading was cancelled");
+    if (b->progress && !b->progress(b->ctx, b->w->bytes, b->total))
+        return err_set(e, ERR_CANCELLED, "loading was cancelled");
     return 0;
 }
 
 /* The names that the lists in weights.h use for dimensions. */
-#define DIMENSIONS(hp)                                                                                                      \
-    uint64_t D = (hp)->n_embd, H = (hp)->n_head, HD = (hp)->head_dim, QL = (hp)->n_q_lora, OL = (hp)->n_out_lora,           \
-             OG = (hp)->n_out_group, E = (hp)->n_expert, EU = (hp)->n_expert_used, ES = (hp)->n_expert_shared,              \
-             FF = (hp)->n_ff_exp, V = (hp)->n_vocab, IH = (hp)->n_idx_head, ID = (hp)->idx_dim;                             \
-    (void)D, (void)H, (void)HD, (void)QL, (void)OL, (void)OG, (void)E, (void)EU, (void)ES, (void)FF, (void)V, (void)IH, (void)ID
+#define DIMENSIONS(hp)                                                                                   \
+    uint64_t D = (hp)->n_embd, H = (hp)->n_head, HD = (hp)->head_dim, QL = (hp)->n_q_lora,               \
+             OL = (hp)->n_out_lora, OG = (hp)->n_out_group, E = (hp)->n_expert,                          \
+             EU = (hp)->n_expert_used, ES = (hp)->n_expert_shared, FF = (hp)->n_ff_exp,                  \
+             V = (hp)->n_vocab, IH = (hp)->n_idx_head, ID = (hp)->idx_dim;                               \
+    (void)D, (void)H, (void)HD, (void)QL, (void)OL, (void)OG, (void)E, (void)EU, (void)ES, (void)FF,     \
+        (void)V, (void)IH, (void)ID
 
 #define BIND(field, name, when, kind, ne0, ne1, ne2)                                                \
     if (when) {                                                                                     \
@@ -119,7 +136,8 @@ static int bind_layer(struct binder *b, struct layer_weights *to, uint64_t R, bo
     uint64_t C = CSA ? 2 : 1;
     WEIGHTS_LAYER(BIND)
     if (to->ffn_gate_exps.type != to->ffn_up_exps.type)
-        return err_set(e, ERR_UNSUPPORTED, "%s: %sffn_gate_exps and ffn_up_exps have different types", gguf_path(b->g, 0), b->prefix);
+        return err_set(e, ERR_UNSUPPORTED, "%s: %sffn_gate_exps and ffn_up_exps have different types",
+                       gguf_path(b->g, 0), b->prefix);
     return 0;
 }
 
@@ -145,7 +163,8 @@ static uint64_t range_bytes(const struct gguf *g, const struct weights_range *ra
         if (t->name.len >= sizeof name) continue;
         memcpy(name, t->name.data, t->name.len);
         name[t->name.len] = 0;
-        bool ours = sscanf(name, "blk.%u.", &layer) == 1 ? layer >= range->layer_begin && layer < range->layer_end
+        bool ours = sscanf(name, "blk.%u.", &layer) == 1
+                        ? layer >= range->layer_begin && layer < range->layer_end
                     : strncmp(name, "token_embd", 10) == 0 ? range->embed
                     : strncmp(name, "output", 6) == 0      ? range->head
                                                            : false;
@@ -158,7 +177,8 @@ int weights_open(struct weights **out, struct kernels *k, const struct gguf *g, 
                  const struct weights_range *range, weights_progress *progress, void *ctx, struct err *e) {
     *out = NULL;
     if (range->layer_begin > range->layer_end || range->layer_end > hp->n_layer)
-        return err_set(e, ERR_INVALID, "layers %u to %u of a model with %u", range->layer_begin, range->layer_end, hp->n_layer);
+        return err_set(e, ERR_INVALID, "layers %u to %u of a model with %u", range->layer_begin,
+                       range->layer_end, hp->n_layer);
     struct weights *w = xcalloc(1, sizeof *w);
     w->layer = xcalloc(hp->n_layer, sizeof *w->layer);
     w->layer_begin = range->layer_begin, w->layer_end = range->layer_end;
@@ -181,7 +201,8 @@ int weights_open(struct weights **out, struct kernels *k, const struct gguf *g, 
     return 0;
 }
 
-int weights_open_mtp(struct weights *w, struct kernels *k, const struct gguf *mtp_file, const struct hparams *hp, struct err *e) {
+int weights_open_mtp(struct weights *w, struct kernels *k, const struct gguf *mtp_file,
+                     const struct hparams *hp, struct err *e) {
     w->mtp = xcalloc(1, sizeof *w->mtp);
     struct binder b = { .w = w, .k = k, .g = mtp_file, .hp = hp, .prefix = "mtp.0." };
     int rc = bind_mtp(&b, w->mtp, e);

@@ -1,10 +1,11 @@
-/* From bytes to structs. A cursor walks the file; each read is checked against what is left, and no count is believed
- * before the bytes that it would need are there:
+/* From bytes to structs. A cursor walks the file; each read is checked against what is left, and no count
+ * is believed before the bytes that it would need are there:
  *
- *   "GGUF" version n_tensors n_kv | key type value ... | name n_dims dims type offset ... | padding | data area
- *          header                    metadata            tensor infos                                 data_start
+ *   "GGUF" version n_tensors n_kv | key type value ... | name n_dims dims type offset ... | padding |
+ * data area header                    metadata            tensor infos data_start
  *
- * Lengths and offsets are compared by subtraction from what is left, never by adding, so nothing can wrap around. */
+ * Lengths and offsets are compared by subtraction from what is left, never by adding, so nothing can wrap
+ * around. */
 #include "common/model/gguf_parts.h"
 #include "common/base/check.h"
 
@@ -71,8 +72,8 @@ static int take_name(struct cursor *c, struct gguf_str *out, const char *inside,
 /* ---- header ---- */
 
 /* A count is plausible if that many smallest items fit into what is left. */
-static int check_count(const struct cursor *c, const char *what, uint64_t n, uint64_t bytes_min, uint64_t n_max,
-                       struct err *e) {
+static int check_count(const struct cursor *c, const char *what, uint64_t n, uint64_t bytes_min,
+                       uint64_t n_max, struct err *e) {
     if (n > n_max)
         return err_set(e, ERR_CORRUPT, "%llu %s; the limit is %llu", (unsigned long long)n, what,
                        (unsigned long long)n_max);
@@ -90,7 +91,8 @@ static int take_header(struct cursor *c, uint64_t *n_tensors, uint64_t *n_kv, st
     if (rc < 0) return rc;
     if (version == 0x02000000 || version == 0x03000000)
         return err_set(e, ERR_UNSUPPORTED, "big-endian GGUF");
-    if (version != 2 && version != 3) return err_set(e, ERR_UNSUPPORTED, "GGUF version %u; 2 and 3 can be read", version);
+    if (version != 2 && version != 3)
+        return err_set(e, ERR_UNSUPPORTED, "GGUF version %u; 2 and 3 can be read", version);
     rc = take(c, n_tensors, sizeof *n_tensors, "the header", e);
     if (rc == 0) rc = take(c, n_kv, sizeof *n_kv, "the header", e);
     if (rc == 0) rc = check_count(c, "metadata entries", *n_kv, KV_BYTES_MIN, GGUF_KV_MAX, e);
@@ -175,7 +177,8 @@ static int read_alignment(struct gguf_file *f, struct err *e) {
 /* ---- tensor infos ---- */
 
 bool gguf_tensor_size(uint32_t dtype, uint32_t n_dims, const uint64_t *ne, uint64_t *size) {
-    if (!dtype_known(dtype) || n_dims < 1 || n_dims > GGUF_DIMS_MAX || ne[0] % dtype_block(dtype) != 0) return false;
+    if (!dtype_known(dtype) || n_dims < 1 || n_dims > GGUF_DIMS_MAX || ne[0] % dtype_block(dtype) != 0)
+        return false;
     uint64_t limit = (uint64_t)1 << 62, n = ne[0] / dtype_block(dtype);
     if (n == 0 || n > limit / dtype_block_bytes(dtype)) return false;
     n *= dtype_block_bytes(dtype);
@@ -207,11 +210,11 @@ static int take_info_body(struct cursor *c, struct gguf_tensor *t, struct err *e
     if (rc < 0) return rc;
     if (dtype_known(t->type) && !gguf_tensor_size(t->type, t->n_dims, t->ne, &t->size))
         return err_set(e, ERR_CORRUPT, "dimensions %llu x %llu x %llu x %llu are impossible for %s",
-                       (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
-                       (unsigned long long)t->ne[3], dtype_name(t->type));
+                       (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
+                       (unsigned long long)t->ne[2], (unsigned long long)t->ne[3], dtype_name(t->type));
     if (t->file_offset % c->file->alignment)
-        return err_set(e, ERR_CORRUPT, "offset %llu is not a multiple of %u", (unsigned long long)t->file_offset,
-                       c->file->alignment);
+        return err_set(e, ERR_CORRUPT, "offset %llu is not a multiple of %u",
+                       (unsigned long long)t->file_offset, c->file->alignment);
     return 0;
 }
 
@@ -223,7 +226,8 @@ static int take_info(struct cursor *c, struct gguf *g, int file_i, struct err *e
     if (rc < 0) return err_wrap(e, rc, "tensor %llu", (unsigned long long)g->n_tensors);
     rc = take_info_body(c, t, e);
     if (rc == 0 && !map_add(&g->by_name, t->name.data, (size_t)t->name.len, &number))
-        rc = err_set(e, ERR_CORRUPT, "there is another one of this name in %s", g->files[g->tensors[number].file_i].path);
+        rc = err_set(e, ERR_CORRUPT, "there is another one of this name in %s",
+                     g->files[g->tensors[number].file_i].path);
     if (rc < 0) return err_wrap(e, rc, "tensor %.*s", (int)t->name.len, t->name.data);
     g->n_tensors++;
     return 0;
@@ -246,9 +250,11 @@ static int take_infos(struct cursor *c, struct gguf *g, int file_i, uint64_t n, 
 static int place(const struct gguf_file *f, struct gguf_tensor *t, struct err *e) {
     uint64_t room = f->size - f->data_start;
     if (t->file_offset > room || t->size > room - t->file_offset)
-        return err_set(e, ERR_CORRUPT, "tensor %.*s: needs %llu bytes at data offset %llu, but the file's data area "
-                       "has %llu (download not complete?)", (int)t->name.len, t->name.data,
-                       (unsigned long long)t->size, (unsigned long long)t->file_offset, (unsigned long long)room);
+        return err_set(e, ERR_CORRUPT,
+                       "tensor %.*s: needs %llu bytes at data offset %llu, but the file's data area "
+                       "has %llu (download not complete?)",
+                       (int)t->name.len, t->name.data, (unsigned long long)t->size,
+                       (unsigned long long)t->file_offset, (unsigned long long)room);
     t->file_offset += f->data_start;
     bool at_hand = t->size > 0 && t->file_offset <= f->have && t->size <= f->have - t->file_offset;
     t->data = at_hand ? f->data + t->file_offset : NULL;
@@ -256,7 +262,8 @@ static int place(const struct gguf_file *f, struct gguf_tensor *t, struct err *e
 }
 
 static int compare_offsets(const void *a, const void *b) {
-    const struct gguf_tensor *x = *(const struct gguf_tensor *const *)a, *y = *(const struct gguf_tensor *const *)b;
+    const struct gguf_tensor *x = *(const struct gguf_tensor *const *)a,
+                             *y = *(const struct gguf_tensor *const *)b;
     return x->file_offset < y->file_offset ? -1 : x->file_offset > y->file_offset;
 }
 

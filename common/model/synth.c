@@ -1,9 +1,10 @@
 /* synth - see the header. Plans the tensors, writes the header, then streams the data:
  *
- *     workers: chunk i of the file -> slot i mod n, in any order        writer: slot 0, 1, 2 ... to the file, in order
+ *     workers: chunk i of the file -> slot i mod n, in any order        writer: slot 0, 1, 2 ... to the
+ * file, in order
  *
- * A worker takes the next chunk only when its slot is empty, so memory is bounded by the ring, and the file's bytes do not
- * depend on who was fast. */
+ * A worker takes the next chunk only when its slot is empty, so memory is bounded by the ring, and the
+ * file's bytes do not depend on who was fast. */
 #include "common/model/synth_parts.h"
 
 #include "common/base/check.h"
@@ -33,7 +34,8 @@ static void repeat_ratios(struct hparams *hp, uint32_t n_layer) {
     for (uint32_t i = 0; i < n_layer; i++) hp->ratio[i] = i == 0 ? 0 : i % 2 ? 4 : 128;
 }
 
-/* K quants need rows of 256, the fast kernels heads of 512 and indexer keys of 128; all else is as small as it goes. */
+/* K quants need rows of 256, the fast kernels heads of 512 and indexer keys of 128; all else is as small
+ * as it goes. */
 static void tiny(struct hparams *hp) {
     hparams_flash(hp);
     hp->n_layer = 5;
@@ -93,17 +95,21 @@ static int choose(struct synth *s, struct err *e) {
     const struct synth_options *o = &s->options;
     size_t preset = 0, mix = 0;
     while (preset < COUNT_OF(presets) && strcmp(presets[preset].name, o->preset) != 0) preset++;
-    if (preset == COUNT_OF(presets)) return err_set(e, ERR_INVALID, "no preset '%s'; there are " SYNTH_PRESETS, o->preset);
-    if (o->n_layer > HP_LAYERS_MAX) return err_set(e, ERR_LIMIT, "%u layers, at most %d", o->n_layer, HP_LAYERS_MAX);
+    if (preset == COUNT_OF(presets))
+        return err_set(e, ERR_INVALID, "no preset '%s'; there are " SYNTH_PRESETS, o->preset);
+    if (o->n_layer > HP_LAYERS_MAX)
+        return err_set(e, ERR_LIMIT, "%u layers, at most %d", o->n_layer, HP_LAYERS_MAX);
     s->mix = presets[preset].mix;
     if (o->mix) {
         while (mix < COUNT_OF(mix_names) && strcmp(mix_names[mix], o->mix) != 0) mix++;
-        if (mix == COUNT_OF(mix_names)) return err_set(e, ERR_INVALID, "no mix '%s'; there are " SYNTH_MIXES, o->mix);
+        if (mix == COUNT_OF(mix_names))
+            return err_set(e, ERR_INVALID, "no mix '%s'; there are " SYNTH_MIXES, o->mix);
         s->mix = (enum synth_mix)mix;
     }
     presets[preset].hparams(&s->hp);
     set_layers(&s->hp, o->n_layer);
-    snprintf(s->hp.name, sizeof s->hp.name, "Synthetic %s %s, %u layers", o->preset, mix_names[s->mix], s->hp.n_layer);
+    snprintf(s->hp.name, sizeof s->hp.name, "Synthetic %s %s, %u layers", o->preset, mix_names[s->mix],
+             s->hp.n_layer);
     return 0;
 }
 
@@ -113,7 +119,8 @@ static bool is_weak(const struct tokenizer_vocab *v, uint32_t id) {
     const char *end_of_thinking = "</think>";
     bool normal = v->kinds ? v->kinds[id] == TOKEN_NORMAL : id >= 3 && id < 128000;
     if (normal || (int32_t)id == v->eos_id) return false;
-    return v->tokens[id].len != strlen(end_of_thinking) || memcmp(v->tokens[id].data, end_of_thinking, 8) != 0;
+    return v->tokens[id].len != strlen(end_of_thinking) ||
+           memcmp(v->tokens[id].data, end_of_thinking, 8) != 0;
 }
 
 /* A given vocabulary decides the size of a tiny model, and must have that of the others. */
@@ -121,7 +128,8 @@ static int take_vocab(struct synth *s, struct err *e) {
     s->vocab = s->options.vocab;
     if (s->vocab && strcmp(s->options.preset, "tiny") == 0) s->hp.n_vocab = s->vocab->n_tokens;
     if (s->vocab && s->vocab->n_tokens != s->hp.n_vocab)
-        return err_set(e, ERR_INVALID, "the tokenizer has %u tokens, the model %u", s->vocab->n_tokens, s->hp.n_vocab);
+        return err_set(e, ERR_INVALID, "the tokenizer has %u tokens, the model %u", s->vocab->n_tokens,
+                       s->hp.n_vocab);
     if (!s->vocab) {
         int rc = synth_vocab_init(&s->own, s->hp.n_vocab, e);
         if (rc < 0) return rc;
@@ -288,7 +296,8 @@ struct ring {
 /* The next chunk, when its slot is empty; false when there are no more. */
 static bool take_chunk(struct ring *r, const struct synth_tensor **t, uint64_t *chunk_i, struct slot **slot) {
     pthread_mutex_lock(&r->lock);
-    while (!r->stop && r->taken - r->written >= (uint64_t)r->n_slots) pthread_cond_wait(&r->emptied, &r->lock);
+    while (!r->stop && r->taken - r->written >= (uint64_t)r->n_slots)
+        pthread_cond_wait(&r->emptied, &r->lock);
     bool more = !r->stop && r->tensor_i < r->list->n;
     if (more) {
         *t = &r->list->tensor[r->tensor_i];
@@ -371,7 +380,8 @@ static int run_ring(struct ring *r, int n_threads, struct gguf_writer *w, struct
     return rc;
 }
 
-static int write_data(const struct synth *s, const struct synth_list *list, struct gguf_writer *w, struct err *e) {
+static int write_data(const struct synth *s, const struct synth_list *list, struct gguf_writer *w,
+                      struct err *e) {
     int n_threads = MAX(1, MIN(s->options.n_threads, THREADS_MAX)), rc = 0;
     struct ring r = { .s = s, .list = list, .n_slots = 2 * n_threads + 2 };
     r.slot = xcalloc((size_t)r.n_slots, sizeof *r.slot);
@@ -395,8 +405,8 @@ static int check_room(const char *path, uint64_t bytes, struct err *e) {
                    (double)(bytes + HEADER_RESERVE) / 1e9, (double)room / 1e9);
 }
 
-static int write_file(const struct synth *s, const struct synth_list *list, bool with_model_keys, const char *path,
-                      struct err *e) {
+static int write_file(const struct synth *s, const struct synth_list *list, bool with_model_keys,
+                      const char *path, struct err *e) {
     struct gguf_writer *w;
     int rc = check_room(path, bytes_of(list), e);
     if (rc == 0) rc = gguf_writer_new(&w, path, GGUF_ALIGNMENT, e);
@@ -407,7 +417,8 @@ static int write_file(const struct synth *s, const struct synth_list *list, bool
         put_tokenizer(w, s->vocab);
     }
     for (uint32_t i = 0; i < list->n; i++)
-        gguf_put_tensor(w, list->tensor[i].name, list->tensor[i].type, list->tensor[i].n_dims, list->tensor[i].ne);
+        gguf_put_tensor(w, list->tensor[i].name, list->tensor[i].type, list->tensor[i].n_dims,
+                        list->tensor[i].ne);
     rc = gguf_writer_begin_data(w, e);
     if (rc == 0) rc = write_data(s, list, w, e);
     if (rc == 0) return gguf_writer_finish(w, e);

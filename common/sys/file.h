@@ -1,9 +1,11 @@
-/* file - plain files: whole-file read-only mappings, positional reads, and writes that a crash cannot tear.
+/* file - plain files: whole-file read-only mappings, positional reads, and writes that a crash cannot
+ * tear.
  *
- * A written file exists when its name exists: bytes go to PATH.tmp, then fsync, rename, fsync of the folder, so a crash
- * leaves the old file or the new one and at most a .tmp that the next writer of that path takes over.
- * Everything here blocks; call it from a thread that may. Each object belongs to its caller, one thread at a time,
- * except that a mapping may be read by all. A path is limited by FILE_PATH_MAX. */
+ * A written file exists when its name exists: bytes go to PATH.tmp, then fsync, rename, fsync of the
+ * folder, so a crash leaves the old file or the new one and at most a .tmp that the next writer of that
+ * path takes over. Everything here blocks; call it from a thread that may. Each object belongs to its
+ * caller, one thread at a time, except that a mapping may be read by all. A path is limited by
+ * FILE_PATH_MAX. */
 #ifndef SYS_FILE_H
 #define SYS_FILE_H
 
@@ -12,8 +14,8 @@
 
 enum { FILE_PATH_MAX = 4096, FILE_NAMES_MAX = 65536 };
 
-/* A mapping of the whole file. Empty files have data NULL and size 0. Reading a mapped file that someone shortens
- * raises SIGBUS: model files are replaced by rename, never written in place. */
+/* A mapping of the whole file. Empty files have data NULL and size 0. Reading a mapped file that someone
+ * shortens raises SIGBUS: model files are replaced by rename, never written in place. */
 struct file_map {
     const uint8_t *data;
     uint64_t size;
@@ -40,11 +42,13 @@ int file_open(struct file *f, const char *path, struct err *e);
 int file_read_at(const struct file *f, uint64_t offset, void *out, size_t size, struct err *e);
 void file_close(struct file *f);
 
-/* The whole file in memory of the caller's (free it), with a 0 byte behind the end. Larger than `limit`: ERR_LIMIT. */
+/* The whole file in memory of the caller's (free it), with a 0 byte behind the end. Larger than `limit`:
+ * ERR_LIMIT. */
 int file_read_all(const char *path, size_t limit, void **out, size_t *size, struct err *e);
 
-/* Writer of PATH by way of PATH.tmp. The first failure sticks: later calls return it again. A second writer of the same
- * path gets ERR_BUSY. finish and abort free the writer, whatever they return; abort removes the .tmp. */
+/* Writer of PATH by way of PATH.tmp. The first failure sticks: later calls return it again. A second
+ * writer of the same path gets ERR_BUSY. finish and abort free the writer, whatever they return; abort
+ * removes the .tmp. */
 struct file_writer;
 int file_writer_new(struct file_writer **out, const char *path, struct err *e);
 int file_writer_write(struct file_writer *w, const void *data, size_t size, struct err *e);
@@ -53,7 +57,8 @@ uint64_t file_writer_size(const struct file_writer *w);               /* bytes a
 int file_writer_finish(struct file_writer *w, struct err *e);
 void file_writer_abort(struct file_writer *w);                        /* NULL is fine */
 
-int file_write_all(const char *path, const void *data, size_t size, struct err *e); /* all of the above at once */
+int file_write_all(const char *path, const void *data, size_t size,
+                   struct err *e); /* all of the above at once */
 int file_sync_folder_of(const char *path, struct err *e);
 
 /* A file written in any order, for work that goes on after a restart: PATH.tmp of exactly `size` bytes

@@ -395,14 +395,18 @@ static void test_rows(void) {
 
 /* ---- products ---- */
 
-static void matmul_run(struct pair *out, struct pair *in, struct pair *w, int row0, int n, int n_group, bool f32_act) {
+static void matmul_run(struct pair *out, struct pair *in, struct pair *w, int row0, int n, int n_group,
+                       bool f32_act) {
     BOTH({
         struct tensor o = out->t[s], x = in->t[s];
         o.data = (float *)o.data + row0 * o.ne[0], x.data = (float *)x.data + row0 * x.ne[0];
         o.ne[1] = x.ne[1] = n;
-        kernels_matmul(k,
-                       &(struct matmul_args){
-                           .out = &o, .in = &x, .weight = &w->t[s], .n = n, .n_group = n_group, .f32_act = f32_act });
+        kernels_matmul(k, &(struct matmul_args){ .out = &o,
+                                                 .in = &x,
+                                                 .weight = &w->t[s],
+                                                 .n = n,
+                                                 .n_group = n_group,
+                                                 .f32_act = f32_act });
     })
 }
 
@@ -467,9 +471,11 @@ static void test_matmul_group(void) {
                     *w2 = weights(DTYPE_Q8_0, 256, 1024, 1, 0.06f);
         BOTH({
             for (int i = 0; i < 4; i++) {
-                kernels_matmul(
-                    k, &(struct matmul_args){
-                           .out = &out[i]->t[s], .in = &in->t[s], .weight = &w[i]->t[s], .n = n, .n_group = 1 });
+                kernels_matmul(k, &(struct matmul_args){ .out = &out[i]->t[s],
+                                                         .in = &in->t[s],
+                                                         .weight = &w[i]->t[s],
+                                                         .n = n,
+                                                         .n_group = 1 });
                 if (i == 0)
                     kernels_rms_norm(k, &(struct rms_norm_args){ .out = &normed->t[s],
                                                                  .in = &out[0]->t[s],
@@ -858,8 +864,8 @@ static void state_case(const struct state_case *c) {
     struct world w;
     bool fast = side[GPU]->config.precision == PRECISION_FAST;
     static const char *const names[] = { "official", "exact", "wide" };
-    name_case("state %s %d+%d, ratio %d, %d heads, prompt %d, %s", names[c->numerics], c->head_dim - c->n_rot, c->n_rot,
-              c->ratio, c->n_head, c->n_prompt, fast ? "fast" : "f32");
+    name_case("state %s %d+%d, ratio %d, %d heads, prompt %d, %s", names[c->numerics],
+              c->head_dim - c->n_rot, c->n_rot, c->ratio, c->n_head, c->n_prompt, fast ? "fast" : "f32");
     world_new(&w, c->numerics, c->head_dim, c->n_rot, c->ratio, c->n_swa, 2, c->n_prompt + c->n_more + 64);
     int n_second = c->n_prompt / 3 + 1;
     struct batch_memory b = { 0 };

@@ -1,9 +1,11 @@
-/* rig - a model in this process whose every row of logits is compared with what one reference run gave, bit for bit.
+/* rig - a model in this process whose every row of logits is compared with what one reference run gave,
+ * bit for bit.
  *
- * A subject is a model file with a precision, numerics and a few texts that share beginnings; subject_open runs each text from its
- * first token, alone, on one thread, and keeps all logits. A rig is an engine with any chunk, threads, cuts and instruction
- * set; its sequences are prefixes of those texts, so whatever was done to a sequence, the next row must be the reference's.
- * Which rows of a batch are asked for changes from batch to batch: all, the last ones, some, none. Header only; one thread. */
+ * A subject is a model file with a precision, numerics and a few texts that share beginnings;
+ * subject_open runs each text from its first token, alone, on one thread, and keeps all logits. A rig is
+ * an engine with any chunk, threads, cuts and instruction set; its sequences are prefixes of those texts,
+ * so whatever was done to a sequence, the next row must be the reference's. Which rows of a batch are
+ * asked for changes from batch to batch: all, the last ones, some, none. Header only; one thread. */
 #ifndef HARNESS_RIG_H
 #define HARNESS_RIG_H
 
@@ -51,7 +53,8 @@ static inline void rig_open(struct rig *r, const struct subject *s, const struct
     struct engine_options options;
     struct err e;
     engine_options_init(&options);
-    options.model = s->path, options.mtp = s->mtp, options.precision = s->precision, options.numerics = s->numerics;
+    options.model = s->path, options.mtp = s->mtp, options.precision = s->precision,
+    options.numerics = s->numerics;
     options.n_threads = o->threads ? o->threads : 1, options.chunk = o->chunk ? o->chunk : 64;
     options.cuts = o->cuts, options.backend = getenv("PLEIADES_TEST_BACKEND");
     options.n_seqs = o->n_seqs ? o->n_seqs : RIG_SEQS_MAX;
@@ -93,7 +96,8 @@ static inline void rig_seq_close(struct rig *r, struct rig_seq *seq) {
 
 static inline void rig_seq_rollback(struct rig *r, struct rig_seq *seq, uint32_t n_tokens) {
     struct err e;
-    for (int i = 0; i < r->g.n_stages; i++) assert_fine(stage_seq_rollback(r->g.stage[i], seq->slot, n_tokens, &e), &e);
+    for (int i = 0; i < r->g.n_stages; i++)
+        assert_fine(stage_seq_rollback(r->g.stage[i], seq->slot, n_tokens, &e), &e);
     seq->len = n_tokens;
     if (n_tokens == 0) seq->high = 0;
 }
@@ -101,7 +105,8 @@ static inline void rig_seq_rollback(struct rig *r, struct rig_seq *seq, uint32_t
 static inline struct rig_seq rig_seq_fork(struct rig *r, const struct rig_seq *from, uint32_t n_tokens) {
     struct rig_seq seq = *from;
     struct err e;
-    for (int i = 0; i < r->g.n_stages; i++) assert_fine(stage_seq_fork(r->g.stage[i], from->slot, n_tokens, &seq.slot, &e), &e);
+    for (int i = 0; i < r->g.n_stages; i++)
+        assert_fine(stage_seq_fork(r->g.stage[i], from->slot, n_tokens, &seq.slot, &e), &e);
     seq.len = n_tokens;
     if (n_tokens == 0) seq.high = 0;
     return seq;
@@ -130,7 +135,9 @@ static inline struct rig_seq rig_restore(struct rig *r, const struct rig_saved *
     struct rig_seq seq = saved->seq;
     struct err e;
     for (int i = 0; i < r->g.n_stages; i++) {
-        assert_fine(stage_seq_restore(r->g.stage[i], saved->stage[i].data, saved->stage[i].size, &seq.slot, &e), &e);
+        assert_fine(
+            stage_seq_restore(r->g.stage[i], saved->stage[i].data, saved->stage[i].size, &seq.slot, &e),
+            &e);
         assert_int_equal(stage_seq_len(r->g.stage[i], seq.slot), seq.len);
     }
     return seq;
@@ -138,7 +145,8 @@ static inline struct rig_seq rig_restore(struct rig *r, const struct rig_saved *
 
 /* ---- running ---- */
 
-static inline void rig_row_check(const struct rig *r, const struct rig_seq *seq, uint32_t pos, const float *row) {
+static inline void rig_row_check(const struct rig *r, const struct rig_seq *seq, uint32_t pos,
+                                 const float *row) {
     uint32_t n_vocab = r->subject->n_vocab, n_differ = 0;
     const float *want = r->subject->text[seq->text].logits + (size_t)pos * n_vocab;
     double largest = 0;
@@ -148,10 +156,12 @@ static inline void rig_row_check(const struct rig *r, const struct rig_seq *seq,
         n_differ += f32_bits(row[i]) != f32_bits(want[i]);
         if (d > largest || -d > largest) largest = d < 0 ? -d : d;
     }
-    fail_msg("%s: text %u, position %u: %u of %u logits differ, by up to %g", r->subject->name, seq->text, pos, n_differ, n_vocab, largest);
+    fail_msg("%s: text %u, position %u: %u of %u logits differ, by up to %g", r->subject->name, seq->text,
+             pos, n_differ, n_vocab, largest);
 }
 
-/* Which rows are asked for: half of the time all, else from a drawn row on, every second or third one, or none. */
+/* Which rows are asked for: half of the time all, else from a drawn row on, every second or third one, or
+ * none. */
 static inline uint32_t rig_rows(struct rig *r, uint32_t n_rows) {
     uint64_t draw = rng_at(12345, r->n_runs++);
     uint32_t first = (uint32_t)(draw >> 8) % n_rows, step = 1 + (uint32_t)(draw >> 40) % 3, n = 0;
@@ -204,7 +214,8 @@ static inline void subject_text(struct subject *s, uint32_t n, uint32_t shared, 
     rng_init(&rng, seed, s->n_text);
     for (uint32_t i = 0; i < n; i++) text->token[i] = (int32_t)rng_below(&rng, s->n_vocab);
     if (shared) memcpy(text->token, s->text[0].token, shared * sizeof *text->token);
-    if (shared && shared < n && text->token[shared] == s->text[0].token[shared]) text->token[shared] = (text->token[shared] + 1) % (int32_t)s->n_vocab;
+    if (shared && shared < n && text->token[shared] == s->text[0].token[shared])
+        text->token[shared] = (text->token[shared] + 1) % (int32_t)s->n_vocab;
     s->n_text++;
 }
 
@@ -216,14 +227,17 @@ static inline void subject_run(struct rig *r, struct rig_text *text, uint32_t n_
     for (uint32_t done = 0, n; done < text->n; done += n) {
         n = done < n_single ? 1 : MIN(RIG_REFERENCE_CHUNK, text->n - done);
         struct stage_seg seg = { .slot = seq.slot, .n = n, .token = text->token + done };
-        assert_fine(engine_run(&r->g, &seg, 1, r->rows, n, text->logits + (size_t)done * r->subject->n_vocab, &e), &e);
+        assert_fine(
+            engine_run(&r->g, &seg, 1, r->rows, n, text->logits + (size_t)done * r->subject->n_vocab, &e),
+            &e);
     }
     rig_seq_close(r, &seq);
 }
 
-/* Texts: one of n tokens, and one for each branch that leaves it there. The first n_single tokens of text 0 are computed one at a
- * time, everything else in chunks. */
-static inline void subject_open(struct subject *s, uint32_t n, const uint32_t *branch, uint32_t n_branch, uint32_t n_single) {
+/* Texts: one of n tokens, and one for each branch that leaves it there. The first n_single tokens of text
+ * 0 are computed one at a time, everything else in chunks. */
+static inline void subject_open(struct subject *s, uint32_t n, const uint32_t *branch, uint32_t n_branch,
+                                uint32_t n_single) {
     struct rig r;
     s->n_text = 0;
     subject_text(s, n, 0, 7);
@@ -246,7 +260,9 @@ static inline void subject_close(struct subject *s) {
 static inline uint32_t subject_sibling(const struct subject *s, uint32_t text, uint32_t n, uint64_t draw) {
     for (uint32_t i = 0; i < s->n_text; i++) {
         uint32_t other = (uint32_t)((draw + i) % s->n_text);
-        if (s->text[other].n > n && memcmp(s->text[other].token, s->text[text].token, n * sizeof(int32_t)) == 0) return other;
+        if (s->text[other].n > n &&
+            memcmp(s->text[other].token, s->text[text].token, n * sizeof(int32_t)) == 0)
+            return other;
     }
     return text;
 }

@@ -1,8 +1,10 @@
-/* tiny_model - writes small models of the real architecture with random weights, for tests that need a model of known shape.
+/* tiny_model - writes small models of the real architecture with random weights, for tests that need a
+ * model of known shape.
  *
- * Two shapes with awkward dimensions (nothing is a published value; 'a' has rows of 256 for the K quants, 'b' is smaller and
- * has wider heads and more experts in use), any mix of types, and an MTP block as a file of its own. A file is a function of
- * (shape, mix, seed). The tensor list is the engine's own (weights.h): names and dimensions are tested elsewhere. Header only. */
+ * Two shapes with awkward dimensions (nothing is a published value; 'a' has rows of 256 for the K quants,
+ * 'b' is smaller and has wider heads and more experts in use), any mix of types, and an MTP block as a
+ * file of its own. A file is a function of (shape, mix, seed). The tensor list is the engine's own
+ * (weights.h): names and dimensions are tested elsewhere. Header only. */
 #ifndef HARNESS_TINY_MODEL_H
 #define HARNESS_TINY_MODEL_H
 
@@ -40,18 +42,46 @@ static inline void tiny_layers(struct hparams *hp, const uint32_t *ratio, uint32
 
 static inline void tiny_shape(struct hparams *hp, char shape) {
     *hp = (struct hparams){
-        .n_embd = 256, .n_vocab = 333, .n_ctx_train = 4096, .n_head = 4, .head_dim = 80, .n_rot = 16, .n_q_lora = 96,
-        .n_out_lora = 32, .n_out_group = 2, .n_swa = 21, .n_idx_head = 4, .idx_dim = 64, .idx_top_k = 8, .n_expert = 8,
-        .n_expert_used = 3, .n_expert_shared = 1, .n_ff_exp = 256, .n_hash_layer = 1, .expert_scale = 1.5f, .n_sinkhorn = 7,
-        .rms_eps = 1e-5f, .hc_eps = 1e-4f, .rope_base = 5000, .rope_base_compress = 40000, .yarn_factor = 4,
-        .yarn_beta_fast = 16, .yarn_beta_slow = 1, .yarn_ctx = 1024, .bos_id = -1, .eos_id = -1, .name = "tiny a",
+        .n_embd = 256,
+        .n_vocab = 333,
+        .n_ctx_train = 4096,
+        .n_head = 4,
+        .head_dim = 80,
+        .n_rot = 16,
+        .n_q_lora = 96,
+        .n_out_lora = 32,
+        .n_out_group = 2,
+        .n_swa = 21,
+        .n_idx_head = 4,
+        .idx_dim = 64,
+        .idx_top_k = 8,
+        .n_expert = 8,
+        .n_expert_used = 3,
+        .n_expert_shared = 1,
+        .n_ff_exp = 256,
+        .n_hash_layer = 1,
+        .expert_scale = 1.5f,
+        .n_sinkhorn = 7,
+        .rms_eps = 1e-5f,
+        .hc_eps = 1e-4f,
+        .rope_base = 5000,
+        .rope_base_compress = 40000,
+        .yarn_factor = 4,
+        .yarn_beta_fast = 16,
+        .yarn_beta_slow = 1,
+        .yarn_ctx = 1024,
+        .bos_id = -1,
+        .eos_id = -1,
+        .name = "tiny a",
     };
     tiny_layers(hp, (const uint32_t[]){ 0, 4, 8, 4, 32 }, 5, 3);
     if (shape == 'a') return;
     CHECK(shape == 'b');
     hp->n_embd = 96, hp->n_vocab = 130, hp->n_head = 6, hp->head_dim = 192, hp->n_rot = 64, hp->n_q_lora = 64;
-    hp->n_out_group = 3, hp->n_swa = 32, hp->n_idx_head = 8, hp->idx_dim = 128, hp->idx_top_k = 12, hp->n_expert = 16;
-    hp->n_expert_used = 8, hp->n_ff_exp = 64, hp->n_hash_layer = 2, hp->n_sinkhorn = 20, hp->rms_eps = hp->hc_eps = 1e-6f;
+    hp->n_out_group = 3, hp->n_swa = 32, hp->n_idx_head = 8, hp->idx_dim = 128, hp->idx_top_k = 12,
+    hp->n_expert = 16;
+    hp->n_expert_used = 8, hp->n_ff_exp = 64, hp->n_hash_layer = 2, hp->n_sinkhorn = 20,
+    hp->rms_eps = hp->hc_eps = 1e-6f;
     snprintf(hp->name, sizeof hp->name, "tiny b");
     tiny_layers(hp, (const uint32_t[]){ 4, 128, 0, 4 }, 4, 2);
 }
@@ -97,8 +127,10 @@ static inline bool tiny_ends(const char *name, const char *with) {
 }
 
 static inline enum dtype tiny_type(const char *name, enum tiny_kind kind, struct tiny_types types) {
-    static const char *const half[] = { "_fn.weight", "_ape.weight", "compressor_kv.weight", "compressor_gate.weight",
-                                        "indexer.proj.weight", "indexer.attn_q_b.weight", "ffn_gate_inp.weight", "token_embd.weight" };
+    static const char *const half[] = { "_fn.weight",           "_ape.weight",
+                                        "compressor_kv.weight", "compressor_gate.weight",
+                                        "indexer.proj.weight",  "indexer.attn_q_b.weight",
+                                        "ffn_gate_inp.weight",  "token_embd.weight" };
     if (kind == TINY_TABLE) return DTYPE_I32;
     if (kind == TINY_VECTOR) return DTYPE_F32;
     for (size_t i = 0; i < COUNT_OF(half); i++)
@@ -116,16 +148,20 @@ static inline void tiny_add(struct tiny_list *list, const char *prefix, const ch
     t->type = tiny_type(t->name, kind, types);
 }
 
-#define TINY_DIMENSIONS(hp)                                                                                                 \
-    uint64_t D = (hp)->n_embd, H = (hp)->n_head, HD = (hp)->head_dim, QL = (hp)->n_q_lora, OL = (hp)->n_out_lora,           \
-             OG = (hp)->n_out_group, E = (hp)->n_expert, EU = (hp)->n_expert_used, ES = (hp)->n_expert_shared,              \
-             FF = (hp)->n_ff_exp, V = (hp)->n_vocab, IH = (hp)->n_idx_head, ID = (hp)->idx_dim;                             \
-    (void)D, (void)H, (void)HD, (void)QL, (void)OL, (void)OG, (void)E, (void)EU, (void)ES, (void)FF, (void)V, (void)IH, (void)ID
-#define TINY_ADD(field, name, when, kind, ne0, ne1, ne2) \
-    if (when) tiny_add(list, prefix, name, TINY_##kind, types, (uint64_t)(ne0), (uint64_t)(ne1), (uint64_t)(ne2));
+#define TINY_DIMENSIONS(hp)                                                                              \
+    uint64_t D = (hp)->n_embd, H = (hp)->n_head, HD = (hp)->head_dim, QL = (hp)->n_q_lora,               \
+             OL = (hp)->n_out_lora, OG = (hp)->n_out_group, E = (hp)->n_expert,                          \
+             EU = (hp)->n_expert_used, ES = (hp)->n_expert_shared, FF = (hp)->n_ff_exp,                  \
+             V = (hp)->n_vocab, IH = (hp)->n_idx_head, ID = (hp)->idx_dim;                               \
+    (void)D, (void)H, (void)HD, (void)QL, (void)OL, (void)OG, (void)E, (void)EU, (void)ES, (void)FF,     \
+        (void)V, (void)IH, (void)ID
+#define TINY_ADD(field, name, when, kind, ne0, ne1, ne2)                                                 \
+    if (when)                                                                                            \
+        tiny_add(list, prefix, name, TINY_##kind, types, (uint64_t)(ne0), (uint64_t)(ne1),               \
+                 (uint64_t)(ne2));
 
-static inline void tiny_list_layer(struct tiny_list *list, const struct hparams *hp, const char *prefix, uint64_t R, bool HASH,
-                                   struct tiny_types types) {
+static inline void tiny_list_layer(struct tiny_list *list, const struct hparams *hp, const char *prefix,
+                                   uint64_t R, bool HASH, struct tiny_types types) {
     TINY_DIMENSIONS(hp);
     bool CSA = R == 4;
     uint64_t C = CSA ? 2 : 1;
@@ -160,7 +196,8 @@ static inline void tiny_list_mtp(struct tiny_list *list, const struct tiny_model
 /* ---- values ---- */
 
 static inline float tiny_mean(const char *name) {
-    if (tiny_ends(name, "kv_a_norm.weight") || tiny_ends(name, "compressor_norm.weight")) return 2;   /* scores that choose */
+    if (tiny_ends(name, "kv_a_norm.weight") || tiny_ends(name, "compressor_norm.weight"))
+        return 2; /* scores that choose */
     if (tiny_ends(name, "norm.weight")) return 1;
     return tiny_ends(name, "_scale.weight") ? 0.8f : 0;
 }
@@ -196,8 +233,10 @@ static inline void tiny_block_scale(uint8_t *block, enum dtype type, float d) {
     if (where.dmin >= 0) memcpy(block + where.dmin, &min, 2);
 }
 
-/* Random bytes are valid blocks of every format once the scales are set: those that give the wanted deviation. */
-static inline void tiny_fill_blocks(struct rng *r, const struct tiny_tensor *t, uint8_t *out, uint64_t n_blocks) {
+/* Random bytes are valid blocks of every format once the scales are set: those that give the wanted
+ * deviation. */
+static inline void tiny_fill_blocks(struct rng *r, const struct tiny_tensor *t, uint8_t *out,
+                                    uint64_t n_blocks) {
     uint32_t bytes = dtype_block_bytes(t->type), n = dtype_block(t->type);
     for (uint64_t i = 0; i < n_blocks * bytes; i += 8) {
         uint64_t draw = rng_u64(r);
@@ -215,10 +254,12 @@ static inline void tiny_fill_blocks(struct rng *r, const struct tiny_tensor *t, 
     }
     float unit = (float)sqrt(sum / (double)(n_sample * n));
     for (uint64_t i = 0; i < n_blocks; i++)
-        tiny_block_scale(out + i * bytes, t->type, tiny_deviation(t) / unit * (float)(0.75 + 0.5 * rng_double(r)));
+        tiny_block_scale(out + i * bytes, t->type,
+                         tiny_deviation(t) / unit * (float)(0.75 + 0.5 * rng_double(r)));
 }
 
-static inline void tiny_fill_ids(struct rng *r, const struct tiny_tensor *t, int32_t *out, uint32_t n_expert) {
+static inline void tiny_fill_ids(struct rng *r, const struct tiny_tensor *t, int32_t *out,
+                                 uint32_t n_expert) {
     for (uint64_t row = 0; row < t->ne[1]; row++, out += t->ne[0])
         for (uint64_t i = 0; i < t->ne[0]; i++) {
             bool again = true;
@@ -293,7 +334,8 @@ static inline void tiny_metadata(struct gguf_writer *w, const struct hparams *hp
     gguf_put_array(w, "deepseek4.swiglu_clamp_shexp", GGUF_F32, hp->swiglu_clamp_shexp, hp->n_layer);
 }
 
-static inline void tiny_write_list(const struct tiny_model *model, const struct tiny_list *list, const char *path) {
+static inline void tiny_write_list(const struct tiny_model *model, const struct tiny_list *list,
+                                   const char *path) {
     struct gguf_writer *w;
     struct err e;
     CHECK(gguf_writer_new(&w, path, GGUF_ALIGNMENT, &e) == 0);

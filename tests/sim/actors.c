@@ -11,7 +11,8 @@
 /* ---- the coordinator's seams ---- */
 
 /* Contiguous stages over the nodes that there are, in an order that changes, with cuts that change. */
-static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out, struct err *e) {
+static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
+                struct err *e) {
     struct world *w = ctx;
     uint32_t n_stage = MIN(MIN(n_node, w->n_stage_max), w->n_layer), layer = 0;
     uint32_t first = (uint32_t)world_between(w, 0, n_node ? n_node - 1 : 0);
@@ -22,7 +23,9 @@ static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, 
     for (uint32_t i = 0; i < n_stage; i++) {
         uint32_t left = n_stage - i - 1, most = w->n_layer - layer - left;
         uint32_t n = !left ? most : w->even ? w->n_layer / n_stage : (uint32_t)world_between(w, 1, most);
-        out->stage[i] = (struct coord_plan_stage){ .node = (first + i) % n_node, .layer_begin = layer, .layer_end = layer + n };
+        out->stage[i] = (struct coord_plan_stage){ .node = (first + i) % n_node,
+                                                   .layer_begin = layer,
+                                                   .layer_end = layer + n };
         layer += n;
     }
     return 0;
@@ -69,7 +72,8 @@ static void check_all_ready(struct world *w) {
         const struct actor *actor = &w->actor[actor_at(n.hello->address)];
         if (!actor->up || actor->incarnation != n.peer->incarnation) continue;
         struct node_view node = node_view(actor->node);
-        if (node.epoch == v.epoch && node.state == NODE_LOADING) world_fail(w, "serving, but %s is still loading", actor->name);
+        if (node.epoch == v.epoch && node.state == NODE_LOADING)
+            world_fail(w, "serving, but %s is still loading", actor->name);
         if (node.epoch < v.epoch) world_fail(w, "serving, but %s does not know the plan", actor->name);
     }
 }
@@ -114,11 +118,16 @@ void coordinator_submit(struct world *w, struct client *c) {
     c->submitted_at = w->now;
     struct msg_bias bias[2] = { { 3, 1.0f }, { 9, -1.0f } };
     struct coord_event ev = { .kind = COORD_EV_SUBMIT };
-    ev.submit = (struct coord_submit){ .tag = c->tag, .token = c->prompt, .n_token = c->n_prompt, .n_new_max = c->n_new,
-                                       .bias = bias, .deadline_ms = c->deadline_ms, .want = { .temperature = 1, .top_p = 1 } };
+    ev.submit = (struct coord_submit){ .tag = c->tag,
+                                       .token = c->prompt,
+                                       .n_token = c->n_prompt,
+                                       .n_new_max = c->n_new,
+                                       .bias = bias,
+                                       .deadline_ms = c->deadline_ms,
+                                       .want = { .temperature = 1, .top_p = 1 } };
     ev.submit.want.n_bias = c->seed % 3 == 0 ? 2 : 0;
-    world_say(w, NOBODY, "client %u submits: %u tokens, %u new, expects %u", (uint32_t)(c - w->client), c->n_prompt, c->n_new,
-              c->n_expected);
+    world_say(w, NOBODY, "client %u submits: %u tokens, %u new, expects %u", (uint32_t)(c - w->client),
+              c->n_prompt, c->n_new, c->n_expected);
     coordinator_event(w, &ev);
 }
 
@@ -144,7 +153,10 @@ static void node_carry_out(struct world *w, uint8_t a) {
         case NODE_OUT_FREE: payload_free_one(w, a, o->payload); break;
         case NODE_OUT_LOAD: case NODE_OUT_RUN: case NODE_OUT_SEQ_CLOSE: compute_push(w, a, o); break;
         case NODE_OUT_NOTICE: world_say(w, a, "notice %d: %s", o->code, o->text); break;
-        case NODE_OUT_DROP: case NODE_OUT_EXPERTS: case NODE_OUT_EXPERTS_DONE: break;     /* no helpers here */
+        case NODE_OUT_DROP:
+        case NODE_OUT_EXPERTS:
+        case NODE_OUT_EXPERTS_DONE:
+            break; /* no helpers here */
         }
     }
     actor->deadline_ns = outs->deadline_ns;
@@ -181,11 +193,16 @@ void actor_deliver(struct world *w, struct parcel *p) {
     p->payload = (struct payload){ 0 };
     if (payload.generation) payload_pass(w, payload, NOBODY, p->to);
     if (p->to == COORDINATOR) {
-        coordinator_event(w, &(struct coord_event){ .kind = COORD_EV_MSG, .link = link, .msg = &p->msg, .take_payload = payload });
+        coordinator_event(
+            w, &(struct coord_event){
+                   .kind = COORD_EV_MSG, .link = link, .msg = &p->msg, .take_payload = payload });
     } else {
         struct node_view before = node_view(w->actor[p->to].node);
-        node_event(w, p->to, &(struct node_event){ .kind = NODE_EV_MSG, .link = link, .msg = &p->msg, .take_payload = payload });
-        if (p->msg.kind == MSG_WORK && p->msg.epoch != before.epoch && node_view(w->actor[p->to].node).n_batch > before.n_batch)
+        node_event(w, p->to,
+                   &(struct node_event){
+                       .kind = NODE_EV_MSG, .link = link, .msg = &p->msg, .take_payload = payload });
+        if (p->msg.kind == MSG_WORK && p->msg.epoch != before.epoch &&
+            node_view(w->actor[p->to].node).n_batch > before.n_batch)
             world_fail(w, "%s takes a batch of another plan", w->actor[p->to].name);
     }
 }
@@ -203,8 +220,13 @@ static void start_coordinator(struct world *w) {
 
 static void start_node(struct world *w, uint8_t a) {
     struct actor *actor = &w->actor[a];
-    struct node_config config = { .incarnation = actor->incarnation, .ping_ms = 500, .ping_misses = 5, .n_batch_max = 24,
-                                  .n_slot_max = SLOTS_MAX, .payload_bytes_max = 1 << 20, .trace = trace_of(w, a) };
+    struct node_config config = { .incarnation = actor->incarnation,
+                                  .ping_ms = 500,
+                                  .ping_misses = 5,
+                                  .n_batch_max = 24,
+                                  .n_slot_max = SLOTS_MAX,
+                                  .payload_bytes_max = 1 << 20,
+                                  .trace = trace_of(w, a) };
     snprintf(config.hello.name, sizeof config.hello.name, "%s", actor->name);
     snprintf(config.hello.address, sizeof config.hello.address, "sim://%u", a);
     actor->node = node_new(&config);
@@ -252,11 +274,15 @@ void actor_stop(struct world *w, uint8_t a) {
     world_say(w, a, "is told to stop");
     node_event(w, a, &(struct node_event){ .kind = NODE_EV_STOP });
     w->actor[a].paused_until = w->now + 200 * MS; /* its LEAVE is still on the way */
-    world_post(w, (struct ev){ .t = w->now + 100 * MS, .kind = EV_CRASH, .actor = a, .generation = w->actor[a].generation });
+    world_post(w, (struct ev){ .t = w->now + 100 * MS,
+                               .kind = EV_CRASH,
+                               .actor = a,
+                               .generation = w->actor[a].generation });
 }
 
 void actors_start(struct world *w) {
     actor_start(w, COORDINATOR);
     for (uint8_t a = 1; a <= w->n_node; a++)
-        world_post(w, (struct ev){ .t = w->now + world_between(w, 0, 3000 * MS), .kind = EV_RESTART, .actor = a });
+        world_post(w, (struct ev){
+                          .t = w->now + world_between(w, 0, 3000 * MS), .kind = EV_RESTART, .actor = a });
 }

@@ -45,7 +45,8 @@ void clients_init(struct world *w) {
         struct client *c = some_client(w, at);
         if (world_chance(w, 5)) {
             c->cancels = true;
-            world_post(w, (struct ev){ .t = at + world_between(w, 0, 4000 * MS), .kind = EV_CANCEL, .arg = i });
+            world_post(
+                w, (struct ev){ .t = at + world_between(w, 0, 4000 * MS), .kind = EV_CANCEL, .arg = i });
         }
         if (world_chance(w, 12)) c->deadline_ms = (uint32_t)world_between(w, 10, 5000);
         if (world_chance(w, 25)) {
@@ -89,8 +90,8 @@ void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index) 
     c->last_at = w->now;
 }
 
-/* Which ends are right: complete; cancelled by itself; too long; its own deadline; and, when things were broken, an error that
- * says so. */
+/* Which ends are right: complete; cancelled by itself; too long; its own deadline; and, when things were
+ * broken, an error that says so. */
 static bool end_is_right(const struct world *w, const struct client *c, int code) {
     if (code == 0) return c->n_got == c->n_expected;
     if (code == ERR_CANCELLED) return c->cancelled;

@@ -47,7 +47,7 @@ bool fault_hits(struct world *w, enum fault fault, uint32_t one_in) {
 
 static struct conn *some_conn(struct world *w) {
     struct conn *c = &w->conn[world_between(w, 0, CONNS_MAX - 1)];
-    bool data = world_chance(w, 2);               /* those between stages are fewer, and more is lost on them */
+    bool data = world_chance(w, 2); /* those between stages are fewer, and more is lost on them */
     for (int i = 0; i < CONNS_MAX && (!c->used || (data && c->a_link != NODE_LINK_NEXT)); i++)
         c = &w->conn[(c - w->conn + 1) % CONNS_MAX];
     return c->used ? c : NULL;
@@ -57,11 +57,13 @@ static void crash_for_a_while(struct world *w, uint8_t a, bool politely) {
     if (!w->actor[a].up) return;
     if (politely) actor_stop(w, a);
     else actor_crash(w, a);
-    uint64_t away = world_chance(w, 2) ? world_between(w, 150 * MS, 800 * MS) : world_between(w, 800 * MS, 12000 * MS);
+    uint64_t away = world_chance(w, 2) ? world_between(w, 150 * MS, 800 * MS)
+                                       : world_between(w, 800 * MS, 12000 * MS);
     world_post(w, (struct ev){ .t = w->now + away, .kind = EV_RESTART, .actor = a });
 }
 
-/* Somebody who does not belong here: a scanner, another version, a node with a name that is taken, a node that never answers. */
+/* Somebody who does not belong here: a scanner, another version, a node with a name that is taken, a node
+ * that never answers. */
 static void stray(struct world *w) {
     uint8_t to = (uint8_t)world_between(w, 0, w->n_node);
     struct msg m = { .kind = MSG_PING, .incarnation = rng_u64(&w->rng) | 1 };
@@ -73,11 +75,14 @@ static void stray(struct world *w) {
     if (!w->actor[to].up) return;
     if (what > 0) {
         m.kind = MSG_HELLO;
-        m.u.hello = (struct msg_hello){ .magic = what == 1 ? 7 : MSG_MAGIC, .version_min = 1, .version_max = 1,
-                                        .role = MSG_ROLE_NODE };
+        m.u.hello = (struct msg_hello){
+            .magic = what == 1 ? 7 : MSG_MAGIC, .version_min = 1, .version_max = 1, .role = MSG_ROLE_NODE
+        };
         const char *name = what == 2 ? "node" : "ghost";
-        snprintf(m.u.hello.name, sizeof m.u.hello.name, "%s-%u", name, (unsigned)world_between(w, 1, w->n_node));
-        snprintf(m.u.hello.address, sizeof m.u.hello.address, "sim://%u", (unsigned)world_between(w, 1, w->n_node));
+        snprintf(m.u.hello.name, sizeof m.u.hello.name, "%s-%u", name,
+                 (unsigned)world_between(w, 1, w->n_node));
+        snprintf(m.u.hello.address, sizeof m.u.hello.address, "sim://%u",
+                 (unsigned)world_between(w, 1, w->n_node));
     }
     uint32_t n = world_chance(w, 10) ? 20 : 1;    /* a scan */
     for (uint32_t i = 0; i < n; i++) {
@@ -106,7 +111,9 @@ static void one_fault(struct world *w, enum fault f) {
     case FAULT_CRASH: crash_for_a_while(w, node, false); break;
     case FAULT_LEAVE: crash_for_a_while(w, node, true); break;
     case FAULT_COORDINATOR: if (world_chance(w, 4)) crash_for_a_while(w, COORDINATOR, false); break;
-    case FAULT_SLOW: w->actor[node].slow_until = MIN(w->faults_end, w->now + world_between(w, 100 * MS, 8000 * MS)); break;
+    case FAULT_SLOW:
+        w->actor[node].slow_until = MIN(w->faults_end, w->now + world_between(w, 100 * MS, 8000 * MS));
+        break;
     case FAULT_PAUSE: {
         struct actor *a = &w->actor[world_between(w, 0, w->n_node)];
         a->paused_until = MIN(w->faults_end, w->now + world_between(w, 10 * MS, 4000 * MS));

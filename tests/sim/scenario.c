@@ -1,7 +1,9 @@
-/* scenario - how well the pipeline is used when nothing goes wrong: busy stages, bounded delay, prefill that scales, fairness.
+/* scenario - how well the pipeline is used when nothing goes wrong: busy stages, bounded delay, prefill
+ * that scales, fairness.
  *
- * The shape is set by hand, time is virtual, so the figures are exact and the same everywhere. A stage takes (batch_ns + row_ns x
- * rows) per layer: with these values one row costs as much as what a batch costs anyway, as decode does on real machines. */
+ * The shape is set by hand, time is virtual, so the figures are exact and the same everywhere. A stage
+ * takes (batch_ns + row_ns x rows) per layer: with these values one row costs as much as what a batch
+ * costs anyway, as decode does on real machines. */
 #include "tests/sim/world.h"
 
 #include "common/base/check.h"
@@ -37,7 +39,8 @@ static void run_all(struct world *w) {
     while (!w->failed && w->n_done < w->n_client) world_step(w);
 }
 
-static int verdict(const struct world *w, bool fine, const char *what, uint32_t n, double value, double limit) {
+static int verdict(const struct world *w, bool fine, const char *what, uint32_t n, double value,
+                   double limit) {
     fine = fine && !w->failed;
     printf("%s - %s, %u stages\n", fine ? "ok" : "not ok", what, n);
     printf("# %.3f (limit %.3f)%s%s\n", value, limit, w->failed ? ": " : "", w->why);
@@ -59,7 +62,8 @@ static int stages_are_busy(struct world *w, uint32_t n_stage, uint32_t n_stream,
         double busy = (double)(w->actor[a].busy_ns - before[a]) / (double)(w->now - from);
         if (busy < lowest) lowest = busy;
     }
-    int failed = verdict(w, lowest >= least, "keeps every stage busy with two streams per stage", n_stage, lowest, least);
+    int failed = verdict(w, lowest >= least, "keeps every stage busy with two streams per stage", n_stage,
+                         lowest, least);
     world_close(w);
     return failed;
 }
@@ -76,7 +80,8 @@ static double prefill_seconds(struct world *w, uint32_t n_stage) {
 
 static int prefill_scales(struct world *w, uint32_t n_stage, double least) {
     double gain = prefill_seconds(w, 1) / prefill_seconds(w, n_stage);
-    return verdict(w, gain >= least, "speeds up a long prompt with the number of stages", n_stage, gain, least);
+    return verdict(w, gain >= least, "speeds up a long prompt with the number of stages", n_stage, gain,
+                   least);
 }
 
 /* Streams decode; then somebody comes with 4096 tokens. How much later does any of them get a token? */
@@ -94,7 +99,8 @@ static int long_prompt_is_bounded(struct world *w, uint32_t n_stage, uint32_t bo
     for (uint32_t i = 0; i < 6; i++) worst = MAX(worst, w->client[i].gap_max);
     double delay_ms = (double)(worst - MIN(worst, usual)) / 1e6;
     bool bounded = delay_ms <= bound_ms && delay_ms > 0;
-    int failed = verdict(w, bounded, "bounds what a long prompt delays others by (ms)", n_stage, delay_ms, bound_ms);
+    int failed = verdict(w, bounded, "bounds what a long prompt delays others by (ms)", n_stage, delay_ms,
+                         bound_ms);
     double seconds = (double)(late->first_at - late->submitted_at) / 1e9;
     failed += verdict(w, seconds < 4, "does not starve the long prompt (seconds)", n_stage, seconds, 4);
     world_close(w);
@@ -104,12 +110,15 @@ static int long_prompt_is_bounded(struct world *w, uint32_t n_stage, uint32_t bo
 /* Two long prompts first, a short one a moment later: it does not wait for their end. */
 static int short_prompt_overtakes(struct world *w, uint32_t n_stage) {
     shape(w, n_stage);
-    struct client *a = clients_add(w, w->now + 4000 * MS, 4096, 1), *b = clients_add(w, w->now + 4000 * MS, 4096, 1);
+    struct client *a = clients_add(w, w->now + 4000 * MS, 4096, 1),
+                  *b = clients_add(w, w->now + 4000 * MS, 4096, 1);
     struct client *c = clients_add(w, w->now + 4100 * MS, 32, 1);
     actors_start(w);
     run_all(w);
-    double share = (double)(c->first_at - c->submitted_at) / (double)(MIN(a->first_at, b->first_at) - a->submitted_at);
-    int failed = verdict(w, share < 0.25, "serves a short prompt between the chunks of long ones", n_stage, share, 0.25);
+    double share = (double)(c->first_at - c->submitted_at) /
+                   (double)(MIN(a->first_at, b->first_at) - a->submitted_at);
+    int failed = verdict(w, share < 0.25, "serves a short prompt between the chunks of long ones",
+                         n_stage, share, 0.25);
     double first = (double)(MIN(a->first_at, b->first_at) - a->submitted_at);
     double apart = (double)(MAX(a->first_at, b->first_at) - a->submitted_at) / first;
     failed += verdict(w, apart < 1.1, "serves two equal prompts equally", n_stage, apart, 1.1);
@@ -135,7 +144,8 @@ static double tokens_per_second(struct world *w, uint32_t n_stage, uint32_t n_st
 
 static int decode_scales(struct world *w, uint32_t n_stage, uint32_t n, double least) {
     double gain = tokens_per_second(w, n_stage, n_stage * n) / tokens_per_second(w, 1, n);
-    return verdict(w, gain >= least, "S times the streams over S stages give nearly S times the tokens", n_stage, gain, least);
+    return verdict(w, gain >= least, "S times the streams over S stages give nearly S times the tokens",
+                   n_stage, gain, least);
 }
 
 /* A cancelled request leaves every stage within the time of one batch and its way. */
@@ -154,7 +164,8 @@ static int cancel_frees_at_once(struct world *w, uint32_t n_stage) {
     }
     double ms = (double)(w->now - from) / 1e6;
     double batch_ms = (double)((w->batch_ns + w->row_ns * 512) * w->n_layer + 4 * w->delay_ns) / 1e6;
-    int failed = verdict(w, !left && ms <= batch_ms, "frees a cancelled request within one batch (ms)", n_stage, ms, batch_ms);
+    int failed = verdict(w, !left && ms <= batch_ms, "frees a cancelled request within one batch (ms)",
+                         n_stage, ms, batch_ms);
     world_close(w);
     return failed;
 }

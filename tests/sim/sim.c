@@ -1,8 +1,9 @@
-/* sim - runs seeds; says what failed and how to see it again; checks that planted mistakes are caught and rare branches reached.
+/* sim - runs seeds; says what failed and how to see it again; checks that planted mistakes are caught and
+ * rare branches reached.
  *
- *     sim                      $SIM_SEEDS seeds (1000) from $SIM_FIRST (1), then the plants, then the marks; TAP lines
- *     sim --seed N [--trace]   one seed, readable
- *     sim --plant NAME|N       seeds until the planted mistake is caught */
+ *     sim                      $SIM_SEEDS seeds (1000) from $SIM_FIRST (1), then the plants, then the
+ * marks; TAP lines sim --seed N [--trace]   one seed, readable sim --plant NAME|N       seeds until the
+ * planted mistake is caught */
 #include "tests/sim/world.h"
 
 #include "common/base/mark.h"
@@ -16,10 +17,16 @@
 enum plant plant_now;
 
 static const char *const plant_names[PLANT_N] = {
-    [PLANT_none] = "none", [PLANT_epoch_unchecked] = "epoch_unchecked", [PLANT_credit_lost] = "credit_lost",
-    [PLANT_batch_twice] = "batch_twice", [PLANT_position_unchecked] = "position_unchecked", [PLANT_cancel_leaks] = "cancel_leaks",
-    [PLANT_replay_forgets] = "replay_forgets", [PLANT_late_ignored] = "late_ignored",
-    [PLANT_old_result_taken] = "old_result_taken", [PLANT_payload_leaks] = "payload_leaks",
+    [PLANT_none] = "none",
+    [PLANT_epoch_unchecked] = "epoch_unchecked",
+    [PLANT_credit_lost] = "credit_lost",
+    [PLANT_batch_twice] = "batch_twice",
+    [PLANT_position_unchecked] = "position_unchecked",
+    [PLANT_cancel_leaks] = "cancel_leaks",
+    [PLANT_replay_forgets] = "replay_forgets",
+    [PLANT_late_ignored] = "late_ignored",
+    [PLANT_old_result_taken] = "old_result_taken",
+    [PLANT_payload_leaks] = "payload_leaks",
 };
 
 static struct world world;
@@ -57,7 +64,8 @@ static int run_seeds(uint64_t first, uint64_t n) {
     for (uint64_t seed = first; seed < first + n && failed < 10; seed++) {
         if (run(seed, false)) continue;
         failed++;
-        printf("# seed %llu: %s (sim --seed %llu --trace)\n", (unsigned long long)seed, world.why, (unsigned long long)seed);
+        printf("# seed %llu: %s (sim --seed %llu --trace)\n", (unsigned long long)seed, world.why,
+               (unsigned long long)seed);
         fflush(stdout);
     }
     printf("# %llu seeds, %llu steps\n", (unsigned long long)n, (unsigned long long)n_step);
@@ -81,12 +89,14 @@ static bool plant_is_caught(enum plant plant, uint64_t n) {
     }
     int status = 0;
     if (child < 0 || waitpid(child, &status, 0) != child) return false;
-    return (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) || (WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    return (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) ||
+           (WIFEXITED(status) && WEXITSTATUS(status) == 1);
 }
 
 /* Branches that only a unit test reaches, because no cluster that follows the protocol does. */
-static const enum mark_id elsewhere[] = { MARK_drain_waits, MARK_node_slots_refused, MARK_experts_unanswered, MARK_experts_late,
-                                            MARK_experts_refused };
+static const enum mark_id elsewhere[] = { MARK_drain_waits, MARK_node_slots_refused,
+                                          MARK_experts_unanswered, MARK_experts_late,
+                                          MARK_experts_refused };
 
 static int check_marks(void) {
     int missed = 0;
@@ -125,7 +135,8 @@ int main(int argc, char **argv) {
     }
     if (seed) {
         bool fine = run(seed, trace);
-        printf("seed %llu: %s, %llu steps\n", (unsigned long long)seed, fine ? "fine" : world.why, (unsigned long long)n_step);
+        printf("seed %llu: %s, %llu steps\n", (unsigned long long)seed, fine ? "fine" : world.why,
+               (unsigned long long)n_step);
         return !fine;
     }
     int failed = scenarios_run(&world);
@@ -133,7 +144,7 @@ int main(int argc, char **argv) {
     if (marks) print_marks();
     failed += check_marks();
     for (int p = 1; plants && p < PLANT_N; p++)
-        failed += report(plant_is_caught((enum plant)p, 1000), "catches the planted mistake %s (within %llu seeds)", plant_names[p],
-                         1000);
+        failed += report(plant_is_caught((enum plant)p, 1000),
+                         "catches the planted mistake %s (within %llu seeds)", plant_names[p], 1000);
     return failed != 0;
 }

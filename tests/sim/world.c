@@ -17,7 +17,8 @@ void world_say(struct world *w, uint32_t actor, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    printf("[%10.3f] %-12s > %s\n", (double)w->now / 1e6, actor < ACTORS_MAX ? w->actor[actor].name : "world", text);
+    printf("[%10.3f] %-12s > %s\n", (double)w->now / 1e6,
+           actor < ACTORS_MAX ? w->actor[actor].name : "world", text);
 }
 
 void world_fail(struct world *w, const char *format, ...) {
@@ -110,7 +111,8 @@ uint64_t *payload_data(struct world *w, struct payload p) {
 
 void payload_free_one(struct world *w, uint8_t owner, struct payload p) {
     struct payload_slot *s = payload_slot(w, p);
-    if (s->owner != owner) world_fail(w, "payload %u belongs to %u, and %u gives it back", p.slot, s->owner, owner);
+    if (s->owner != owner)
+        world_fail(w, "payload %u belongs to %u, and %u gives it back", p.slot, s->owner, owner);
     world_say(w, owner, "(payload %u.%u is freed)", p.slot, p.generation);
     s->generation++;
     w->payload_free[w->n_payload_free++] = p.slot;
@@ -119,7 +121,8 @@ void payload_free_one(struct world *w, uint8_t owner, struct payload p) {
 
 void payload_pass(struct world *w, struct payload p, uint8_t from, uint8_t to) {
     struct payload_slot *s = payload_slot(w, p);
-    if (s->owner != from) world_fail(w, "payload %u belongs to %u, and %u passes it on", p.slot, s->owner, from);
+    if (s->owner != from)
+        world_fail(w, "payload %u belongs to %u, and %u passes it on", p.slot, s->owner, from);
     s->owner = to;
     world_say(w, from, "(payload %u.%u goes to %u)", p.slot, p.generation, to);
 }
@@ -127,7 +130,8 @@ void payload_pass(struct world *w, struct payload p, uint8_t from, uint8_t to) {
 void payload_free_all_of(struct world *w, uint8_t owner) {
     for (uint32_t i = 0; i < w->n_payload; i++) {
         struct payload_slot *s = &w->payload[i];
-        if ((s->generation & 1) && s->owner == owner) payload_free_one(w, owner, (struct payload){ i, s->generation, 0, 0 });
+        if ((s->generation & 1) && s->owner == owner)
+            payload_free_one(w, owner, (struct payload){ i, s->generation, 0, 0 });
     }
 }
 
@@ -203,13 +207,16 @@ static void check_nothing_left(struct world *w) {
         if (w->payload[i].generation & 1)
             world_fail(w, "%u payloads are never given back, one is %u.%u, with %u", w->n_payload_used, i,
                        w->payload[i].generation, w->payload[i].owner);
-    if (coord_seqs_alive(w->coord)) world_fail(w, "%u sequences are never closed", coord_seqs_alive(w->coord));
+    if (coord_seqs_alive(w->coord))
+        world_fail(w, "%u sequences are never closed", coord_seqs_alive(w->coord));
     struct coord_view v = coord_view(w->coord);
     const struct coord_totals *t = v.totals;
     uint64_t parts = t->wait_us + t->queue_us + t->compute_us + t->hold_us + t->wire_us + t->sample_us;
     if (parts > t->wall_us + t->n_token * 20 || parts + t->n_token * 20 < t->wall_us)
-        world_fail(w, "of %llu us of tokens, %llu are accounted for", (unsigned long long)t->wall_us, (unsigned long long)parts);
-    if (v.n_flying || v.n_active || v.n_queued) world_fail(w, "the coordinator keeps work that nobody waits for");
+        world_fail(w, "of %llu us of tokens, %llu are accounted for", (unsigned long long)t->wall_us,
+                   (unsigned long long)parts);
+    if (v.n_flying || v.n_active || v.n_queued)
+        world_fail(w, "the coordinator keeps work that nobody waits for");
     for (uint32_t a = 1; a <= w->n_node && !w->failed; a++) {
         struct node_view n = node_view(w->actor[a].node);
         if (n.epoch != v.epoch) continue;         /* a spare, with an older plan */
@@ -280,7 +287,8 @@ bool world_run(struct world *w, uint64_t seed, bool trace) {
     while (!w->failed && !all_done(w)) {
         world_step(w);
         if (w->now > w->end_by)
-            world_fail(w, "after the faults ended %u of %u requests wait for ever", w->n_client - w->n_done, w->n_client);
+            world_fail(w, "after the faults ended %u of %u requests wait for ever",
+                       w->n_client - w->n_done, w->n_client);
     }
     if (!w->failed) settle(w);
     world_close(w);

@@ -1,4 +1,5 @@
-/* The coordinator core alone: nodes, results and faults by hand. What a whole cluster does is the simulation's business. */
+/* The coordinator core alone: nodes, results and faults by hand. What a whole cluster does is the
+ * simulation's business. */
 #include "tests/harness/test.h"
 
 #include "coordinator/core.h"
@@ -20,7 +21,8 @@ struct bench {
 
 static struct bench b;
 
-static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out, struct err *e) {
+static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
+                struct err *e) {
     (void)ctx;
     (void)node;
     if (n_node < b.n_stage) return err_set(e, ERR_NOMEM, "%u nodes are too few", n_node);
@@ -30,7 +32,8 @@ static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, 
     out->n_rows_max = 32;
     out->n_credit = 2;
     for (uint32_t i = 0; i < b.n_stage; i++)
-        out->stage[i] = (struct coord_plan_stage){ .node = b.bad_plan ? 0 : i, .layer_begin = i, .layer_end = i + 1 };
+        out->stage[i] =
+            (struct coord_plan_stage){ .node = b.bad_plan ? 0 : i, .layer_begin = i, .layer_end = i + 1 };
     return 0;
 }
 
@@ -107,7 +110,8 @@ static const struct coord_out *find(enum coord_out_kind kind, uint32_t nth) {
 
 static const struct msg *sent_nth(enum msg_kind kind, uint32_t nth) {
     for (uint32_t i = 0; i < b.outs.n; i++)
-        if (b.outs.item[i].kind == COORD_OUT_SEND && b.outs.item[i].msg->kind == kind && nth-- == 0) return b.outs.item[i].msg;
+        if (b.outs.item[i].kind == COORD_OUT_SEND && b.outs.item[i].msg->kind == kind && nth-- == 0)
+            return b.outs.item[i].msg;
     return NULL;
 }
 
@@ -117,7 +121,9 @@ static const struct msg *sent(enum msg_kind kind) {
 
 static void hello(uint32_t link, const char *name, uint64_t incarnation) {
     struct msg *m = msg_from(MSG_HELLO, incarnation);
-    m->u.hello = (struct msg_hello){ .magic = MSG_MAGIC, .version_min = 1, .version_max = 1, .role = MSG_ROLE_NODE };
+    m->u.hello = (struct msg_hello){
+        .magic = MSG_MAGIC, .version_min = 1, .version_max = 1, .role = MSG_ROLE_NODE
+    };
     m->epoch = 0;
     snprintf(m->u.hello.name, sizeof m->u.hello.name, "%s", name);
     snprintf(m->u.hello.address, sizeof m->u.hello.address, "tcp://%s:1", name);
@@ -143,7 +149,9 @@ static void serve(void) {
 static const int32_t prompt[200];
 
 static void submit_for(uint64_t tag, uint32_t n_token, uint32_t n_new, uint32_t deadline_ms) {
-    struct coord_submit s = { .tag = tag, .token = prompt, .n_token = n_token, .n_new_max = n_new, .deadline_ms = deadline_ms };
+    struct coord_submit s = {
+        .tag = tag, .token = prompt, .n_token = n_token, .n_new_max = n_new, .deadline_ms = deadline_ms
+    };
     step((struct coord_event){ .kind = COORD_EV_SUBMIT, .submit = s });
     if (find(COORD_OUT_ACCEPTED, 0)) b.request = find(COORD_OUT_ACCEPTED, 0)->request;
 }
@@ -176,7 +184,8 @@ static void waits_for_the_expected_nodes_then_assigns(void **state) {
     deliver(A, (struct payload){ 0 });
     hello(B, "b", B);
     assert_int_equal(view().state, CL_LOADING);
-    const struct msg_assign *first = &sent_nth(MSG_ASSIGN, 0)->u.assign, *second = &sent_nth(MSG_ASSIGN, 1)->u.assign;
+    const struct msg_assign *first = &sent_nth(MSG_ASSIGN, 0)->u.assign,
+                            *second = &sent_nth(MSG_ASSIGN, 1)->u.assign;
     assert_true(first->has_embed && !first->has_head && second->has_head);
     assert_string_equal(first->next.address, "tcp://b:1");
     assert_string_equal(second->next.address, "");
@@ -218,7 +227,9 @@ static void strangers_disturb_nothing(void **state) {
     assert_non_null(sent(MSG_REFUSE));
     assert_int_equal(find(COORD_OUT_FREE, 0)->payload.slot, 3);
     struct msg *m = msg_from(MSG_HELLO, 1);
-    m->u.hello = (struct msg_hello){ .magic = MSG_MAGIC, .version_min = 7, .version_max = 9, .role = MSG_ROLE_NODE, .name = "x" };
+    m->u.hello = (struct msg_hello){
+        .magic = MSG_MAGIC, .version_min = 7, .version_max = 9, .role = MSG_ROLE_NODE, .name = "x"
+    };
     deliver(50, (struct payload){ 0 });
     assert_int_equal(sent(MSG_REFUSE)->u.refuse.code, ERR_UNSUPPORTED);
     hello(50, "c", 50);                           /* one that may stay: a spare */

@@ -126,7 +126,8 @@ static void writes_into_what_is_not_a_regular_file(void **state) {
     struct stat st;
     struct err e;
     scratch_open(&s);
-    const char *alias = scratch_path(&s, "alias"), *target = scratch_path(&s, "target"), *full = scratch_path(&s, "full");
+    const char *alias = scratch_path(&s, "alias"), *target = scratch_path(&s, "target"),
+               *full = scratch_path(&s, "full");
     assert_fine(file_write_all(target, "something long", 14, &e), &e);
     assert_int_equal(symlink(target, alias), 0);
     assert_fine(file_write_all(alias, "short", 5, &e), &e);
@@ -214,7 +215,8 @@ static void lists_names_in_order(void **state) {
     struct scratch s;
     struct file_names names;
     struct err e;
-    static const char *const unsorted[] = { "b", "a10", "a2", "C" }, *const sorted[] = { "C", "a10", "a2", "b" };
+    static const char *const unsorted[] = { "b", "a10", "a2", "C" }, *const sorted[] = { "C", "a10", "a2",
+                                                                                         "b" };
     char folder[64];
     scratch_open(&s);
     for (int i = 0; i < 4; i++) assert_fine(file_write_all(scratch_path(&s, unsorted[i]), "", 0, &e), &e);

@@ -1,6 +1,7 @@
-/* The first promise: logits are a function of the model and the tokens, bit for bit - not of chunks, batch mates, threads, cuts,
- * saving, taking back, forking or the instruction set. Each group below is one model in one precision and one numerics; its
- * reference is one token at a time, alone, on one thread. PLEIADES_TEST_EFFORT=full runs every combination. */
+/* The first promise: logits are a function of the model and the tokens, bit for bit - not of chunks,
+ * batch mates, threads, cuts, saving, taking back, forking or the instruction set. Each group below is
+ * one model in one precision and one numerics; its reference is one token at a time, alone, on one
+ * thread. PLEIADES_TEST_EFFORT=full runs every combination. */
 #include "tests/harness/effort.h"
 #include "tests/harness/rig.h"
 #include "tests/harness/scratch.h"
@@ -36,7 +37,8 @@ static void run_mates(struct rig *r, uint32_t n_seq, uint64_t seed) {
         uint32_t first = (uint32_t)rng_below(&rng, n_seq);
         for (uint32_t k = 0; k < n_seq; k++) {
             struct rig_seq *seq = &seqs[(first + k * 3) % n_seq];
-            uint32_t left = now->text[seq->text].n - seq->len, want = rng_below(&rng, 3) ? 1 + (uint32_t)rng_below(&rng, 24) : 1;
+            uint32_t left = now->text[seq->text].n - seq->len,
+                     want = rng_below(&rng, 3) ? 1 + (uint32_t)rng_below(&rng, 24) : 1;
             n_open += left > 0;
             if (left == 0 || room == 0 || rng_below(&rng, 4) == 0) continue;
             batch[n_batch] = seq;
@@ -78,7 +80,7 @@ static void logits_do_not_depend_on_the_instruction_set(void **state) {
     (void)state;
     for (int i = 0; i < n; i++) {
         struct rig r;
-        if (strcmp(tables[i]->name, kernels_cpu_simd_name()) == 0) continue;          /* that is the reference */
+        if (strcmp(tables[i]->name, kernels_cpu_simd_name()) == 0) continue; /* that is the reference */
         rig_open(&r, now, &(struct rig_options){ .simd = tables[i]->name });
         struct rig_seq seq = rig_seq_open(&r, 0);
         rig_feed(&r, &seq, 3, 1);
@@ -94,7 +96,9 @@ static void cut_and_run(const char *cuts) {
     rig_open(&r, now, &(struct rig_options){ .chunk = 50, .cuts = cuts });
     struct rig_seq a = rig_seq_open(&r, 0), b = rig_seq_open(&r, 1 % now->n_text);
     rig_feed(&r, &a, 60, 50);
-    while (a.len < 90) rig_run(&r, (struct rig_seq *[]){ &b, &a }, (uint32_t[]){ MIN(5u, now->text[b.text].n - b.len), 6 }, 2);
+    while (a.len < 90)
+        rig_run(&r, (struct rig_seq *[]){ &b, &a },
+                (uint32_t[]){ MIN(5u, now->text[b.text].n - b.len), 6 }, 2);
     rig_close(&r);
 }
 
@@ -116,7 +120,8 @@ static void logits_do_not_depend_on_where_layers_are_cut(void **state) {
 /* ---- state: saving, taking back, forking ---- */
 
 /* Lengths around windows, the ring's end, and pages of 64 entries of ratio 4 (256 tokens) and 8 (512). */
-static const uint32_t lengths[] = { 1, 3, 16, 20, 21, 22, 32, 37, 38, 48, 64, 127, 128, 129, 143, 144, 255, 256, 257, 259, 260, 511, 512, 513, 515 };
+static const uint32_t lengths[] = { 1,   3,   16,  20,  21,  22,  32,  37,  38,  48,  64,  127, 128,
+                                    129, 143, 144, 255, 256, 257, 259, 260, 511, 512, 513, 515 };
 
 static void a_restored_sequence_goes_on_as_if_it_had_never_stopped(void **state) {
     struct rig from, to;
@@ -139,7 +144,8 @@ static void a_restored_sequence_goes_on_as_if_it_had_never_stopped(void **state)
     rig_close(&to);
 }
 
-/* A snapshot knows how far the rings reach back: what a rollback overwrote must not come back as if it were there. */
+/* A snapshot knows how far the rings reach back: what a rollback overwrote must not come back as if it
+ * were there. */
 static void a_snapshot_taken_after_a_rollback_is_as_good(void **state) {
     struct rig r;
     (void)state;
@@ -155,7 +161,7 @@ static void a_snapshot_taken_after_a_rollback_is_as_good(void **state) {
             rig_seq_rollback(&r, &again, len);
             rig_feed(&r, &again, len + 1, 1);
         }
-        for (uint32_t len = 100 - KV_ROLLBACK; len-- > 70;) {          /* further than that: refused, or right */
+        for (uint32_t len = 100 - KV_ROLLBACK; len-- > 70;) { /* further than that: refused, or right */
             if (stage_seq_rollback(r.g.stage[0], again.slot, len, NULL) < 0) break;
             again.len = len;
             rig_feed(&r, &again, len + 1, 1);
@@ -216,7 +222,7 @@ static void forks_share_a_beginning_and_nothing_else(void **state) {
             fork[n_fork] = rig_seq_fork(&r, &trunk, shared);
             fork[n_fork].text = text;
         }
-        for (int turn = 0; turn < 6; turn++) {                         /* the trunk writes into pages that forks share */
+        for (int turn = 0; turn < 6; turn++) { /* the trunk writes into pages that forks share */
             for (uint32_t i = 0; i < n_fork; i++) {
                 batch[i] = &fork[i];
                 n[i] = MIN(1 + (i + (uint32_t)turn) % 5, now->text[fork[i].text].n - fork[i].len);
@@ -265,7 +271,8 @@ static void walk_batch(struct walk *w) {
         struct rig_seq *seq = &w->seq[i];
         if (!w->open[i] || draw(w, 3) == 0 || room == 0) continue;
         seq->text = subject_sibling(now, seq->text, seq->len, rng_u64(&w->rng));
-        uint32_t left = now->text[seq->text].n - seq->len, want = draw(w, 2) ? 1 : 1 + draw(w, w->r.n_rows_max);
+        uint32_t left = now->text[seq->text].n - seq->len,
+                 want = draw(w, 2) ? 1 : 1 + draw(w, w->r.n_rows_max);
         if (left == 0) continue;
         batch[n_batch] = seq;
         n[n_batch] = MIN(MIN(want, left), room);
@@ -307,7 +314,9 @@ static void any_order_of_batches_forks_rollbacks_and_snapshots_gives_the_same_bi
     for (int seed = 0; seed < n_seeds; seed++) {
         struct walk w = { .seq = { { 0 } } };
         rng_init(&w.rng, (uint64_t)seed, 77);
-        rig_open(&w.r, now, &(struct rig_options){ .threads = 1 + seed % 2, .chunk = 16 + 9 * (seed % 4), .cuts = cuts[seed % 3] });
+        rig_open(&w.r, now,
+                 &(struct rig_options){
+                     .threads = 1 + seed % 2, .chunk = 16 + 9 * (seed % 4), .cuts = cuts[seed % 3] });
         for (int step = 0; step < (effort() == EFFORT_QUICK ? 60 : 150); step++) walk_step(&w);
         rig_close(&w.r);
     }
@@ -323,19 +332,32 @@ struct group {
 };
 
 static const struct group groups[] = {
-    { 'a', "q2", "fast", "official", EFFORT_QUICK, 560 },      { 'b', "f16", "f32", "exact", EFFORT_QUICK, 190 },
-    { 'a', "q2", "f32", "official", EFFORT_NORMAL, 110 },      { 'a', "q2", "fast", "exact", EFFORT_FULL, 190 },
-    { 'a', "q2", "f32", "exact", EFFORT_FULL, 190 },           { 'a', "q2", "f32", "official-f16", EFFORT_FULL, 560 },
-    { 'a', "q4", "fast", "exact", EFFORT_NORMAL, 190 },        { 'a', "q4", "f32", "official", EFFORT_FULL, 560 },
-    { 'a', "q4", "fast", "official", EFFORT_FULL, 560 },       { 'a', "q4", "f32", "exact", EFFORT_FULL, 190 },
-    { 'a', "q2q4", "fast", "official", EFFORT_NORMAL, 190 },   { 'a', "q2q4", "f32", "exact", EFFORT_FULL, 190 },
-    { 'a', "q2q4", "f32", "official", EFFORT_FULL, 190 },      { 'a', "q2q4", "fast", "exact", EFFORT_FULL, 560 },
-    { 'b', "q8", "fast", "official", EFFORT_NORMAL, 190 },     { 'b', "q8", "f32", "official", EFFORT_FULL, 560 },
-    { 'b', "q8", "fast", "exact", EFFORT_FULL, 190 },          { 'b', "q8", "f32", "exact", EFFORT_FULL, 190 },
-    { 'b', "f16", "fast", "official", EFFORT_FULL, 560 },      { 'b', "f16", "f32", "official", EFFORT_FULL, 190 },
-    { 'b', "mxfp4", "fast", "exact", EFFORT_NORMAL, 150 },     { 'b', "mxfp4", "f32", "official-f16", EFFORT_NORMAL, 270 },
-    { 'b', "mxfp4", "fast", "official", EFFORT_FULL, 560 },    { 'b', "mxfp4", "f32", "exact", EFFORT_FULL, 190 },
-    { 'b', "f32", "f32", "official", EFFORT_FULL, 190 },       { 'b', "f32", "f32", "exact", EFFORT_FULL, 560 },
+    { 'a', "q2", "fast", "official", EFFORT_QUICK, 560 },
+    { 'b', "f16", "f32", "exact", EFFORT_QUICK, 190 },
+    { 'a', "q2", "f32", "official", EFFORT_NORMAL, 110 },
+    { 'a', "q2", "fast", "exact", EFFORT_FULL, 190 },
+    { 'a', "q2", "f32", "exact", EFFORT_FULL, 190 },
+    { 'a', "q2", "f32", "official-f16", EFFORT_FULL, 560 },
+    { 'a', "q4", "fast", "exact", EFFORT_NORMAL, 190 },
+    { 'a', "q4", "f32", "official", EFFORT_FULL, 560 },
+    { 'a', "q4", "fast", "official", EFFORT_FULL, 560 },
+    { 'a', "q4", "f32", "exact", EFFORT_FULL, 190 },
+    { 'a', "q2q4", "fast", "official", EFFORT_NORMAL, 190 },
+    { 'a', "q2q4", "f32", "exact", EFFORT_FULL, 190 },
+    { 'a', "q2q4", "f32", "official", EFFORT_FULL, 190 },
+    { 'a', "q2q4", "fast", "exact", EFFORT_FULL, 560 },
+    { 'b', "q8", "fast", "official", EFFORT_NORMAL, 190 },
+    { 'b', "q8", "f32", "official", EFFORT_FULL, 560 },
+    { 'b', "q8", "fast", "exact", EFFORT_FULL, 190 },
+    { 'b', "q8", "f32", "exact", EFFORT_FULL, 190 },
+    { 'b', "f16", "fast", "official", EFFORT_FULL, 560 },
+    { 'b', "f16", "f32", "official", EFFORT_FULL, 190 },
+    { 'b', "mxfp4", "fast", "exact", EFFORT_NORMAL, 150 },
+    { 'b', "mxfp4", "f32", "official-f16", EFFORT_NORMAL, 270 },
+    { 'b', "mxfp4", "fast", "official", EFFORT_FULL, 560 },
+    { 'b', "mxfp4", "f32", "exact", EFFORT_FULL, 190 },
+    { 'b', "f32", "f32", "official", EFFORT_FULL, 190 },
+    { 'b', "f32", "f32", "exact", EFFORT_FULL, 560 },
 };
 
 static struct scratch folder;
@@ -350,7 +372,11 @@ static void group_open(const struct group *g, char *name, size_t name_size) {
     snprintf(path, sizeof path, "%s", scratch_path(&folder, "model.gguf"));
     tiny_write(&model, path);
     snprintf(name, name_size, "%c %s %s %s", g->shape, g->mix, g->precision, g->numerics);
-    subject = (struct subject){ .path = path, .precision = g->precision, .numerics = g->numerics, .name = name, .n_vocab = model.hp.n_vocab };
+    subject = (struct subject){ .path = path,
+                                .precision = g->precision,
+                                .numerics = g->numerics,
+                                .name = name,
+                                .n_vocab = model.hp.n_vocab };
     subject_open(&subject, quick ? 135 : g->n, branches, COUNT_OF(branches), quick ? 40 : 120);
     now = &subject;
 }

@@ -1,4 +1,5 @@
-/* The node core alone: every event by hand, every out looked at. What a whole cluster does is the simulation's business. */
+/* The node core alone: every event by hand, every out looked at. What a whole cluster does is the
+ * simulation's business. */
 #include "tests/harness/test.h"
 
 #include "common/base/mark.h"
@@ -19,8 +20,13 @@ static struct bench b;
 static int set_up(void **state) {
     (void)state;
     memset(&b, 0, sizeof b);
-    b.config = (struct node_config){ .incarnation = 77, .ping_ms = 500, .ping_misses = 5, .n_batch_max = 8, .n_slot_max = 4,
-                                     .payload_bytes_max = 1 << 20, .experts_ms = 1000 };
+    b.config = (struct node_config){ .incarnation = 77,
+                                     .ping_ms = 500,
+                                     .ping_misses = 5,
+                                     .n_batch_max = 8,
+                                     .n_slot_max = 4,
+                                     .payload_bytes_max = 1 << 20,
+                                     .experts_ms = 1000 };
     snprintf(b.config.hello.name, sizeof b.config.hello.name, "n1");
     b.node = node_new(&b.config);
     node_outs_init(&b.outs, &b.config);
@@ -67,7 +73,8 @@ static const struct node_out *find(enum node_out_kind kind, uint32_t nth) {
 
 static const struct msg *sent(enum msg_kind kind) {
     for (uint32_t i = 0; i < b.outs.n; i++)
-        if (b.outs.item[i].kind == NODE_OUT_SEND && b.outs.item[i].msg->kind == kind) return b.outs.item[i].msg;
+        if (b.outs.item[i].kind == NODE_OUT_SEND && b.outs.item[i].msg->kind == kind)
+            return b.outs.item[i].msg;
     return NULL;
 }
 
@@ -78,9 +85,18 @@ static void welcome(uint32_t link, uint64_t incarnation) {
 }
 
 static struct msg_assign assign_of(uint32_t stage_i, uint32_t n_stage) {
-    struct msg_assign a = { .model_lo = 1, .stage_i = stage_i, .n_stage = n_stage, .layer_begin = stage_i * 2,
-                            .layer_end = stage_i * 2 + 2, .has_embed = stage_i == 0, .has_head = stage_i + 1 == n_stage,
-                            .n_slot = 3, .n_ctx_max = 100, .n_rows_max = 32, .n_credit = 1, .n_window = 4 };
+    struct msg_assign a = { .model_lo = 1,
+                            .stage_i = stage_i,
+                            .n_stage = n_stage,
+                            .layer_begin = stage_i * 2,
+                            .layer_end = stage_i * 2 + 2,
+                            .has_embed = stage_i == 0,
+                            .has_head = stage_i + 1 == n_stage,
+                            .n_slot = 3,
+                            .n_ctx_max = 100,
+                            .n_rows_max = 32,
+                            .n_credit = 1,
+                            .n_window = 4 };
     if (!a.has_head) snprintf(a.next.address, sizeof a.next.address, "tcp://next:1");
     return a;
 }
@@ -91,13 +107,18 @@ static void assign(uint64_t epoch, const struct msg_assign *a) {
 }
 
 static void loaded(uint64_t epoch, int code) {
-    step((struct node_event){ .kind = NODE_EV_LOADED, .load = { .epoch = epoch, .code = code, .text = "no such file",
-                                                                .ready = { .n_slot = 3, .weights_bytes = 42 } } });
+    step((struct node_event){ .kind = NODE_EV_LOADED,
+                              .load = { .epoch = epoch,
+                                        .code = code,
+                                        .text = "no such file",
+                                        .ready = { .n_slot = 3, .weights_bytes = 42 } } });
 }
 
 static void hello_from(uint32_t link, const char *name, uint64_t incarnation) {
     struct msg *m = msg_from(MSG_HELLO, 1, incarnation);
-    m->u.hello = (struct msg_hello){ .magic = MSG_MAGIC, .version_min = 1, .version_max = 9, .role = MSG_ROLE_NODE };
+    m->u.hello = (struct msg_hello){
+        .magic = MSG_MAGIC, .version_min = 1, .version_max = 9, .role = MSG_ROLE_NODE
+    };
     snprintf(m->u.hello.name, sizeof m->u.hello.name, "%s", name);
     deliver(link, (struct payload){ 0 });
 }
@@ -122,9 +143,16 @@ static void work(uint32_t link, uint64_t batch, uint64_t done, uint64_t seq, uin
     seg = (struct msg_seg){ seq, pos0, n };
     want = (struct msg_want){ .row = n - 1 };
     struct msg *m = msg_from(MSG_WORK, 1, link == NODE_LINK_COORDINATOR ? b.coordinator : 8);
-    m->u.work = (struct msg_work){ .batch = batch, .batch_done = done, .seg = &seg, .token = tokens, .want = &want, .n_seg = 1,
-                                   .n_row = n, .n_want = 1 };
-    deliver(link, link == NODE_LINK_COORDINATOR ? (struct payload){ 0 } : (struct payload){ (uint32_t)batch, 1, 0, 64 });
+    m->u.work = (struct msg_work){ .batch = batch,
+                                   .batch_done = done,
+                                   .seg = &seg,
+                                   .token = tokens,
+                                   .want = &want,
+                                   .n_seg = 1,
+                                   .n_row = n,
+                                   .n_want = 1 };
+    deliver(link, link == NODE_LINK_COORDINATOR ? (struct payload){ 0 }
+                                                : (struct payload){ (uint32_t)batch, 1, 0, 64 });
 }
 
 static struct handle run_handle(void) {
@@ -139,9 +167,14 @@ static void computed(struct handle job, int code) {
                                         .take_kept = { 600, 1, 0, 400 } } });
 }
 
-static void sync_of(uint64_t seq_next, uint64_t done, const uint64_t *seq, uint32_t n_seq, const uint64_t *dead, uint32_t n_dead) {
-    msg_from(MSG_SYNC, 1, b.coordinator)->u.sync =
-        (struct msg_sync){ .seq_next = seq_next, .batch_done = done, .seq = seq, .n_seq = n_seq, .dead = dead, .n_dead = n_dead };
+static void sync_of(uint64_t seq_next, uint64_t done, const uint64_t *seq, uint32_t n_seq,
+                    const uint64_t *dead, uint32_t n_dead) {
+    msg_from(MSG_SYNC, 1, b.coordinator)->u.sync = (struct msg_sync){ .seq_next = seq_next,
+                                                                      .batch_done = done,
+                                                                      .seq = seq,
+                                                                      .n_seq = n_seq,
+                                                                      .dead = dead,
+                                                                      .n_dead = n_dead };
     deliver(NODE_LINK_COORDINATOR, (struct payload){ 0 });
 }
 
@@ -237,7 +270,8 @@ static void loads_tells_and_tells_again(void **state) {
     welcome(NODE_LINK_COORDINATOR, 5);
     assign(1, &a);
     assert_int_equal(find(NODE_OUT_LOAD, 0)->epoch, 1);
-    step((struct node_event){ .kind = NODE_EV_PROGRESS, .load = { .epoch = 1, .progress = { 10, 20, false } } });
+    step((struct node_event){ .kind = NODE_EV_PROGRESS,
+                              .load = { .epoch = 1, .progress = { 10, 20, false } } });
     assert_int_equal(sent(MSG_PROGRESS)->u.progress.done_bytes, 10);
     assign(1, &a);                                /* the coordinator asks how far we are */
     assert_null(find(NODE_OUT_LOAD, 0));
@@ -400,7 +434,13 @@ static void a_batch_that_lies_is_refused(void **state) {
         memcpy(s, seg, sizeof s);
         memcpy(w, want, sizeof w);
         struct msg *m = msg_from(MSG_WORK, 1, b.coordinator);
-        m->u.work = (struct msg_work){ .batch = i, .batch_done = i, .seg = s, .token = tokens, .want = w, .n_seg = 2, .n_row = 8,
+        m->u.work = (struct msg_work){ .batch = i,
+                                       .batch_done = i,
+                                       .seg = s,
+                                       .token = tokens,
+                                       .want = w,
+                                       .n_seg = 2,
+                                       .n_row = 8,
                                        .n_want = 2 };
         struct payload payload = { 0 };
         if (i == 1) m->u.work.n_row = 9;
@@ -423,7 +463,9 @@ static void more_sequences_than_slots_are_refused(void **state) {
     serve(0, 1);
     struct msg_seg seg[4] = { { 1, 0, 1 }, { 2, 0, 1 }, { 3, 0, 1 }, { 4, 0, 1 } };
     struct msg *m = msg_from(MSG_WORK, 1, b.coordinator);
-    m->u.work = (struct msg_work){ .batch = 1, .batch_done = 1, .seg = seg, .token = tokens, .n_seg = 4, .n_row = 4 };
+    m->u.work = (struct msg_work){
+        .batch = 1, .batch_done = 1, .seg = seg, .token = tokens, .n_seg = 4, .n_row = 4
+    };
     uint64_t before = mark_count(MARK_node_slots_refused);
     deliver(NODE_LINK_COORDINATOR, (struct payload){ 0 });
     assert_int_equal(sent(MSG_WORK_REFUSED)->u.work_refused.reason, MSG_REFUSED_SLOTS);
@@ -552,8 +594,9 @@ static void another_epoch_is_not_ours(void **state) {
     computed(run_handle(), 0);
     for (uint64_t epoch = 0; epoch < 3; epoch += 2) {
         struct msg_seg seg = { 1, 4, 1 };
-        msg_from(MSG_WORK, epoch, 8)->u.work =
-            (struct msg_work){ .batch = 2, .batch_done = 2, .seg = &seg, .token = tokens, .n_seg = 1, .n_row = 1 };
+        msg_from(MSG_WORK, epoch, 8)->u.work = (struct msg_work){
+            .batch = 2, .batch_done = 2, .seg = &seg, .token = tokens, .n_seg = 1, .n_row = 1
+        };
         deliver(PREVIOUS, (struct payload){ 7, 1, 0, 8 });
         assert_null(find(NODE_OUT_RUN, 0));
         assert_int_equal(find(NODE_OUT_FREE, 0)->payload.slot, 7);
@@ -589,7 +632,9 @@ static void serve_with_helper(void) {
 }
 
 static void ask(uint64_t batch, uint32_t layer) {
-    step((struct node_event){ .kind = NODE_EV_EXPERTS, .link = NODE_LINK_HELPER, .take_payload = { 40, 1, 0, 8 },
+    step((struct node_event){ .kind = NODE_EV_EXPERTS,
+                              .link = NODE_LINK_HELPER,
+                              .take_payload = { 40, 1, 0, 8 },
                               .experts = { .batch = batch, .layer = layer, .n_row = 2, .n_used = 6 } });
 }
 
@@ -598,7 +643,8 @@ static void every_question_to_a_helper_ends_once(void **state) {
     serve_with_helper();
     ask(1, 0);
     assert_non_null(sent(MSG_EXPERTS));
-    msg_from(MSG_EXPERTS_DONE, 1, 33)->u.experts_done = (struct msg_experts_done){ .batch = 1, .layer = 0, .n_row = 2 };
+    msg_from(MSG_EXPERTS_DONE, 1, 33)->u.experts_done =
+        (struct msg_experts_done){ .batch = 1, .layer = 0, .n_row = 2 };
     deliver(NODE_LINK_HELPER, (struct payload){ 41, 1, 0, 8 });
     assert_int_equal(find(NODE_OUT_EXPERTS_DONE, 0)->payload.slot, 41);
     deliver(NODE_LINK_HELPER, (struct payload){ 42, 1, 0, 8 });        /* again */
@@ -628,13 +674,17 @@ static void a_helper_computes_for_its_own_plan_only(void **state) {
     loaded(1, 0);
     hello_from(PREVIOUS, "lead", 8);
     for (uint64_t epoch = 1; epoch <= 2; epoch++) {
-        msg_from(MSG_EXPERTS, epoch, 8)->u.experts = (struct msg_experts){ .batch = 1, .layer = 1, .n_row = 2, .n_used = 6 };
+        msg_from(MSG_EXPERTS, epoch, 8)->u.experts =
+            (struct msg_experts){ .batch = 1, .layer = 1, .n_row = 2, .n_used = 6 };
         deliver(PREVIOUS, (struct payload){ 9, 1, 0, 8 });
         assert_int_equal(find(NODE_OUT_EXPERTS, 0) != NULL, epoch == 1);
         if (epoch == 2) assert_int_equal(sent(MSG_EXPERTS_DONE)->u.experts_done.code, ERR_STALE);
         if (epoch == 2) assert_int_equal(sent(MSG_EXPERTS_DONE)->epoch, 2);
     }
-    step((struct node_event){ .kind = NODE_EV_EXPERTS_COMPUTED, .link = PREVIOUS, .epoch = 1, .take_payload = { 10, 1, 0, 8 },
+    step((struct node_event){ .kind = NODE_EV_EXPERTS_COMPUTED,
+                              .link = PREVIOUS,
+                              .epoch = 1,
+                              .take_payload = { 10, 1, 0, 8 },
                               .experts_done = { .batch = 1, .layer = 1, .n_row = 2, .compute_us = 5 } });
     assert_int_equal(sent(MSG_EXPERTS_DONE)->u.experts_done.n_row, 2);
 }

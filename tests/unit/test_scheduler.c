@@ -15,8 +15,15 @@ static void setup(struct sched *s, uint32_t n_stage, bool measured) {
 }
 
 static struct sched_wish wish(uint32_t n_window) {
-    return (struct sched_wish){ .n_window = n_window, .n_group = 2, .n_decode_row = 2, .others_wait = true, .bound_us = 250000,
-                                .n_first = 32, .n_min = 8, .n_max = 512, .n_left = 4096 };
+    return (struct sched_wish){ .n_window = n_window,
+                                .n_group = 2,
+                                .n_decode_row = 2,
+                                .others_wait = true,
+                                .bound_us = 250000,
+                                .n_first = 32,
+                                .n_min = 8,
+                                .n_max = 512,
+                                .n_left = 4096 };
 }
 
 static void between_two_points_time_is_a_straight_line(void **state) {
@@ -33,7 +40,7 @@ static void nothing_measured_is_nothing_known(void **state) {
     setup(&s, 2, false);
     assert_int_equal(sched_stage_us(&s, 0, 5), 0);
     sched_measured(&s, 0, 4, 1000);
-    assert_int_equal(sched_stage_us(&s, 0, 1), 1000);                  /* not more than what was seen for more */
+    assert_int_equal(sched_stage_us(&s, 0, 1), 1000); /* not more than what was seen for more */
     assert_int_equal(sched_stage_us(&s, 0, 8), 2000);                  /* one point: in proportion */
     assert_int_equal(sched_sum_us(&s, 4), 0);                          /* the other stage is not known */
     sched_measured(&s, 7, 4, 1000);                                    /* no such stage: ignored */
@@ -50,7 +57,9 @@ static void a_hiccup_is_forgotten_and_a_change_is_followed(void **state) {
 
 static void the_plan_says_what_to_expect_before_anything_ran(void **state) {
     (void)state;
-    struct coord_plan plan = { .n_stage = 1, .n_rows_max = 512, .stage = { { .us_row_1 = 4800, .us_row_n = 413600 } } };
+    struct coord_plan plan = { .n_stage = 1,
+                               .n_rows_max = 512,
+                               .stage = { { .us_row_1 = 4800, .us_row_n = 413600 } } };
     struct sched s;
     sched_plan(&s, &plan);
     assert_int_equal(sched_stage_us(&s, 0, 1), 4800);
@@ -63,7 +72,7 @@ static void one_stage_computes_all_streams_at_once(void **state) {
     struct sched s;
     setup(&s, 1, true);
     assert_int_equal(sched_groups(&s, 8, 1), 1);
-    s.between_us = 50000;                                              /* but not when a batch is away for long */
+    s.between_us = 50000; /* but not when a batch is away for long */
     assert_int_equal(sched_groups(&s, 8, 1), 2);
 }
 

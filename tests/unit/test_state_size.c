@@ -1,5 +1,5 @@
-/* What a million tokens of state take at the full Flash shape: one layer of each kind is allocated for real, up to the last
- * token, and multiplied by how many of them the model has. */
+/* What a million tokens of state take at the full Flash shape: one layer of each kind is allocated for
+ * real, up to the last token, and multiplied by how many of them the model has. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +16,12 @@ enum { TOKENS = 1 << 20 };
 /* Bytes of layer `layer` for `tokens` tokens, reserved chunk by chunk as a prompt would do it. */
 static uint64_t layer_bytes(struct kernels *k, const struct hparams *hp, uint32_t layer, uint32_t tokens) {
     struct kv_config config = {
-        .hp = hp, .numerics = NUMERICS_OFFICIAL, .layer_begin = layer, .layer_end = layer + 1, .n_slots = 1, .n_ctx_max = TOKENS,
+        .hp = hp,
+        .numerics = NUMERICS_OFFICIAL,
+        .layer_begin = layer,
+        .layer_end = layer + 1,
+        .n_slots = 1,
+        .n_ctx_max = TOKENS,
     };
     struct kv_cache *kv;
     struct err e = { 0 };
@@ -31,7 +36,7 @@ static uint64_t layer_bytes(struct kernels *k, const struct hparams *hp, uint32_
     assert_int_equal(kv_slot_len(kv, slot), tokens);
     assert_int_equal(kv_slot_reserve(kv, slot, TOKENS + 1, &e), ERR_LIMIT);
     uint64_t bytes = kv_cache_bytes(kv);
-    assert_true(kv_cache_bytes_for(kv, tokens) >= bytes);           /* the promise before covers what was taken */
+    assert_true(kv_cache_bytes_for(kv, tokens) >= bytes); /* the promise before covers what was taken */
     kv_slot_close(kv, slot);
     assert_int_equal(kv_cache_bytes(kv), 0);
     kv_cache_free(kv);
