@@ -13,8 +13,11 @@
 struct ring {
     void **item;
     size_t mask;
-    _Alignas(64) atomic_size_t head;              /* next to pop; written by the consumer */
-    _Alignas(64) atomic_size_t tail;              /* next to push; written by the producer */
+    char apart_1[64];                             /* each counter in a cache line of its own, however the struct is placed */
+    atomic_size_t head;                           /* next to pop; written by the consumer */
+    char apart_2[64];
+    atomic_size_t tail;                           /* next to push; written by the producer */
+    char apart_3[64];
 };
 
 void ring_init(struct ring *r, size_t capacity);  /* rounded up to a power of two */
