@@ -272,7 +272,13 @@ void actor_crash(struct world *w, uint8_t a) {
 
 void actor_stop(struct world *w, uint8_t a) {
     world_say(w, a, "is told to stop");
-    node_event(w, a, &(struct node_event){ .kind = NODE_EV_STOP });
+    if (a == COORDINATOR) {
+        w->stopping = true;
+        coordinator_event(w, &(struct coord_event){ .kind = COORD_EV_STOP });
+        w->stopping = false;
+    } else {
+        node_event(w, a, &(struct node_event){ .kind = NODE_EV_STOP });
+    }
     w->actor[a].paused_until = w->now + 200 * MS; /* its LEAVE is still on the way */
     world_post(w, (struct ev){ .t = w->now + 100 * MS,
                                .kind = EV_CRASH,

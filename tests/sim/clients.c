@@ -111,6 +111,7 @@ void client_over(struct world *w, uint64_t tag, int code) {
         return;
     }
     uint32_t i = (uint32_t)(c - w->client);
+    if (w->stopping && code == ERR_CANCELLED) return;     /* it asks again when the coordinator is gone */
     const char *how = code ? err_name(code) : "complete";
     world_say(w, NOBODY, "client %u is over: %s after %u of %u tokens", i, how, c->n_got, c->n_expected);
     if (code == ERR_BUSY) {                       /* as a client would: again, later */

@@ -142,6 +142,7 @@ struct world {
     bool fault[FAULTS];
     uint64_t fault_mean_ns, faults_end, end_by;
     bool calm;                                    /* no faults any more */
+    bool stopping;                                /* the coordinator ends all requests itself */
     bool even, endless;                         /* scenarios: equal stages; a stream ends only at its limit */
 
     uint32_t n_node, n_layer, n_stage_max, n_node_min, n_slot, n_ctx, n_rows, n_credit;
