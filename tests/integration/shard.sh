@@ -17,6 +17,8 @@ says "and says what alternatives give" "best with 2 stages"
 fails 1 "too little memory is an error" shard plan -p flash-q4 --machine a,mem=64G,bw=400G --machine b,mem=64G,bw=400G
 says "that says how many bytes are missing" "bytes are missing"
 ok "a plan by hand" shard plan -p flash-q2 --machine a,$mac --machine b,$mac --stages a=0-20,b=21-42
+ok "links between names with dashes" shard plan --machine a-1,$mac --machine b,$mac --link a-1-b,ms=1 --link b-coordinator,ms=2,bw=1G
+fails 1 "a link to nobody is an error" shard plan --machine a-1,$mac --machine b,$mac --link a-b,ms=1
 fails 1 "with a gap is an error" shard plan -p flash-q2 --machine a,$mac --machine b,$mac --stages a=0-20,b=22-42
 says "that names the place" "do not continue at layer 21"
 fails 1 "an unknown machine is an error" shard plan -p flash-q2 --machine a,$mac --stages a=0-20,c=21-42
