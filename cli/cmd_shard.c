@@ -1,7 +1,7 @@
 /* cmd_shard - plans a division of a model over machines, cuts the model into files, checks and joins them.
  *
- * `pleiades shard COMMAND`; the work is shard_tool's, here are words, options and the progress bar. How machines
- * are described is in machines.h. */
+ * `pleiades shard COMMAND`; the work is shard_tool's, here are words, options and the progress bar. How
+ * machines are described is in machines.h. */
 #include "cli/cmd.h"
 
 #include "cli/machines.h"

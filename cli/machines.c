@@ -10,7 +10,7 @@
 
 enum { MACHINES_FILE_MAX = 4 << 20 };
 
-#define INT8_PER_BYTE 40.0                        /* rates that are not given: operations per byte of bandwidth */
+#define INT8_PER_BYTE 40.0 /* rates that are not given: operations per byte of bandwidth */
 #define F32_PER_BYTE 10.0
 
 /* ---- quantities ---- */
@@ -160,11 +160,12 @@ int machines_link(struct plan_cluster *c, const char *text, bool named, struct e
     if (rc < 0 || named != (*pair != 0)) return rc;    /* links for all come first, then those between two */
     if (!named) return plan_cluster_links(c, l), 0;
     for (char *dash = strchr(pair, '-'); dash; dash = strchr(dash + 1, '-')) {
-        *dash = 0;                                 /* names may have dashes, too: the one where both sides are known */
+        *dash = 0; /* names may have dashes, too: the one where both sides are known */
         if (name_link(c, pair, dash + 1, l, e) == 0) return 0;
         *dash = '-';
     }
-    return err_set(e, ERR_INVALID, "'%.64s': a link is A-B, between two machines or one and 'coordinator'", text);
+    return err_set(e, ERR_INVALID,
+                   "'%.64s': a link is A-B, between two machines or one and 'coordinator'", text);
 }
 
 /* ---- from JSON ---- */
