@@ -1,6 +1,7 @@
-/* The state of sequences without a model: what the next token would read must be there, whatever was opened, forked, taken back,
- * saved, refused or failed before. A "batch" here writes a number made of (layer, kind, position, token) where the operations
- * would write rows; the check reads all that the next token needs and nothing else. */
+/* The state of sequences without a model: what the next token would read must be there, whatever was
+ * opened, forked, taken back, saved, refused or failed before. A "batch" here writes a number made of
+ * (layer, kind, position, token) where the operations would write rows; the check reads all that the
+ * next token needs and nothing else. */
 #include "tests/harness/tiny_model.h"
 #include "tests/harness/test.h"
 
@@ -62,12 +63,17 @@ struct seq {
     int32_t token[N_CTX];
 };
 
-static void cache_open_as(struct cache *c, const struct hparams *hp, enum numerics numerics, uint32_t begin, uint32_t end,
-                          bool mtp) {
+static void cache_open_as(struct cache *c, const struct hparams *hp, enum numerics numerics,
+                          uint32_t begin, uint32_t end, bool mtp) {
     struct err e;
     *c = (struct cache){ .k = device_open(), .hp = *hp, .layer_begin = begin, .layer_end = end, .mtp = mtp };
-    struct kv_config config = { .hp = &c->hp, .numerics = numerics, .layer_begin = begin, .layer_end = end, .mtp = mtp,
-                                .n_slots = N_SLOTS, .n_ctx_max = N_CTX };
+    struct kv_config config = { .hp = &c->hp,
+                                .numerics = numerics,
+                                .layer_begin = begin,
+                                .layer_end = end,
+                                .mtp = mtp,
+                                .n_slots = N_SLOTS,
+                                .n_ctx_max = N_CTX };
     assert_fine(kv_cache_new(&c->kv, c->k, &config, &e), &e);
 }
 
@@ -100,22 +106,26 @@ static struct place place(const struct kv_layer *layer, uint32_t slot, enum kind
     const struct kv_slice *slice = &layer->slices[slot];
     int32_t columns = 2 * 4 * (layer->overlap + 1);
     struct place p = { NULL, kind == KEY ? layer->key_bytes : layer->row_bytes };
-    if (kind == HISTORY || kind == KEY_HISTORY) p.bytes = columns * (kind == HISTORY ? layer->head_dim : layer->idx_dim);
+    if (kind == HISTORY || kind == KEY_HISTORY)
+        p.bytes = columns * (kind == HISTORY ? layer->head_dim : layer->idx_dim);
     if (kind == RAW) p.at = slice->raw + i % (uint32_t)layer->raw_cap * (uint32_t)p.bytes;
     if (kind == HISTORY) p.at = (uint8_t *)slice->hist + i % (uint32_t)layer->hist_cap * (uint32_t)p.bytes;
-    if (kind == KEY_HISTORY) p.at = (uint8_t *)slice->idx_hist + i % (uint32_t)layer->hist_cap * (uint32_t)p.bytes;
+    if (kind == KEY_HISTORY)
+        p.at = (uint8_t *)slice->idx_hist + i % (uint32_t)layer->hist_cap * (uint32_t)p.bytes;
     if (kind == ENTRY) p.at = slice->pages[i / KV_PAGE] + i % KV_PAGE * (uint32_t)p.bytes;
     if (kind == KEY) p.at = slice->idx_pages[i / KV_PAGE] + i % KV_PAGE * (uint32_t)p.bytes;
     return p;
 }
 
 /* Row i of a kind is made of a position and its token; an entry's position is its window's last. */
-static void put(const struct cache *c, uint32_t l, const struct seq *s, enum kind kind, uint32_t i, uint32_t pos) {
+static void put(const struct cache *c, uint32_t l, const struct seq *s, enum kind kind, uint32_t i,
+                uint32_t pos) {
     struct place p = place(kv_layer_view(c->kv, l), s->slot, kind, i);
     fill(p.at, p.bytes, l, kind, pos, s->token[pos]);
 }
 
-static void expect(const struct cache *c, uint32_t l, const struct seq *s, enum kind kind, uint32_t i, uint32_t pos) {
+static void expect(const struct cache *c, uint32_t l, const struct seq *s, enum kind kind,
+                   uint32_t i, uint32_t pos) {
     static const char *const names[] = { "raw row", "history", "entry", "key history", "key" };
     struct place p = place(kv_layer_view(c->kv, l), s->slot, kind, i);
     uint8_t want[8192];
@@ -159,11 +169,13 @@ static void batch(struct cache *c, struct seq *s, uint32_t n, int32_t token) {
     assert_fine(try_batch(c, s, n, token, &e), &e);
 }
 
-/* What token `len` reads: n_swa - 1 rows, the window it may complete (with overlap the one before), all entries and keys. */
+/* What token `len` reads: n_swa - 1 rows, the window it may complete (with overlap the one before), all
+ * entries and keys. */
 static void check_layer(const struct cache *c, uint32_t l, const struct seq *s) {
     const struct kv_layer *layer = kv_layer_view(c->kv, l);
     uint32_t ratio = (uint32_t)layer->ratio, window = (uint32_t)layer->n_swa - 1;
-    for (uint32_t pos = s->len > window ? s->len - window : 0; pos < s->len; pos++) expect(c, l, s, RAW, pos, pos);
+    for (uint32_t pos = s->len > window ? s->len - window : 0; pos < s->len; pos++)
+        expect(c, l, s, RAW, pos, pos);
     if (!ratio) return;
     uint32_t start = s->len / ratio * ratio, back = layer->overlap ? ratio : 0;
     for (uint32_t pos = start > back ? start - back : 0; pos < s->len; pos++) {
@@ -407,7 +419,7 @@ static void a_slot_that_lost_its_rows_says_so(void **state) {
     buf_deinit(&saved);
     seq_close(&c, s);
     s = seq_open(&c);
-    kv_slot_begin(c.kv, s->slot, 90);                 /* fails at once: nothing was there that could be lost */
+    kv_slot_begin(c.kv, s->slot, 90);             /* fails at once: nothing was there that could be lost */
     assert_true(kv_slot_is_whole(c.kv, s->slot));
     batch(&c, s, 5, 5);
     assert_true(kv_slot_is_whole(c.kv, s->slot));
@@ -420,7 +432,8 @@ static void a_slot_that_lost_its_rows_says_so(void **state) {
 /* ---- forks ---- */
 
 static void forks_share_pages_until_one_of_them_writes(void **state) {
-    static const uint32_t lengths[] = { 1, 255, 256, 257, 258, 259, 260, 511, 512, 513, 1030, 2048, 2049, 4096 };
+    static const uint32_t lengths[] = { 1,   255, 256, 257,  258,  259,  260,
+                                        511, 512, 513, 1030, 2048, 2049, 4096 };
     (void)state;
     for (size_t i = 0; i < COUNT_OF(lengths); i++)
         for (uint32_t back = 0; back < 8 && back < lengths[i]; back += 3) {
@@ -462,7 +475,8 @@ static struct seq *restore(struct cache *c, const struct buf *saved, const struc
 }
 
 static void snapshots_hold_all_that_the_next_tokens_need(void **state) {
-    static const uint32_t lengths[] = { 0, 1, 2, 3, 4, 15, 16, 17, 36, 37, 38, 255, 256, 257, 700, 2048, 2100, 4500 };
+    static const uint32_t lengths[] = { 0,  1,  2,   3,   4,   15,  16,   17,   36,
+                                        37, 38, 255, 256, 257, 700, 2048, 2100, 4500 };
     struct cache from, to;
     struct hparams hp;
     (void)state;
@@ -487,7 +501,9 @@ static void snapshots_hold_all_that_the_next_tokens_need(void **state) {
                 rollback(&to, again, again->len - 1);
                 check(&to, again);
             }
-            assert_int_equal(kv_slot_rollback(to.kv, again->slot, again->len > 1 ? again->len - 1 : 2, &e), ERR_INVALID);
+            assert_int_equal(
+                kv_slot_rollback(to.kv, again->slot, again->len > 1 ? again->len - 1 : 2, &e),
+                ERR_INVALID);
             batch(&to, again, 50, 9);
             check(&to, again);
             free(again);
@@ -545,7 +561,8 @@ static void damaged_snapshots_are_errors_wherever_the_damage_is(void **state) {
     cache_close(&c);
 }
 
-/* Checksums find accidents; a header that lies under a good checksum must not harm either. u32 fields behind the magic. */
+/* Checksums find accidents; a header that lies under a good checksum must not harm either. u32 fields
+ * behind the magic. */
 static void lying_snapshots_are_errors(void **state) {
     static const struct { int field; int add, code; } lies[] = {
         { 1, 1, ERR_CORRUPT },          /* version */
@@ -641,7 +658,8 @@ static void memory_is_what_was_announced(void **state) {
         struct cache c;
         cache_open(&c);
         struct seq *s = seq_open(&c);
-        uint64_t announced = kv_cache_bytes_for(c.kv, lengths[i]), pointers = lengths[i] / 4 / KV_PAGE * 8 * 5 + 64 * 5;
+        uint64_t announced = kv_cache_bytes_for(c.kv, lengths[i]),
+                 pointers = lengths[i] / 4 / KV_PAGE * 8 * 5 + 64 * 5;
         if (lengths[i]) batch(&c, s, lengths[i], 1);
         uint64_t used = kv_cache_bytes(c.kv);
         assert_true(used <= announced && announced - used <= pointers);
@@ -667,7 +685,9 @@ static void a_million_tokens_of_flash_fit_four_gib(void **state) {
         struct kv_cache *kv;
         struct err e;
         uint32_t slot;
-        struct kv_config config = { .hp = &flash, .layer_begin = l, .layer_end = l + 1, .n_slots = 1, .n_ctx_max = 1u << 20 };
+        struct kv_config config = {
+            .hp = &flash, .layer_begin = l, .layer_end = l + 1, .n_slots = 1, .n_ctx_max = 1u << 20
+        };
         assert_fine(kv_cache_new(&kv, k, &config, &e), &e);
         assert_fine(kv_slot_open(kv, &slot, &e), &e);
         assert_fine(kv_slot_reserve(kv, slot, 1u << 20, &e), &e);
@@ -680,9 +700,11 @@ static void a_million_tokens_of_flash_fit_four_gib(void **state) {
         kernels_close(k);
     }
     for (int i = 0; i < 3; i++) total += n_kind[i] * of_kind[i];
-    print_message("1048576 tokens of Flash: %llu x SWA %llu + %llu x CSA %llu + %llu x HCA %llu = %llu bytes, %.3f GiB\n",
-                  (unsigned long long)n_kind[0], (unsigned long long)of_kind[0], (unsigned long long)n_kind[1],
-                  (unsigned long long)of_kind[1], (unsigned long long)n_kind[2], (unsigned long long)of_kind[2],
+    print_message("1048576 tokens of Flash: %llu x SWA %llu + %llu x CSA %llu + %llu x HCA %llu = "
+                  "%llu bytes, %.3f GiB\n",
+                  (unsigned long long)n_kind[0], (unsigned long long)of_kind[0],
+                  (unsigned long long)n_kind[1], (unsigned long long)of_kind[1],
+                  (unsigned long long)n_kind[2], (unsigned long long)of_kind[2],
                   (unsigned long long)total, (double)total / 1073741824);
     assert_true(n_kind[0] == 2 && n_kind[1] == 21 && n_kind[2] == 20);
     assert_true(total <= UINT64_C(4) << 30);
@@ -705,7 +727,8 @@ static void walk_fork(struct walk *w, int from) {
     struct err e;
     for (int to = 0; to < N_SLOTS; to++) {
         if (w->seq[to]) continue;
-        uint32_t lowest = w->high[from] > KV_ROLLBACK ? w->high[from] - KV_ROLLBACK : 0, len = w->seq[from]->len;
+        uint32_t lowest = w->high[from] > KV_ROLLBACK ? w->high[from] - KV_ROLLBACK : 0,
+                 len = w->seq[from]->len;
         uint32_t n = len <= lowest ? len : lowest + draw(w, len - lowest + 1), slot;
         if (kv_slot_fork(w->c.kv, w->seq[from]->slot, n, &slot, &e) < 0) return;
         w->seq[to] = xcalloc(1, sizeof *w->seq[to]);

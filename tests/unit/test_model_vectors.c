@@ -1,6 +1,7 @@
-/* The golden vectors, in this process: roundings bit by bit through every table of inner loops, single sub-layers through the real
- * schedule with given inputs, and whole prompts. The rules are those of the vectors' README. The command line's way to the same
- * numbers, the greedy continuations and the long prompts are in tests/integration/vectors.sh. */
+/* The golden vectors, in this process: roundings bit by bit through every table of inner loops, single
+ * sub-layers through the real schedule with given inputs, and whole prompts. The rules are those of the
+ * vectors' README. The command line's way to the same numbers, the greedy continuations and the long
+ * prompts are in tests/integration/vectors.sh. */
 #include "tests/harness/effort.h"
 #include "tests/harness/vectors.h"
 
@@ -11,7 +12,7 @@
 #include <math.h>
 
 static const struct cpu_simd *tables[8];
-static int n_tables, table_i;                         /* the table of the group that runs; the first is this machine's own */
+static int n_tables, table_i; /* the table of the group that runs; the first is this machine's own */
 static const char *const models[] = { "tiny-f32", "tiny-q8", "tiny-q2" };
 
 static const char *part_name(const char *format, const char *a, const char *b) {
@@ -41,7 +42,8 @@ static const int32_t *ints(const struct vectors *v, const char *name) {
 static void same_bits(const char *what, const char *table, const float *got, const float *want, uint64_t n) {
     for (uint64_t i = 0; i < n; i++)                  /* -0 and 0 are one value of the formats' sums */
         if (f32_bits(got[i] + 0.0f) != f32_bits(want[i] + 0.0f))
-            fail_msg("%s, %s: value %llu is %.9g, expected %.9g", table, what, (unsigned long long)i, (double)got[i], (double)want[i]);
+            fail_msg("%s, %s: value %llu is %.9g, expected %.9g", table, what,
+                     (unsigned long long)i, (double)got[i], (double)want[i]);
 }
 
 /* Single values through blocks whose scale their largest value fixes at 1. */
@@ -103,14 +105,16 @@ static void check_codes(const struct cpu_simd *simd, const float *rotated, const
 static void check_index_rows(const struct cpu_simd *simd, const struct vectors *v) {
     const struct vector *in = need(v, "index_fp4.in", false);
     for (uint64_t i = 0; i < in->dims[0]; i++) {
-        const float *rotated = floats(v, "index_fp4.hadamard") + i * 128, *want = floats(v, "index_fp4.out") + i * 128;
+        const float *rotated = floats(v, "index_fp4.hadamard") + i * 128,
+                    *want = floats(v, "index_fp4.out") + i * 128;
         float x[128], largest = 0;
         memcpy(x, (const float *)in->data + i * 128, sizeof x);
         simd->hadamard(x, 128);
         for (int k = 0; k < 128; k++) largest = fmaxf(largest, fabsf(rotated[k]));
         for (int k = 0; k < 128; k++)
             if (!(fabsf(x[k] - rotated[k]) <= 5e-7f * largest))
-                fail_msg("%s, Hadamard: value %d is %.9g, expected %.9g", simd->name, k, (double)x[k], (double)rotated[k]);
+                fail_msg("%s, Hadamard: value %d is %.9g, expected %.9g", simd->name, k, (double)x[k],
+                         (double)rotated[k]);
         check_codes(simd, rotated, want);
         check_codes(simd, x, want);
     }
@@ -151,7 +155,9 @@ static void sub_open(struct sub *s, const char *model, enum numerics numerics) {
     assert_fine(kernels_open(&s->k, &config, &e), &e);
     struct weights_range range = { 0, s->hp.n_layer, true, true };
     assert_fine(weights_open(&s->w, s->k, s->g, &s->hp, &range, NULL, NULL, &e), &e);
-    struct kv_config kv = { .hp = &s->hp, .numerics = numerics, .layer_end = s->hp.n_layer, .n_slots = 1, .n_ctx_max = SUB_ROWS };
+    struct kv_config kv = {
+        .hp = &s->hp, .numerics = numerics, .layer_end = s->hp.n_layer, .n_slots = 1, .n_ctx_max = SUB_ROWS
+    };
     assert_fine(kv_cache_new(&s->kv, s->k, &kv, &e), &e);
     assert_fine(model_init(&s->m, s->k, &s->hp, s->w, s->kv, NULL, SUB_ROWS, numerics, &e), &e);
 }
@@ -173,15 +179,17 @@ static struct kbatch sub_batch(struct sub *s, int32_t pos0, int32_t n, const int
         s->token[i] = token ? token[i] : 0;
     }
     s->segs = (struct kseg){ .n = n, .pos0 = pos0, .slot = (int32_t)s->slot };
-    struct kbatch batch = { .n_rows = n, .n_seg = 1, .token = s->token, .pos = s->pos, .seg = s->seg, .segs = &s->segs };
+    struct kbatch batch = {
+        .n_rows = n, .n_seg = 1, .token = s->token, .pos = s->pos, .seg = s->seg, .segs = &s->segs
+    };
     assert_fine(kv_slot_reserve(s->kv, s->slot, (uint32_t)(pos0 + n), &e), &e);
     assert_fine(model_begin(&s->m, &batch, &e), &e);
     return batch;
 }
 
 /* 1e-5 for all rows; with roundings for 95 % of them, because one value may fall on the other side. */
-static void close_rows(const char *model, const char *what, enum numerics numerics, const float *got, const float *want,
-                       uint64_t n, uint64_t row) {
+static void close_rows(const char *model, const char *what, enum numerics numerics,
+                       const float *got, const float *want, uint64_t n, uint64_t row) {
     uint64_t n_near = 0;
     float largest = 0;
     for (uint64_t i = 0; i < n; i++) {
@@ -192,12 +200,12 @@ static void close_rows(const char *model, const char *what, enum numerics numeri
     }
     uint64_t n_must = numerics == NUMERICS_EXACT ? n : (95 * n + 99) / 100;
     if (n_near < n_must)
-        fail_msg("%s %s: %llu of %llu rows are within 1e-5, the farthest at %g", model, what, (unsigned long long)n_near,
-                 (unsigned long long)n, (double)largest);
+        fail_msg("%s %s: %llu of %llu rows are within 1e-5, the farthest at %g", model, what,
+                 (unsigned long long)n_near, (unsigned long long)n, (double)largest);
 }
 
-static void check_attention(struct sub *s, const char *model, const struct vectors *v, const struct vector *in, enum numerics numerics,
-                            int32_t chunk) {
+static void check_attention(struct sub *s, const char *model, const struct vectors *v,
+                            const struct vector *in, enum numerics numerics, int32_t chunk) {
     char base[64];
     unsigned layer;
     struct err e;
@@ -210,9 +218,13 @@ static void check_attention(struct sub *s, const char *model, const struct vecto
     for (int32_t done = 0; done < SUB_ROWS; done += chunk) {
         int32_t n = MIN(chunk, SUB_ROWS - done);
         struct kbatch batch = sub_batch(s, done, n, NULL);
-        assert_fine(kernels_upload(s->k, s->m.xn.data, (const float *)in->data + (uint64_t)done * d, (uint64_t)n * d * 4, &e), &e);
+        assert_fine(kernels_upload(s->k, s->m.xn.data, (const float *)in->data + (uint64_t)done * d,
+                                   (uint64_t)n * d * 4, &e),
+                    &e);
         model_attention(&s->m, &batch, layer);
-        assert_fine(kernels_download(s->k, out + (uint64_t)done * d, s->m.y.data, (uint64_t)n * d * 4, &e), &e);
+        assert_fine(
+            kernels_download(s->k, out + (uint64_t)done * d, s->m.y.data, (uint64_t)n * d * 4, &e),
+            &e);
         kv_slot_begin(s->kv, s->slot, (uint32_t)n);
         kv_slot_advance(s->kv, s->slot, (uint32_t)n);
     }
@@ -222,19 +234,21 @@ static void check_attention(struct sub *s, const char *model, const struct vecto
 }
 
 /* Experts are recorded in any order; ours are ascending. */
-static void check_choice(const char *model, const char *base, const int32_t *ids, const float *weights, const int32_t *want_ids,
-                         const float *want_weights, uint64_t n, uint32_t n_used) {
+static void check_choice(const char *model, const char *base, const int32_t *ids, const float *weights,
+                         const int32_t *want_ids, const float *want_weights, uint64_t n, uint32_t n_used) {
     for (uint64_t i = 0; i < n * n_used; i++) {
         const int32_t *row = want_ids + i / n_used * n_used;
         uint32_t k = 0;
         while (k < n_used && row[k] != ids[i]) k++;
-        if (k == n_used) fail_msg("%s %s: row %llu uses expert %d", model, base, (unsigned long long)(i / n_used), ids[i]);
+        if (k == n_used)
+            fail_msg("%s %s: row %llu uses expert %d", model, base, (unsigned long long)(i / n_used), ids[i]);
         assert_true(fabsf(weights[i] - want_weights[i / n_used * n_used + k]) <= 2e-6f);
         assert_true(i % n_used == 0 || ids[i] > ids[i - 1]);
     }
 }
 
-static void check_ffn(struct sub *s, const char *model, const struct vectors *v, const struct vector *in, enum numerics numerics) {
+static void check_ffn(struct sub *s, const char *model, const struct vectors *v, const struct vector *in,
+                      enum numerics numerics) {
     char base[64];
     unsigned layer;
     struct err e;
@@ -242,7 +256,8 @@ static void check_ffn(struct sub *s, const char *model, const struct vectors *v,
     uint32_t n_used = s->hp.n_expert_used;
     snprintf(base, sizeof base, "%.*s", (int)(strlen(in->name) - 3), in->name);
     assert_int_equal(sscanf(strrchr(base, '.'), ".L%u", &layer), 1);
-    float *y = xcalloc(n * d, sizeof *y), *y2 = xcalloc(n * d, sizeof *y2), *weights = xcalloc(n * n_used, sizeof *weights);
+    float *y = xcalloc(n * d, sizeof *y), *y2 = xcalloc(n * d, sizeof *y2),
+          *weights = xcalloc(n * n_used, sizeof *weights);
     int32_t *ids = xcalloc(n * n_used, sizeof *ids);
     assert_fine(kv_slot_open(s->kv, &s->slot, &e), &e);
     struct kbatch batch = sub_batch(s, 0, (int32_t)n, ints(v, part_name("%s%s", base, ".tokens")));
@@ -255,7 +270,8 @@ static void check_ffn(struct sub *s, const char *model, const struct vectors *v,
     kv_slot_close(s->kv, s->slot);
     for (uint64_t i = 0; i < n * d; i++) y[i] += y2[i];
     close_rows(model, base, numerics, y, floats(v, part_name("%s%s", base, ".out")), n, d);
-    check_choice(model, base, ids, weights, ints(v, part_name("%s%s", base, ".experts")), floats(v, part_name("%s%s", base, ".weights")), n, n_used);
+    check_choice(model, base, ids, weights, ints(v, part_name("%s%s", base, ".experts")),
+                 floats(v, part_name("%s%s", base, ".weights")), n, n_used);
     free(y);
     free(y2);
     free(ids);
@@ -263,20 +279,30 @@ static void check_ffn(struct sub *s, const char *model, const struct vectors *v,
 }
 
 /* The operation ends with the norm; the recorded sum of streams gets it here, in double. */
-static void check_connection(struct sub *s, const char *model, const struct vectors *v, const struct vector *in, enum numerics numerics) {
+static void check_connection(struct sub *s, const char *model, const struct vectors *v,
+                             const struct vector *in, enum numerics numerics) {
     unsigned layer;
     struct err e;
     uint64_t d = s->hp.n_embd, n = in->dims[0];
     assert_int_equal(sscanf(in->name, "hc.attn.L%u", &layer), 1);
     const struct layer_weights *w = &s->w->layer[layer];
-    float *out = xcalloc(n * d, sizeof *out), *want = xcalloc(n * d, sizeof *want), post[SUB_ROWS * 4], comb[SUB_ROWS * 16];
+    float *out = xcalloc(n * d, sizeof *out), *want = xcalloc(n * d, sizeof *want), post[SUB_ROWS * 4],
+          comb[SUB_ROWS * 16];
     const float *norm = w->attn_norm.data, *collapsed;
     char name[64];
     assert_fine(kernels_upload(s->k, s->m.x.data, in->data, n * 4 * d * 4, &e), &e);
-    kernels_hc_pre(s->k, &(struct hc_pre_args){
-        .out = &s->m.xn, .post = &s->m.post, .comb = &s->m.comb, .x = &s->m.x, .fn = &w->hc_attn_fn, .scale = &w->hc_attn_scale,
-        .base = &w->hc_attn_base, .norm = &w->attn_norm, .rms_eps = s->hp.rms_eps, .hc_eps = s->hp.hc_eps,
-        .n_sinkhorn = (int32_t)s->hp.n_sinkhorn, .n = (int32_t)n });
+    kernels_hc_pre(s->k, &(struct hc_pre_args){ .out = &s->m.xn,
+                                                .post = &s->m.post,
+                                                .comb = &s->m.comb,
+                                                .x = &s->m.x,
+                                                .fn = &w->hc_attn_fn,
+                                                .scale = &w->hc_attn_scale,
+                                                .base = &w->hc_attn_base,
+                                                .norm = &w->attn_norm,
+                                                .rms_eps = s->hp.rms_eps,
+                                                .hc_eps = s->hp.hc_eps,
+                                                .n_sinkhorn = (int32_t)s->hp.n_sinkhorn,
+                                                .n = (int32_t)n });
     assert_fine(kernels_download(s->k, out, s->m.xn.data, n * d * 4, &e), &e);
     assert_fine(kernels_download(s->k, post, s->m.post.data, n * 16, &e), &e);
     assert_fine(kernels_download(s->k, comb, s->m.comb.data, n * 64, &e), &e);
@@ -286,7 +312,8 @@ static void check_connection(struct sub *s, const char *model, const struct vect
         double sum = 0;
         for (uint64_t k = 0; k < d; k++) sum += (double)collapsed[i * d + k] * (double)collapsed[i * d + k];
         double r = 1 / sqrt(sum / (double)d + (double)s->hp.rms_eps);
-        for (uint64_t k = 0; k < d; k++) want[i * d + k] = (float)((double)collapsed[i * d + k] * r * (double)norm[k]);
+        for (uint64_t k = 0; k < d; k++)
+            want[i * d + k] = (float)((double)collapsed[i * d + k] * r * (double)norm[k]);
     }
     close_rows(model, "connection: streams in", numerics, out, want, n, d);
     snprintf(name, sizeof name, "hc.attn.L%u.post", layer);
@@ -340,7 +367,7 @@ static void sub_layers_give_the_recorded_outputs_with_roundings(void **state) {
 static const struct rule {
     const char *mode;
     float floor;
-    uint32_t percent;                                 /* of the positions must be near; below 10 positions all */
+    uint32_t percent; /* of the positions must be near; below 10 positions all */
 } rules[] = { { "exact", 1e-4f, 100 }, { "official", 5e-3f, 90 }, { "official-f16", 1e-2f, 90 } };
 
 struct logit_rows {
@@ -356,7 +383,8 @@ static int keep_row(void *ctx, uint32_t i, const float *logits, struct err *e) {
 }
 
 /* Logits of the last n_last positions; the caller frees the rows. */
-static float *run_prompt(const char *model, const char *numerics, const char *precision, const int32_t *token, uint32_t n, uint32_t n_last) {
+static float *run_prompt(const char *model, const char *numerics, const char *precision, const int32_t *token,
+                         uint32_t n, uint32_t n_last) {
     struct engine_options o;
     struct engine g;
     struct err e;
@@ -378,7 +406,8 @@ static void score_prompt(const char *model, const struct rule *rule, const struc
     const struct vector *logits = need(v, part_name("%s.%s", prefix, "logits_f64"), false);
     const float *noise = floats(v, part_name("%s.%s", prefix, "noise")), *want = logits->data;
     uint64_t n_pos = positions->n, n_vocab = logits->dims[1], n_near = 0, n_must;
-    float *got = run_prompt(model, rule->mode, "f32", ints(v, part_name("%s.%s", prefix, "tokens")), n, (uint32_t)n_pos), largest = 0;
+    const int32_t *token = ints(v, part_name("%s.%s", prefix, "tokens"));
+    float *got = run_prompt(model, rule->mode, "f32", token, n, (uint32_t)n_pos), largest = 0;
     for (uint64_t i = 0; i < n_pos; i++) {
         float d = 0;
         for (uint64_t k = 0; k < n_vocab; k++) {
@@ -391,13 +420,16 @@ static void score_prompt(const char *model, const struct rule *rule, const struc
     n_must = n_pos < 10 ? n_pos : (rule->percent * n_pos + 99) / 100;
     free(got);
     if (n_near < n_must)
-        fail_msg("%s %s p%u: %llu of %llu positions are near, the farthest at %g", model, rule->mode, n, (unsigned long long)n_near,
-                 (unsigned long long)n_pos, (double)largest);
+        fail_msg("%s %s p%u: %llu of %llu positions are near, the farthest at %g", model, rule->mode, n,
+                 (unsigned long long)n_near, (unsigned long long)n_pos, (double)largest);
 }
 
 static void logits_of_prompts_are_those_of_the_reference(void **state) {
     static const unsigned lengths[] = { 1, 5, 37, 200, 700 };
-    size_t n_lengths = effort() == EFFORT_FULL ? 5 : effort() == EFFORT_NORMAL && table_i == 0 ? 4 : table_i == 0 ? 3 : 2;
+    size_t n_lengths = effort() == EFFORT_FULL                     ? 5
+                       : effort() == EFFORT_NORMAL && table_i == 0 ? 4
+                       : table_i == 0                              ? 3
+                                                                   : 2;
     (void)state;
     for (size_t m = 0; m < COUNT_OF(models); m++)
         for (size_t r = 0; r < COUNT_OF(rules); r++) {
@@ -427,14 +459,17 @@ static void compare_precisions(const char *model) {
     vectors_read(&v, vectors_need(part_name("model/%s.exact.vec%s", model, "")));
     uint32_t n_vocab = (uint32_t)need(&v, "p37.logits", false)->dims[1];
     const int32_t *token = ints(&v, n == 37 ? "p37.tokens" : "p200.tokens");
-    float *fast = run_prompt(model, "official", "fast", token, n, n), *slow = run_prompt(model, "official", "f32", token, n, n);
+    float *fast = run_prompt(model, "official", "fast", token, n, n),
+          *slow = run_prompt(model, "official", "f32", token, n, n);
     for (uint32_t i = 0; i < n; i++)
-        n_top += largest_of(fast + (size_t)i * n_vocab, n_vocab) == largest_of(slow + (size_t)i * n_vocab, n_vocab);
+        n_top += largest_of(fast + (size_t)i * n_vocab, n_vocab) ==
+                 largest_of(slow + (size_t)i * n_vocab, n_vocab);
     for (size_t i = 0; i < (size_t)n * n_vocab; i++) fast[i] = fabsf(fast[i] - slow[i]);
     qsort(fast, (size_t)n * n_vocab, sizeof *fast, compare_floats);
     float median = fast[(size_t)n * n_vocab / 2], farthest = fast[(size_t)n * n_vocab - 1];
-    print_message("%s: fast against f32: median difference %.4f, largest %.3f, same best token at %u of %u positions\n", model,
-                  (double)median, (double)farthest, n_top, n);
+    print_message("%s: fast against f32: median difference %.4f, largest %.3f, same best token at "
+                  "%u of %u positions\n",
+                  model, (double)median, (double)farthest, n_top, n);
     free(fast);
     free(slow);
     vectors_free(&v);
