@@ -13,7 +13,7 @@
 struct ring {
     void **item;
     size_t mask;
-    char apart_1[64];                             /* each counter in a cache line of its own, however the struct is placed */
+    char apart_1[64];                             /* each counter in a cache line of its own */
     atomic_size_t head;                           /* next to pop; written by the consumer */
     char apart_2[64];
     atomic_size_t tail;                           /* next to push; written by the producer */

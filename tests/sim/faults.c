@@ -110,7 +110,9 @@ static void one_fault(struct world *w, enum fault f) {
         break;
     case FAULT_CRASH: crash_for_a_while(w, node, false); break;
     case FAULT_LEAVE: crash_for_a_while(w, node, true); break;
-    case FAULT_COORDINATOR: if (world_chance(w, 4)) crash_for_a_while(w, COORDINATOR, world_chance(w, 2)); break;
+    case FAULT_COORDINATOR:
+        if (world_chance(w, 4)) crash_for_a_while(w, COORDINATOR, world_chance(w, 2));
+        break;
     case FAULT_SLOW:
         w->actor[node].slow_until = MIN(w->faults_end, w->now + world_between(w, 100 * MS, 8000 * MS));
         break;
