@@ -130,7 +130,7 @@ void client_over(struct world *w, uint64_t tag, int code) {
 void clients_coordinator_gone(struct world *w) {
     for (uint32_t i = 0; i < w->n_client; i++) {
         struct client *c = &w->client[i];
-        c->handle = (struct handle){ 0 };         /* of a process that is gone, as is what was cancelled there */
+        c->handle = (struct handle){ 0 };         /* of a process that is gone, with its cancellations */
         c->cancelled = c->cancelled && c->state != CLIENT_WAITS;
         if (c->state != CLIENT_WAITS) continue;
         c->state = CLIENT_IDLE;
