@@ -1,5 +1,6 @@
-/* inline - what the hand-written inner loops need of a compiler: functions that vanish into their callers, and loops over registers
- * that unroll whole (a loop that stays makes its array live in memory). */
+/* inline - what the hand-written inner loops need of a compiler: functions that vanish into their
+ * callers, and loops over registers that unroll whole (a loop that stays makes its array live in memory).
+ */
 #ifndef KERNELS_CPU_INLINE_H
 #define KERNELS_CPU_INLINE_H
 

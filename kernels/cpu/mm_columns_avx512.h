@@ -1,4 +1,5 @@
-/* mm_columns_avx512 - transposing dwords of 16 rows: from bytes that lie in rows to vectors with a row per lane. */
+/* mm_columns_avx512 - transposing dwords of 16 rows: from bytes that lie in rows to vectors with a row
+ * per lane. */
 #ifndef KERNELS_CPU_MM_COLUMNS_AVX512_H
 #define KERNELS_CPU_MM_COLUMNS_AVX512_H
 

@@ -1,6 +1,6 @@
-/* dot16 products: the 16 lanes of a vector are the 16 lanes of the definition, so a running sum is one register and a
- * tile is 4 weight rows x 6 activation rows of them. F16 and BF16 become f32 on the way in; quantised types are decoded
- * first. */
+/* dot16 products: the 16 lanes of a vector are the 16 lanes of the definition, so a running sum is one
+ * register and a tile is 4 weight rows x 6 activation rows of them. F16 and BF16 become f32 on the way
+ * in; quantised types are decoded first. */
 #include "kernels/cpu/simd.h"
 
 #if defined(__x86_64__)

@@ -1,5 +1,6 @@
-/* mm_row_avx512 - what the products of one activation row share: eight weight rows at a time, summed by transposing
- * trees, fetched ahead from memory. Eight streams are as many as the hardware follows at the full speed of the memory.
+/* mm_row_avx512 - what the products of one activation row share: eight weight rows at a time, summed by
+ * transposing trees, fetched ahead from memory. Eight streams are as many as the hardware follows at the
+ * full speed of the memory.
  */
 #ifndef KERNELS_CPU_MM_ROW_AVX512_H
 #define KERNELS_CPU_MM_ROW_AVX512_H

@@ -1,7 +1,8 @@
 /* Activations, prepared for the matrices: quantised or split once, then read by every tile of weights.
  *
- * A warp takes one stretch of one row: 128 values (Q8_0), 256 (Q8_K) or 512 (F16X2). The rounding is the CPU backend's; the
- * split into two f16 keeps 22 bits below the stretch's largest value, so that F16 weights meet what is as good as f32. */
+ * A warp takes one stretch of one row: 128 values (Q8_0), 256 (Q8_K) or 512 (F16X2). The rounding is the
+ * CPU backend's; the split into two f16 keeps 22 bits below the stretch's largest value, so that F16
+ * weights meet what is as good as f32. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/device.cuh"
 
@@ -47,8 +48,9 @@ static __global__ void __launch_bounds__(ACT_WARPS * 32) act_q8_0_kernel(struct 
     if (i >= a.n_in) return;
     float d = amax / 127.0f, divisor = amax > 0 ? d : 1.0f;
     int64_t at = i / 32 * a.act.n_pad + blockIdx.x;
-    *(uint32_t *)(a.act.q + at * 32 + i % 32) = four_bytes(quantise(v.x / divisor, -127), quantise(v.y / divisor, -127),
-                                                           quantise(v.z / divisor, -127), quantise(v.w / divisor, -127));
+    *(uint32_t *)(a.act.q + at * 32 + i % 32) =
+        four_bytes(quantise(v.x / divisor, -127), quantise(v.y / divisor, -127),
+                   quantise(v.z / divisor, -127), quantise(v.w / divisor, -127));
     if (i % 32 == 0) a.act.d[at] = d;
 }
 
@@ -118,7 +120,8 @@ static struct act_sizes act_sizes(enum act_kind kind, int64_t n_in, int64_t n_pa
     struct act_sizes s = { values, values / 32 * 4, 0 };
     if (kind == ACT_Q8_K) s.d = values / 256 * 4, s.sum = values / 16 * 2;
     if (kind == ACT_F16X2) s.q = s.sum = values * 2, s.d = (uint64_t)(n_in + 511) / 512 * rows * 4;
-    s.q = ALIGN_UP(s.q, (uint64_t)256), s.d = ALIGN_UP(s.d, (uint64_t)256), s.sum = ALIGN_UP(s.sum, (uint64_t)256);
+    s.q = ALIGN_UP(s.q, (uint64_t)256), s.d = ALIGN_UP(s.d, (uint64_t)256),
+    s.sum = ALIGN_UP(s.sum, (uint64_t)256);
     return s;
 }
 
@@ -139,14 +142,20 @@ struct act act_at(void *memory, enum act_kind kind, int64_t n_in, int64_t n_pad)
     return act;
 }
 
-void act_prepare(struct cuda *c, const struct act *act, enum act_kind kind, const float *x, int64_t n_in, int32_t n, const int32_t *from,
-                 const int32_t *n_dev) {
+void act_prepare(struct cuda *c, const struct act *act, enum act_kind kind, const float *x, int64_t n_in,
+                 int32_t n, const int32_t *from, const int32_t *n_dev) {
     struct prepare_args a = { *act, x, from, n_dev, n_in };
     dim3 block(ACT_WARPS * 32);
     switch (kind) {
-    case ACT_Q8_0: launch(c, act_q8_0_kernel, dim3((unsigned)n, blocks_for(n_in, ACT_WARPS * 128)), block, 0, a); break;
-    case ACT_Q8_K: launch(c, act_q8_k_kernel, dim3((unsigned)n, blocks_for(n_in, ACT_WARPS * 256)), block, 0, a); break;
-    case ACT_F16X2: launch(c, act_f16x2_kernel, dim3((unsigned)n, blocks_for(n_in, ACT_WARPS * 512)), block, 0, a); break;
+    case ACT_Q8_0:
+        launch(c, act_q8_0_kernel, dim3((unsigned)n, blocks_for(n_in, ACT_WARPS * 128)), block, 0, a);
+        break;
+    case ACT_Q8_K:
+        launch(c, act_q8_k_kernel, dim3((unsigned)n, blocks_for(n_in, ACT_WARPS * 256)), block, 0, a);
+        break;
+    case ACT_F16X2:
+        launch(c, act_f16x2_kernel, dim3((unsigned)n, blocks_for(n_in, ACT_WARPS * 512)), block, 0, a);
+        break;
     case ACT_KINDS: break;
     }
 }

@@ -1,12 +1,12 @@
 /* Core attention, every case: any head size, f32 rows or packed ones. One block is one head of one token.
  *
- * The token's rows - its window by position, then its entries ascending - go by in chunks. A warp takes
- * a row for the scores; then each thread owns some values of the output and adds the chunk's rows in
- * order. All of it in f32. What a serving model uses (packed rows of 512) takes the tensor cores
- * instead: attention_mma.cu. */
+ * The token's rows - its window by position, then its entries ascending - go by in chunks. A warp takes a
+ * row for the scores; then each thread owns some values of the output and adds the chunk's rows in order.
+ * All of it in f32. What a serving model uses (packed rows of 512) takes the tensor cores instead:
+ * attention_mma.cu. */
 #include "kernels/cuda/attention.cuh"
 
-enum { HEAD_THREADS = 256, CHUNK = 64, VALUES_MAX = 8 };  /* head_dim <= HEAD_THREADS * VALUES_MAX */
+enum { HEAD_THREADS = 256, CHUNK = 64, VALUES_MAX = 8 }; /* head_dim <= HEAD_THREADS * VALUES_MAX */
 
 /* Grid: rows x heads. */
 static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct attention_run a) {

@@ -16,7 +16,7 @@ struct attention_run {
     struct dbatch batch;
     int row0, n, n_head;
     float scale;                                   /* of scores */
-    float *z;                                 /* scores, when they go through memory: [n][n_head][z_stride] */
+    float *z; /* scores, when they go through memory: [n][n_head][z_stride] */
     int z_stride;
 };
 

@@ -1,18 +1,19 @@
 /* Attention on tensor cores: packed rows of 512, any number of heads.
  *
- *   many tokens   fused_kernel: one block is one token and HEADS heads; tiles of rows go by, outputs
- *     stay in registers
- *   few tokens    score_kernel: one block is one token, 16 heads, one tile      (parallel over rows)
- *                 value_kernel: one block is one token, 16 heads, 64 values     (parallel over values)
- * Both give the same bits (attention_mma.cuh). Cards with less shared memory use smaller tiles. */
+ *   many tokens   fused_kernel: one block is one token and HEADS heads; tiles of rows go by, outputs stay
+ * in registers few tokens    score_kernel: one block is one token, 16 heads, one tile      (parallel over
+ * rows) value_kernel: one block is one token, 16 heads, 64 values     (parallel over values) Both give
+ * the same bits (attention_mma.cuh). Cards with less shared memory use smaller tiles. */
 #include "kernels/cuda/attention_mma.cuh"
 
 enum {
-    FUSED_WARPS = 8, FUSED_THREADS = FUSED_WARPS * 32,
-    SPLIT_WARPS = 4, SPLIT_THREADS = SPLIT_WARPS * 32,
-    LIST_ROWS = 640,                               /* row addresses at hand: one CSA token's */
-    GROUP = 16,                                    /* heads of a split block */
-    SLICE = 64,                          /* values of a split block: one block of codes, or the rope values */
+    FUSED_WARPS = 8,
+    FUSED_THREADS = FUSED_WARPS * 32,
+    SPLIT_WARPS = 4,
+    SPLIT_THREADS = SPLIT_WARPS * 32,
+    LIST_ROWS = 640, /* row addresses at hand: one CSA token's */
+    GROUP = 16,      /* heads of a split block */
+    SLICE = 64,      /* values of a split block: one block of codes, or the rope values */
 };
 
 static __device__ __forceinline__ void copy16(void *shared, const void *global) {
@@ -165,8 +166,8 @@ static __global__ void __launch_bounds__(SPLIT_THREADS) score_kernel(struct atte
     __half *q = (__half *)memory, *k = q + GROUP * DIM;
     const int WARP_ROWS = ROWS / SPLIT_WARPS, N = WARP_ROWS / 8;
     device_wait();
-    int i = (int)blockIdx.y, warp = (int)threadIdx.x / 32, lane = lane_id(), first = (int)blockIdx.x * ROWS,
-        head0 = (int)blockIdx.z * GROUP;
+    int i = (int)blockIdx.y, warp = (int)threadIdx.x / 32, lane = lane_id(),
+        first = (int)blockIdx.x * ROWS, head0 = (int)blockIdx.z * GROUP;
     struct token_rows rows(a, i);
     int n = min(ROWS, rows.n - first);
     if (n <= 0) return;
@@ -195,8 +196,8 @@ static __global__ void __launch_bounds__(SPLIT_THREADS) score_kernel(struct atte
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int head = head0 + half * 8 + lane / 4;
-            float *to = a.z + ((int64_t)i * a.n_head + head) * a.z_stride + first + row0 + 8 * j +
-                        lane % 4 * 2;
+            float *to =
+                a.z + ((int64_t)i * a.n_head + head) * a.z_stride + first + row0 + 8 * j + lane % 4 * 2;
             if (head < a.n_head) to[0] = a.scale * c[j][2 * half], to[1] = a.scale * c[j][2 * half + 1];
         }
 }
@@ -260,7 +261,7 @@ static __global__ void __launch_bounds__(SPLIT_THREADS) value_kernel(struct atte
             if (ROWS > 32) p[turn][swizzled<ROWS / 8>(own, lane / 8 + 4) + lane % 8] = p1;
             if (lane == 0) scales[turn][own] = scale;
         }
-        __syncthreads();          /* one barrier: the other turn's buffers are free when this one is passed */
+        __syncthreads(); /* one barrier: the other turn's buffers are free when this one is passed */
         float low = scales[turn][lane / 4], high = scales[turn][8 + lane / 4];
         for (int j = 0; j < 2; j++) o[j][0] *= low, o[j][1] *= low, o[j][2] *= high, o[j][3] *= high;
 #pragma unroll
@@ -282,8 +283,7 @@ static __global__ void __launch_bounds__(SPLIT_THREADS) value_kernel(struct atte
             float x = o[j][2 * half] * inverse[own], y = o[j][2 * half + 1] * inverse[own];
             if (d >= NOPE) rope_pair(&x, &y, rope[d - NOPE], -rope[d - NOPE + 1]);
             if (head0 + own < a.n_head)
-                *(float2 *)(a.q + ((int64_t)i * a.n_head + head0 + own) * DIM + d) =
-                    make_float2(x, y);
+                *(float2 *)(a.q + ((int64_t)i * a.n_head + head0 + own) * DIM + d) = make_float2(x, y);
         }
 }
 

@@ -1,9 +1,9 @@
 /* The device: opening it with reasons when that fails, its memory, and the ways in and out.
  *
- *   upload, small    host ──► staging (pinned) ─┐  one copy and one kernel that puts every piece in its place,
- *   upload, large    host ──► bounce (pinned) ──┤  before the next operations run
- *   map              host ──► several threads, each with its own stream and two pinned buffers
- *   download         runs the queue, then device ──► bounce ──► host
+ *   upload, small    host ──► staging (pinned) ─┐  one copy and one kernel that puts every piece in its
+ * place, upload, large    host ──► bounce (pinned) ──┤  before the next operations run map host ──►
+ * several threads, each with its own stream and two pinned buffers download         runs the queue, then
+ * device ──► bounce ──► host
  *
  * Nothing here uses managed memory. */
 #include "kernels/cuda/cuda.h"
@@ -15,10 +15,10 @@
 enum {
     BOUNCE_BYTES = 16 << 20,
     LOAD_THREADS = 8,
-    LOAD_CHUNK = 4 << 20,                          /* two of these per thread: 64 MiB of pinned memory while loading */
-    LOAD_ALONE_MAX = 16 << 20,                     /* smaller weights are not worth the threads */
+    LOAD_CHUNK = 4 << 20,      /* two of these per thread: 64 MiB of pinned memory while loading */
+    LOAD_ALONE_MAX = 16 << 20, /* smaller weights are not worth the threads */
     DRIVER_MIN = 12000,
-    BLOCK_ROWS = 2048,                             /* 256 MiB of queries; fewer leave multiprocessors idle */
+    BLOCK_ROWS = 2048, /* 256 MiB of queries; fewer leave multiprocessors idle */
 };
 
 static int error_code(cudaError_t rc) {
@@ -27,9 +27,10 @@ static int error_code(cudaError_t rc) {
 
 bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what) {
     if (rc == cudaSuccess) return true;
-    cudaGetLastError();                            /* the error of a call is ours now; that of a dead card comes back by itself */
+    cudaGetLastError(); /* the error of a call is ours now; that of a dead card comes back by itself */
     if (!cuda_failed(c))
-        err_set(&c->base.failed, error_code(rc), "CUDA device %d: %s: %s", c->device, what, cudaGetErrorString(rc));
+        err_set(&c->base.failed, error_code(rc), "CUDA device %d: %s: %s", c->device, what,
+                cudaGetErrorString(rc));
     return false;
 }
 
@@ -45,8 +46,8 @@ static int no_memory(struct err *e, uint64_t size) {
     size_t free_bytes = 0, total = 0;
     cudaGetLastError();
     cudaMemGetInfo(&free_bytes, &total);
-    return err_set(e, ERR_NOMEM, "CUDA: %.1f MiB wanted, %.1f of %.1f GiB free on the card", (double)size / (1 << 20),
-                   (double)free_bytes / (1 << 30), (double)total / (1 << 30));
+    return err_set(e, ERR_NOMEM, "CUDA: %.1f MiB wanted, %.1f of %.1f GiB free on the card",
+                   (double)size / (1 << 20), (double)free_bytes / (1 << 30), (double)total / (1 << 30));
 }
 
 static struct kmem *device_memory(uint64_t size, void **data, struct err *e) {
@@ -86,7 +87,7 @@ static struct kmem *cuda_alloc(struct kernels *k, uint64_t size, void **data, st
 
 static void cuda_release(struct kernels *k, struct kmem *mem) {
     struct cuda *c = enter(k);
-    queue_run(c);                                  /* what is recorded may still use it; cudaFree waits for what runs */
+    queue_run(c); /* what is recorded may still use it; cudaFree waits for what runs */
     cuda_patches_run(c);
     if (mem->is_weight) queue_forget_graphs(c);    /* the same address may come back with another layout */
     cudaStreamSynchronize(c->stream);
@@ -129,7 +130,8 @@ static __global__ void patch_kernel(const uint8_t *staging) {
     uint8_t *to = (uint8_t *)p.to;
     const uint8_t *from = staging + p.offset;      /* 16-byte aligned */
     if ((p.to | p.size) % 4 == 0) {
-        for (uint32_t i = threadIdx.x; i < p.size / 4; i += blockDim.x) ((uint32_t *)to)[i] = ((const uint32_t *)from)[i];
+        for (uint32_t i = threadIdx.x; i < p.size / 4; i += blockDim.x)
+            ((uint32_t *)to)[i] = ((const uint32_t *)from)[i];
     } else {
         for (uint32_t i = threadIdx.x; i < p.size; i += blockDim.x) to[i] = from[i];
     }
@@ -139,8 +141,10 @@ static uint8_t *staging_host(struct cuda *c) {
     return c->staging.host + (uint64_t)c->staging.current * STAGING_BYTES;
 }
 
-/* Pieces are put in place in no particular order, so two of the same bytes may not wait together. order: by address. */
-static bool patch_meets_another(const struct cuda *c, const struct patch *all, uint64_t to, uint64_t size, uint32_t *place) {
+/* Pieces are put in place in no particular order, so two of the same bytes may not wait together. order:
+ * by address. */
+static bool patch_meets_another(const struct cuda *c, const struct patch *all, uint64_t to, uint64_t size,
+                                uint32_t *place) {
     uint32_t low = 0, high = c->staging.n_patches;
     while (low < high) {
         uint32_t middle = (low + high) / 2;
@@ -156,12 +160,14 @@ static bool patch_meets_another(const struct cuda *c, const struct patch *all, u
 
 static bool patch_add(struct cuda *c, void *to, const void *from, uint64_t size) {
     uint32_t place = 0;
-    if (c->staging.n_patches == PATCHES_MAX || PATCH_DATA + c->staging.used + ALIGN_UP(size, (uint64_t)16) > STAGING_BYTES ||
+    if (c->staging.n_patches == PATCHES_MAX ||
+        PATCH_DATA + c->staging.used + ALIGN_UP(size, (uint64_t)16) > STAGING_BYTES ||
         patch_meets_another(c, (const struct patch *)staging_host(c), (uint64_t)to, size, &place)) {
         cuda_patches_run(c);
         place = 0;
     }
-    if (c->staging.n_patches == 0 && !cuda_ok(c, cudaEventSynchronize(c->staging.done[c->staging.current]), "wait for an upload"))
+    if (c->staging.n_patches == 0 &&
+        !cuda_ok(c, cudaEventSynchronize(c->staging.done[c->staging.current]), "wait for an upload"))
         return false;
     uint16_t *order = c->staging.order;
     memmove(order + place + 1, order + place, (c->staging.n_patches - place) * sizeof *order);
@@ -177,7 +183,9 @@ static bool patch_add(struct cuda *c, void *to, const void *from, uint64_t size)
 
 bool cuda_patch(struct cuda *c, void *to, const void *from, uint64_t size) {
     for (uint64_t at = 0; at < size; at += PATCH_BYTES_MAX)
-        if (!patch_add(c, (uint8_t *)to + at, (const uint8_t *)from + at, MIN((uint64_t)PATCH_BYTES_MAX, size - at))) return false;
+        if (!patch_add(c, (uint8_t *)to + at, (const uint8_t *)from + at,
+                       MIN((uint64_t)PATCH_BYTES_MAX, size - at)))
+            return false;
     return true;
 }
 
@@ -189,8 +197,12 @@ void cuda_patches_run(struct cuda *c) {
     c->staging.n_patches = 0;
     c->staging.used = 0;
     if (cuda_failed(c)) return;
-    cuda_ok(c, cudaMemcpyAsync(device, host, n * sizeof(struct patch), cudaMemcpyHostToDevice, c->stream), "upload");
-    cuda_ok(c, cudaMemcpyAsync(device + PATCH_DATA, host + PATCH_DATA, used, cudaMemcpyHostToDevice, c->stream), "upload");
+    cuda_ok(c, cudaMemcpyAsync(device, host, n * sizeof(struct patch), cudaMemcpyHostToDevice, c->stream),
+            "upload");
+    cuda_ok(
+        c,
+        cudaMemcpyAsync(device + PATCH_DATA, host + PATCH_DATA, used, cudaMemcpyHostToDevice, c->stream),
+        "upload");
     launch(c, patch_kernel, dim3(n), dim3(128), 0, (const uint8_t *)device);
     cuda_ok(c, cudaEventRecord(c->staging.done[c->staging.current], c->stream), "mark an upload");
     c->staging.current = (c->staging.current + 1) % STAGING_BUFFERS;
@@ -215,7 +227,7 @@ static int copy_up(struct cuda *c, uint8_t *to, const uint8_t *from, uint64_t si
 
 static int cuda_upload(struct kernels *k, void *to, const void *from_host, uint64_t size, struct err *e) {
     struct cuda *c = enter(k);
-    queue_run(c);                                  /* in program order: what was recorded reads what was there before */
+    queue_run(c); /* in program order: what was recorded reads what was there before */
     if (size <= PATCH_BYTES_MAX) {
         cuda_patch(c, to, from_host, size);
         return failed_into(c, e);
@@ -229,17 +241,20 @@ static int cuda_download(struct kernels *k, void *to_host, const void *from, uin
     queue_run(c);
     cuda_patches_run(c);
     const uint64_t half = BOUNCE_BYTES / 2;
-    uint64_t n = (size + half - 1) / half;         /* part i is copied out of pinned memory while i+1 arrives */
+    uint64_t n = (size + half - 1) / half; /* part i is copied out of pinned memory while i+1 arrives */
     for (uint64_t i = 0; i <= n && !cuda_failed(c); i++) {
         if (i < n) {
             uint64_t part = MIN(half, size - i * half);
-            cuda_ok(c, cudaMemcpyAsync(c->bounce + i % 2 * half, (const uint8_t *)from + i * half, part, cudaMemcpyDeviceToHost, c->stream),
+            cuda_ok(c,
+                    cudaMemcpyAsync(c->bounce + i % 2 * half, (const uint8_t *)from + i * half, part,
+                                    cudaMemcpyDeviceToHost, c->stream),
                     "download");
             cuda_ok(c, cudaEventRecord(c->staging.done[i % 2], c->stream), "mark a download");
         }
         if (i == 0) continue;
         if (!cuda_ok(c, cudaEventSynchronize(c->staging.done[(i - 1) % 2]), "wait for a download")) break;
-        memcpy((uint8_t *)to_host + (i - 1) * half, c->bounce + (i - 1) % 2 * half, MIN(half, size - (i - 1) * half));
+        memcpy((uint8_t *)to_host + (i - 1) * half, c->bounce + (i - 1) % 2 * half,
+               MIN(half, size - (i - 1) * half));
     }
     return kernels_finish(k, e);
 }
@@ -267,11 +282,14 @@ struct loader {
 static cudaError_t load_chunks(struct loader *l, uint8_t *pinned, cudaStream_t stream, cudaEvent_t *done) {
     uint64_t step = (uint64_t)l->n_loaders * LOAD_CHUNK;
     cudaError_t rc = cudaSuccess;
-    for (uint64_t at = (uint64_t)l->index * LOAD_CHUNK, i = 0; at < l->size && rc == cudaSuccess; at += step, i++) {
+    for (uint64_t at = (uint64_t)l->index * LOAD_CHUNK, i = 0; at < l->size && rc == cudaSuccess;
+         at += step, i++) {
         uint64_t part = MIN((uint64_t)LOAD_CHUNK, l->size - at);
         rc = cudaEventSynchronize(done[i % 2]);
         memcpy(pinned + i % 2 * LOAD_CHUNK, l->from + at, part);
-        if (rc == cudaSuccess) rc = cudaMemcpyAsync(l->to + at, pinned + i % 2 * LOAD_CHUNK, part, cudaMemcpyHostToDevice, stream);
+        if (rc == cudaSuccess)
+            rc = cudaMemcpyAsync(l->to + at, pinned + i % 2 * LOAD_CHUNK, part, cudaMemcpyHostToDevice,
+                                 stream);
         if (rc == cudaSuccess) rc = cudaEventRecord(done[i % 2], stream);
     }
     cudaError_t last = cudaStreamSynchronize(stream);
@@ -286,7 +304,8 @@ static void *load_thread(void *arg) {
     l->rc = cudaSetDevice(l->device);
     if (l->rc == cudaSuccess) l->rc = cudaMallocHost((void **)&pinned, 2 * (size_t)LOAD_CHUNK);
     if (l->rc == cudaSuccess) l->rc = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-    for (int i = 0; i < 2 && l->rc == cudaSuccess; i++) l->rc = cudaEventCreateWithFlags(&done[i], cudaEventDisableTiming);
+    for (int i = 0; i < 2 && l->rc == cudaSuccess; i++)
+        l->rc = cudaEventCreateWithFlags(&done[i], cudaEventDisableTiming);
     if (l->rc == cudaSuccess) l->rc = load_chunks(l, pinned, stream, done);
     for (int i = 0; i < 2; i++)
         if (done[i]) cudaEventDestroy(done[i]);
@@ -318,8 +337,8 @@ static struct kmem *cuda_map(struct kernels *k, const void *host, uint64_t size,
     cudaError_t rc = size <= PATCH_BYTES_MAX ? cudaMemcpy(mem->data, host, size, cudaMemcpyHostToDevice)
                                              : load(c, mem->data, (const uint8_t *)host, size);
     if (rc == cudaSuccess) return mem;
-    err_set(e, error_code(rc), "CUDA device %d: cannot upload %llu bytes of weights: %s", c->device, (unsigned long long)size,
-            cudaGetErrorString(rc));
+    err_set(e, error_code(rc), "CUDA device %d: cannot upload %llu bytes of weights: %s", c->device,
+            (unsigned long long)size, cudaGetErrorString(rc));
     cudaGetLastError();
     cudaFree(mem->data);
     free(mem);
@@ -353,7 +372,8 @@ extern const struct kernels_ops cuda_ops;          /* below */
 static bool batch_open(struct cuda *c) {
     const uint64_t n = BATCH_ROWS_MAX;
     int32_t *memory = NULL;
-    if (!cuda_ok(c, cudaMalloc((void **)&memory, n * 8 * sizeof(int32_t)), "allocate the batch")) return false;
+    if (!cuda_ok(c, cudaMalloc((void **)&memory, n * 8 * sizeof(int32_t)), "allocate the batch"))
+        return false;
     c->batch.d.token = memory;
     c->batch.d.pos = memory + n;
     c->batch.d.seg = memory + 2 * n;
@@ -367,21 +387,34 @@ static bool tables_open(struct cuda *c) {
     uint32_t selectors[256];
     for (int i = 0; i < 256; i++) {
         selectors[i] = 0;
-        for (int j = 0; j < 8; j++) selectors[i] |= (uint32_t)((iq2xxs_grid[i] >> 8 * j & 255) / 17) << 4 * j;     /* 8 25 43: 0 1 2 */
+        for (int j = 0; j < 8; j++)
+            selectors[i] |= (uint32_t)((iq2xxs_grid[i] >> 8 * j & 255) / 17)
+                            << 4 * j; /* 8 25 43: 0 1 2 */
     }
-    if (!cuda_ok(c, cudaMalloc((void **)&c->iq2_grid, sizeof iq2xxs_grid + sizeof selectors), "allocate tables")) return false;
+    if (!cuda_ok(c, cudaMalloc((void **)&c->iq2_grid, sizeof iq2xxs_grid + sizeof selectors),
+                 "allocate tables"))
+        return false;
     c->iq2_selectors = (uint32_t *)(c->iq2_grid + 256);
-    return cuda_ok(c, cudaMemcpy(c->iq2_grid, iq2xxs_grid, sizeof iq2xxs_grid, cudaMemcpyHostToDevice), "upload tables") &&
-           cuda_ok(c, cudaMemcpy(c->iq2_selectors, selectors, sizeof selectors, cudaMemcpyHostToDevice), "upload tables");
+    return cuda_ok(c, cudaMemcpy(c->iq2_grid, iq2xxs_grid, sizeof iq2xxs_grid, cudaMemcpyHostToDevice),
+                   "upload tables") &&
+           cuda_ok(c, cudaMemcpy(c->iq2_selectors, selectors, sizeof selectors, cudaMemcpyHostToDevice),
+                   "upload tables");
 }
 
 static bool buffers_open(struct cuda *c) {
-    if (!cuda_ok(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "create a stream")) return false;
-    if (!cuda_ok(c, cudaMallocHost((void **)&c->staging.host, (size_t)STAGING_BUFFERS * STAGING_BYTES), "allocate pinned memory")) return false;
-    if (!cuda_ok(c, cudaMalloc((void **)&c->staging.device, STAGING_BYTES), "allocate staging memory")) return false;
-    if (!cuda_ok(c, cudaMallocHost((void **)&c->bounce, BOUNCE_BYTES), "allocate pinned memory")) return false;
+    if (!cuda_ok(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "create a stream"))
+        return false;
+    if (!cuda_ok(c, cudaMallocHost((void **)&c->staging.host, (size_t)STAGING_BUFFERS * STAGING_BYTES),
+                 "allocate pinned memory"))
+        return false;
+    if (!cuda_ok(c, cudaMalloc((void **)&c->staging.device, STAGING_BYTES), "allocate staging memory"))
+        return false;
+    if (!cuda_ok(c, cudaMallocHost((void **)&c->bounce, BOUNCE_BYTES), "allocate pinned memory"))
+        return false;
     for (int i = 0; i < STAGING_BUFFERS; i++)
-        if (!cuda_ok(c, cudaEventCreateWithFlags(&c->staging.done[i], cudaEventDisableTiming), "create an event")) return false;
+        if (!cuda_ok(c, cudaEventCreateWithFlags(&c->staging.done[i], cudaEventDisableTiming),
+                     "create an event"))
+            return false;
     return batch_open(c) && tables_open(c);
 }
 
@@ -391,16 +424,21 @@ static int check_device(int device, struct cudaDeviceProp *prop, struct err *e) 
     if (driver == 0) return err_set(e, ERR_UNSUPPORTED, "CUDA: no NVIDIA driver on this machine");
     cudaError_t rc = cudaGetDeviceCount(&n);
     if (rc == cudaErrorInsufficientDriver || driver < DRIVER_MIN)
-        return err_set(e, ERR_UNSUPPORTED, "CUDA: the driver supports CUDA %d.%d, too old for this build; update the driver", driver / 1000,
-                       driver % 1000 / 10);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "CUDA: the driver supports CUDA %d.%d, too old for this build; update the driver",
+                       driver / 1000, driver % 1000 / 10);
     if (rc != cudaSuccess || n == 0)
-        return err_set(e, ERR_UNSUPPORTED, "CUDA: no usable card: %s", rc == cudaSuccess ? "none found" : cudaGetErrorString(rc));
-    if (device < 0 || device >= n) return err_set(e, ERR_INVALID, "CUDA: there is no device %d, only 0 to %d", device, n - 1);
+        return err_set(e, ERR_UNSUPPORTED, "CUDA: no usable card: %s",
+                       rc == cudaSuccess ? "none found" : cudaGetErrorString(rc));
+    if (device < 0 || device >= n)
+        return err_set(e, ERR_INVALID, "CUDA: there is no device %d, only 0 to %d", device, n - 1);
     rc = cudaGetDeviceProperties(prop, device);
-    if (rc != cudaSuccess) return err_set(e, ERR_DEVICE, "CUDA device %d: %s", device, cudaGetErrorString(rc));
+    if (rc != cudaSuccess)
+        return err_set(e, ERR_DEVICE, "CUDA device %d: %s", device, cudaGetErrorString(rc));
     if (prop->major < 8)
-        return err_set(e, ERR_UNSUPPORTED, "CUDA device %d (%s) has compute capability %d.%d; 8.0 or newer is needed", device, prop->name,
-                       prop->major, prop->minor);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "CUDA device %d (%s) has compute capability %d.%d; 8.0 or newer is needed", device,
+                       prop->name, prop->major, prop->minor);
     return 0;
 }
 
@@ -437,7 +475,7 @@ KERNEL_OPS(CUDA_DECLARE)
 #undef CUDA_DECLARE
 
 #define CUDA_ENTRY(name) record_##name,
-const struct kernels_ops cuda_ops = {
-    "cuda", cuda_close, cuda_alloc, cuda_map, cuda_release, cuda_upload, cuda_download, cuda_finish, KERNEL_OPS(CUDA_ENTRY)
-};
+const struct kernels_ops cuda_ops = { "cuda",        cuda_close,   cuda_alloc,
+                                      cuda_map,      cuda_release, cuda_upload,
+                                      cuda_download, cuda_finish,  KERNEL_OPS(CUDA_ENTRY) };
 #undef CUDA_ENTRY

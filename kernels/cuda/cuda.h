@@ -1,13 +1,15 @@
-/* cuda - inside the CUDA backend: the device struct, its queue of operations, scratch memory and launching.
+/* cuda - inside the CUDA backend: the device struct, its queue of operations, scratch memory and
+ * launching.
  *
- * An operation is only recorded when it is called (queue.cu). It runs when something needs its result: a download, finish,
- * an upload, or a full queue. So small batches, whose sequence of operations repeats from step to step, run as one captured
- * graph, and neighbouring operations can share a launch. What changes between steps (tokens, positions, tables) lies in
- * device memory at fixed addresses.
- * One thread at a time; the struct owns all that it points to, except tensors' memory, which belongs to their kmem.
+ * An operation is only recorded when it is called (queue.cu). It runs when something needs its result: a
+ * download, finish, an upload, or a full queue. So small batches, whose sequence of operations repeats
+ * from step to step, run as one captured graph, and neighbouring operations can share a launch. What
+ * changes between steps (tokens, positions, tables) lies in device memory at fixed addresses. One thread
+ * at a time; the struct owns all that it points to, except tensors' memory, which belongs to their kmem.
  *
- * One arithmetic per row: every kernel computes a row with the same operations in the same order whatever the number of rows, so
- * results do not depend on batch mates, chunks or the split of layers. Kernels are compiled without contraction
+ * One arithmetic per row: every kernel computes a row with the same operations in the same order whatever
+ * the number of rows, so results do not depend on batch mates, chunks or the split of layers. Kernels are
+ * compiled without contraction
  * (-fmad=false): where we want fma we write it. */
 #ifndef KERNELS_CUDA_CUDA_H
 #define KERNELS_CUDA_CUDA_H
@@ -40,20 +42,20 @@ struct kmem {
     bool keep;                                     /* somebody reads it as in the file */
 };
 
-enum scratch_slot {                                /* one user per slot at any time; contents live until the next user */
-    SCRATCH_ACT,                                   /* prepared activations of matmul: one slot for each act_kind */
-    SCRATCH_ACT_LAST = SCRATCH_ACT + 2,
-    SCRATCH_ACT_EXPERTS,                           /* of the experts' first matrices */
-    SCRATCH_ACT_HIDDEN,                            /* of the experts' last matrix */
-    SCRATCH_HIDDEN,                                /* f32 hidden rows of the experts */
-    SCRATCH_PARTS,                                 /* f32 partial sums: one row per (row, expert) */
-    SCRATCH_LISTS,                                 /* who computes what: experts' lists */
-    SCRATCH_HC,                                    /* mixing logits, by slices */
-    SCRATCH_ATTENTION,                             /* partial outputs by key ranges */
-    SCRATCH_QUERY,                                 /* indexer queries */
-    SCRATCH_SCORES,                                /* indexer scores */
-    SCRATCH_PACK,                                  /* source of a rearrangement */
-    SCRATCH_SLOTS
+enum scratch_slot {              /* one user per slot at any time; contents live until the next user */
+                    SCRATCH_ACT, /* prepared activations of matmul: one slot for each act_kind */
+                    SCRATCH_ACT_LAST = SCRATCH_ACT + 2,
+                    SCRATCH_ACT_EXPERTS, /* of the experts' first matrices */
+                    SCRATCH_ACT_HIDDEN,  /* of the experts' last matrix */
+                    SCRATCH_HIDDEN,      /* f32 hidden rows of the experts */
+                    SCRATCH_PARTS,       /* f32 partial sums: one row per (row, expert) */
+                    SCRATCH_LISTS,       /* who computes what: experts' lists */
+                    SCRATCH_HC,          /* mixing logits, by slices */
+                    SCRATCH_ATTENTION,   /* partial outputs by key ranges */
+                    SCRATCH_QUERY,       /* indexer queries */
+                    SCRATCH_SCORES,      /* indexer scores */
+                    SCRATCH_PACK,        /* source of a rearrangement */
+                    SCRATCH_SLOTS
 };
 
 /* ---- the batch, on the device ---- */
@@ -68,7 +70,7 @@ struct cuda_batch {
     struct dbatch d;                               /* fixed addresses */
     int32_t *host;                                 /* what is there now: token, pos, seg, segs */
     struct kbatch view;                            /* of host: what recorded operations point to */
-    int32_t pos_bound;                             /* all positions are smaller; a power of two for graphs' sake */
+    int32_t pos_bound; /* all positions are smaller; a power of two for graphs' sake */
     int32_t seg_rows_max;                          /* rows of the longest segment */
     int32_t *row_i;                                /* device: room for hc_head's rows */
     int32_t n_row_i;                               /* used since the queue last ran */
@@ -77,15 +79,16 @@ struct cuda_batch {
 /* ---- prepared activations (act.cu) ---- */
 
 enum act_kind {
-    ACT_Q8_0,                                      /* int8 with a scale per 32: Q8_0, MXFP4 */
-    ACT_Q8_K,                                      /* int8 with a scale per 256 and sums per 16: the K quants, IQ2_XXS */
-    ACT_F16X2,                                     /* two f16 with a power of two per 512: F16 */
+    ACT_Q8_0,  /* int8 with a scale per 32: Q8_0, MXFP4 */
+    ACT_Q8_K,  /* int8 with a scale per 256 and sums per 16: the K quants, IQ2_XXS */
+    ACT_F16X2, /* two f16 with a power of two per 512: F16 */
     ACT_KINDS
 };
 
 /* Rows side by side per block, so that a tile of rows is contiguous. n_pad rows, n_pad a multiple of 8.
- * Q8_0: q[n_in/32][n_pad][32], d[n_in/32][n_pad]. Q8_K: q the same, d[n_in/256][n_pad], sum[n_in/256][n_pad][16] as f16.
- * F16X2: hi[n_in/16][n_pad][16], lo the same (halves; in q and sum), d[ceil(n_in/512)][n_pad]: value = (hi + lo) * d. */
+ * Q8_0: q[n_in/32][n_pad][32], d[n_in/32][n_pad]. Q8_K: q the same, d[n_in/256][n_pad],
+ * sum[n_in/256][n_pad][16] as f16. F16X2: hi[n_in/16][n_pad][16], lo the same (halves; in q and sum),
+ * d[ceil(n_in/512)][n_pad]: value = (hi + lo) * d. */
 struct act {
     int8_t *q;
     float *d;
@@ -108,7 +111,7 @@ struct cuda {
     struct kernels base;                           /* must be first */
     int device, n_sm;
     int shared_max;                                /* shared memory that a block may have */
-    bool overlap_launches;                         /* programmatic dependent launch: compute capability 9 and later */
+    bool overlap_launches; /* programmatic dependent launch: compute capability 9 and later */
     cudaStream_t stream;
     struct cuda_batch batch;
     struct queue *queue;
@@ -118,7 +121,7 @@ struct cuda {
     } scratch[SCRATCH_SLOTS];
     struct act_entry act[ACT_KINDS];
     uint64_t *iq2_grid;                            /* device: the format's table */
-    uint32_t *iq2_selectors;                       /* device: the same, a nibble per value: 0, 1, 2 for 8, 25, 43 */
+    uint32_t *iq2_selectors; /* device: the same, a nibble per value: 0, 1, 2 for 8, 25, 43 */
     struct {
         uint8_t *host, *device;                    /* host: STAGING_BUFFERS of STAGING_BYTES, pinned */
         cudaEvent_t done[STAGING_BUFFERS];
@@ -140,7 +143,8 @@ static inline bool cuda_failed(const struct cuda *c) {
     return c->base.failed.code != 0;
 }
 
-/* size bytes, 256-byte aligned, contents undefined; NULL after recording ERR_NOMEM. Growing forgets all graphs. */
+/* size bytes, 256-byte aligned, contents undefined; NULL after recording ERR_NOMEM. Growing forgets all
+ * graphs. */
 void *cuda_scratch(struct cuda *c, enum scratch_slot slot, uint64_t size);
 
 /* Puts host bytes at a device address before the next run of the queue. */
@@ -157,7 +161,8 @@ void queue_forget_graphs(struct cuda *c);
 /* Matrices of matmul operations that share their input are multiplied by one launch. */
 enum { MATMUL_GROUP_MAX = 8 };
 
-/* What the queue calls. matmul: n products of one input; hc_pre: together with the hc_post before it, or NULL. */
+/* What the queue calls. matmul: n products of one input; hc_pre: together with the hc_post before it, or
+ * NULL. */
 void run_embed(struct cuda *c, const struct embed_args *a);
 void run_hc_pre(struct cuda *c, const struct hc_pre_args *a, const struct hc_post_args *before);
 void run_hc_post(struct cuda *c, const struct hc_post_args *a);
@@ -185,17 +190,19 @@ enum act_kind act_kind_for(enum dtype type);       /* of a weight in tiles */
 
 uint64_t act_bytes(enum act_kind kind, int64_t n_in, int64_t n_pad);
 struct act act_at(void *memory, enum act_kind kind, int64_t n_in, int64_t n_pad);
-/* Prepares rows of x (row r of the result is x row from[r], or r when from is NULL; from[r] < 0: skipped). *n_dev, when not
- * NULL, is how many there are really. */
-void act_prepare(struct cuda *c, const struct act *act, enum act_kind kind, const float *x, int64_t n_in, int32_t n, const int32_t *from,
-                 const int32_t *n_dev);
-/* The same for matmul's input, kept until forgotten: consecutive operations often read the same rows. NULL: no memory. */
+/* Prepares rows of x (row r of the result is x row from[r], or r when from is NULL; from[r] < 0:
+ * skipped). *n_dev, when not NULL, is how many there are really. */
+void act_prepare(struct cuda *c, const struct act *act, enum act_kind kind, const float *x, int64_t n_in,
+                 int32_t n, const int32_t *from, const int32_t *n_dev);
+/* The same for matmul's input, kept until forgotten: consecutive operations often read the same rows.
+ * NULL: no memory. */
 const struct act *act_of(struct cuda *c, enum act_kind kind, const float *x, int64_t n_in, int32_t n);
 void act_forget(struct cuda *c, const void *begin, const void *end);   /* these addresses were written */
 
 /* ---- launching ---- */
 
-/* Like kernel<<<grid, block, shared>>>(...) on our stream. The kernel must begin with device_wait() (device.cuh). */
+/* Like kernel<<<grid, block, shared>>>(...) on our stream. The kernel must begin with device_wait()
+ * (device.cuh). */
 template <typename... P, typename... A>
 static void launch(struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... args) {
     if (cuda_failed(c) || grid.x == 0 || grid.y == 0) return;
@@ -203,10 +210,14 @@ static void launch(struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block, 
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared, config.stream = c->stream;
+    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared,
+    config.stream = c->stream;
     config.attrs = &attribute, config.numAttrs = c->overlap_launches ? 1 : 0;
     if (shared > 48 << 10)
-        cuda_ok(c, cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared), "shared memory");
+        cuda_ok(c,
+                cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     (int)shared),
+                "shared memory");
     cuda_ok(c, cudaLaunchKernelEx(&config, kernel, P(args)...), "launch");
 }
 

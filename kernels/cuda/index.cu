@@ -165,9 +165,8 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
     int32_t at_once =
         (int32_t)MIN((int64_t)a->n, MAX(SCORES_BYTES / (r.n_scored * (int64_t)sizeof(float)), 1));
     r.q = f32_of(a->q), r.weight = f32_of(a->weight), r.rope = f32_of(a->rope);
-    r.values =
-        cuda_scratch(c, SCRATCH_QUERY,
-                     (uint64_t)a->n * (uint64_t)(a->n_head * a->layer->idx_dim) * sizeof(float));
+    r.values = cuda_scratch(c, SCRATCH_QUERY,
+                            (uint64_t)a->n * (uint64_t)(a->n_head * a->layer->idx_dim) * sizeof(float));
     r.scores = (float *)cuda_scratch(c, SCRATCH_SCORES,
                                      (uint64_t)at_once * (uint64_t)r.n_scored * sizeof(float));
     if (!r.values || !r.scores) return;
@@ -178,9 +177,8 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
         r.n_group = MIN(at_once, a->n - r.first);
         if (mma) run_index_scores_mma(c, &r);
         else
-            launch(c, index_score_kernel,
-                   dim3((unsigned)r.n_group, (unsigned)(r.n_scored / KV_PAGE)), dim3(SCORE_THREADS),
-                   0, r);
+            launch(c, index_score_kernel, dim3((unsigned)r.n_group, (unsigned)(r.n_scored / KV_PAGE)),
+                   dim3(SCORE_THREADS), 0, r);
         launch(c, index_select_kernel, dim3((unsigned)r.n_group), dim3(SELECT_THREADS), 0, r);
     }
 }

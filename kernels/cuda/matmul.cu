@@ -4,7 +4,8 @@
  *   weight in tiles, more rows        many_rows_kernel
  *   anything else                     plain_kernel: decodes value by value, f32 throughout
  *
- * The first two agree bit for bit (tiles.cuh); the third has its own order of sums, the same for any number of rows. */
+ * The first two agree bit for bit (tiles.cuh); the third has its own order of sums, the same for any
+ * number of rows. */
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/products.cuh"
 
@@ -12,8 +13,10 @@ enum { PLAIN_COLUMNS = 4 };
 
 /* ---- anything: one warp per weight row and four rows of input ---- */
 
-static __global__ void __launch_bounds__(THREADS) plain_kernel(float *out, const float *in, const uint8_t *weight, enum dtype type, uint64_t row_bytes,
-                                                              int64_t n_in, int64_t n_out, int64_t group_rows, int n_group, int n, const uint64_t *grid) {
+static __global__ void __launch_bounds__(THREADS)
+    plain_kernel(float *out, const float *in, const uint8_t *weight, enum dtype type, uint64_t row_bytes,
+                 int64_t n_in, int64_t n_out, int64_t group_rows, int n_group, int n,
+                 const uint64_t *grid) {
     device_wait();
     int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     int column0 = (int)blockIdx.y * PLAIN_COLUMNS, n_columns = min(PLAIN_COLUMNS, n - column0);
@@ -34,9 +37,10 @@ static void run_plain(struct cuda *c, const struct matmul_args *a) {
     const struct tensor *w = a->weight;
     int64_t n_out = rows_of(w), n_in = w->ne[0];
     CHECK(!w->mem || w->mem->layout == LAYOUT_FILE);
-    launch(c, plain_kernel, dim3(blocks_for(n_out, WARPS), blocks_for(a->n, PLAIN_COLUMNS)), dim3(THREADS), 0, f32_of(a->out),
-           (const float *)f32_of(a->in), (const uint8_t *)w->data, w->type, dtype_row_bytes(w->type, (uint64_t)n_in), n_in, n_out,
-           n_out / a->n_group, a->n_group, (int)a->n, (const uint64_t *)c->iq2_grid);
+    launch(c, plain_kernel, dim3(blocks_for(n_out, WARPS), blocks_for(a->n, PLAIN_COLUMNS)),
+           dim3(THREADS), 0, f32_of(a->out), (const float *)f32_of(a->in), (const uint8_t *)w->data,
+           w->type, dtype_row_bytes(w->type, (uint64_t)n_in), n_in, n_out, n_out / a->n_group, a->n_group,
+           (int)a->n, (const uint64_t *)c->iq2_grid);
 }
 
 /* ---- tiles ---- */
@@ -46,7 +50,7 @@ struct product {
     float *out;
     struct act act;
     int n_in, n_out;
-    int group_tiles;                               /* tiles of a group: the next ones read the next part of the input */
+    int group_tiles; /* tiles of a group: the next ones read the next part of the input */
     int first_block;
     bool second_type;
 };
@@ -58,7 +62,8 @@ struct product_list {
 };
 
 template <class T, int N>
-static __device__ __forceinline__ void few_rows(const struct product &m, int n, const uint32_t *lut, float *shared) {
+static __device__ __forceinline__ void few_rows(const struct product &m, int n, const uint32_t *lut,
+                                                float *shared) {
     lane_pos p;
     struct split split(m.n_in);
     int warp = (int)threadIdx.x / 32, slot = warp / split.warps_per_tile, n_tiles = m.n_out / TILE_ROWS;
@@ -71,8 +76,8 @@ static __device__ __forceinline__ void few_rows(const struct product &m, int n, 
     const int columns = N * 8, sums_per_tile = split.n_segments * columns * COLUMN_STRIDE;
     if (works) {
         struct act act = act_from(m.act, T::KIND, tile / m.group_tiles * m.n_in);
-        segments_multiply<T, N>(shared + slot * sums_per_tile, weight, m.n_in, split, warp % split.warps_per_tile, first,
-                                x_global<N>(act, 0, n, p), p, lut);
+        segments_multiply<T, N>(shared + slot * sums_per_tile, weight, m.n_in, split,
+                                warp % split.warps_per_tile, first, x_global<N>(act, 0, n, p), p, lut);
     }
     __syncthreads();
     for (int i = (int)threadIdx.x; i < split.tiles_per_block * columns * TILE_ROWS; i += THREADS) {
@@ -83,9 +88,11 @@ static __device__ __forceinline__ void few_rows(const struct product &m, int n, 
     }
 }
 
-/* Grid: the matrices one after another, each (16 rows x tiles_per_block) per block. Matrices are of type A or B. */
+/* Grid: the matrices one after another, each (16 rows x tiles_per_block) per block. Matrices are of type
+ * A or B. */
 template <class A, class B, int N>
-static __global__ void __launch_bounds__(THREADS) few_rows_kernel(const __grid_constant__ struct product_list list) {
+static __global__ void __launch_bounds__(THREADS)
+    few_rows_kernel(const __grid_constant__ struct product_list list) {
     extern __shared__ float shared[];
     __shared__ uint32_t lut[A::LUT];
     int i = 0;
@@ -100,13 +107,15 @@ static __global__ void __launch_bounds__(THREADS) few_rows_kernel(const __grid_c
 
 /* Grid: columns / 64 x rows / 128. */
 template <class T>
-static __global__ void __launch_bounds__(THREADS, 2) many_rows_kernel(const struct product m, int n, const uint32_t *table) {
+static __global__ void __launch_bounds__(THREADS, 2)
+    many_rows_kernel(const struct product m, int n, const uint32_t *table) {
     extern __shared__ uint8_t memory[];
     __shared__ uint32_t lut[T::LUT];
     lane_pos p;
     if (T::LUT > 1) lut[threadIdx.x % T::LUT] = table[threadIdx.x % T::LUT];
     device_wait();
-    int n_tiles = m.n_out / TILE_ROWS, tile = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32, column = (int)blockIdx.x * COLUMNS;
+    int n_tiles = m.n_out / TILE_ROWS, tile = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32,
+        column = (int)blockIdx.x * COLUMNS;
     int first = (int)blockIdx.y * WARPS, row0 = tile * TILE_ROWS;
     /* A block of 128 rows lies in one group; warps past the end repeat the last tile and write nothing. */
     struct act act = act_from(m.act, T::KIND, first / m.group_tiles * m.n_in);
@@ -117,7 +126,8 @@ static __global__ void __launch_bounds__(THREADS, 2) many_rows_kernel(const stru
     for (int j = 0; j < GROUPS; j++)
         for (int i = 0; i < 4; i++) {
             int to = column + fragment_column(j, i, p);
-            if (to < n) m.out[(int64_t)to * m.n_out + row0 + fragment_row(i, p)] = total[(j * 4 + i) * THREADS];
+            if (to < n)
+                m.out[(int64_t)to * m.n_out + row0 + fragment_row(i, p)] = total[(j * 4 + i) * THREADS];
         }
 }
 
@@ -162,8 +172,8 @@ static void launch_few(struct cuda *c, struct product_list *list) {
 }
 
 template <class T> static void launch_many(struct cuda *c, const struct product *m, int n) {
-    launch(c, many_rows_kernel<T>, dim3(blocks_for(n, COLUMNS), blocks_for(m->n_out / TILE_ROWS, WARPS)), dim3(THREADS),
-           columns_shared_bytes<T>(), *m, n, (const uint32_t *)c->iq2_selectors);
+    launch(c, many_rows_kernel<T>, dim3(blocks_for(n, COLUMNS), blocks_for(m->n_out / TILE_ROWS, WARPS)),
+           dim3(THREADS), columns_shared_bytes<T>(), *m, n, (const uint32_t *)c->iq2_selectors);
 }
 
 static void run_many(struct cuda *c, enum dtype type, const struct product *m, int n) {
@@ -208,7 +218,9 @@ void run_matmul(struct cuda *c, const struct matmul_args *const *a, int n) {
         list.n = a[i]->n, list.lut = c->iq2_selectors;
         for (int j = i; j < n; j++) {
             struct product *m = &list.p[list.n_products];
-            if (done[j] || !same_launch(a[i]->weight->type, a[j]->weight->type) || !in_tiles(c, a[j]) || !product_of(c, a[j], m)) continue;
+            if (done[j] || !same_launch(a[i]->weight->type, a[j]->weight->type) || !in_tiles(c, a[j]) ||
+                !product_of(c, a[j], m))
+                continue;
             m->second_type = a[j]->weight->type == DTYPE_F16;
             done[j] = true;
             if (a[j]->n > GRAPH_ROWS_MAX) run_many(c, a[j]->weight->type, m, a[j]->n);

@@ -1,11 +1,10 @@
 /* Mixture of experts: routing, and the routed experts themselves.
  *
  *   route    one warp per row
- *   lists    one block: the pairs (row, expert) in the order of experts, each expert's from a multiple
- *            of 8; entries of up to 8 or 64 pairs of one expert
- *   gate, up -> hidden[pair], weighted        products over entries (tiles), or pair by pair (anything else)
- *   down     -> parts[pair]
- *   sum      the tree over expert numbers, per row
+ *   lists    one block: the pairs (row, expert) in the order of experts, each expert's from a multiple of
+ * 8; entries of up to 8 or 64 pairs of one expert gate, up -> hidden[pair], weighted        products over
+ * entries (tiles), or pair by pair (anything else) down     -> parts[pair] sum      the tree over expert
+ * numbers, per row
  *
  * A pair's result does not depend on where it stands, so the order within an expert may be any. */
 #include "kernels/cuda/decode.cuh"
@@ -134,7 +133,7 @@ static __global__ void __launch_bounds__(LIST_THREADS) lists_kernel(struct lists
         if (e >= 0 && e < a.n_e) atomicAdd(&count[e], 1);
     }
     __syncthreads();
-    if (threadIdx.x < 32) {             /* places and entries: 32 experts at a time, prefix sums over lanes */
+    if (threadIdx.x < 32) { /* places and entries: 32 experts at a time, prefix sums over lanes */
         int slots = 0, entries = 0;
         for (int e0 = 0; e0 < a.n_e; e0 += 32) {
             int e = e0 + lane_id(), n = e < a.n_e ? count[e] : 0, room = (n + 7) / 8 * 8,
@@ -246,8 +245,8 @@ static __global__ void __launch_bounds__(THREADS)
         for (int m = 0; m < 2; m++) {
             const uint8_t *weight = (m ? a.up : a.gate) + at;
             T::load(w, weight, a.n_embd, segment * (SEGMENT / T::STEP), p);
-            segments_multiply<T, 1>(shared + (m * split.tiles_per_block + slot) * sums_per_tile,
-                                    weight, a.n_embd, split, segment, w, x, p, lut);
+            segments_multiply<T, 1>(shared + (m * split.tiles_per_block + slot) * sums_per_tile, weight,
+                                    a.n_embd, split, segment, w, x, p, lut);
         }
     }
     __syncthreads();
@@ -255,8 +254,8 @@ static __global__ void __launch_bounds__(THREADS)
         int row = i % TILE_ROWS, column = i / TILE_ROWS % 8, s = i / (TILE_ROWS * 8);
         if (tile0 + s >= n_tiles || column >= entry.n) continue;
         float gate = segments_sum(shared + s * sums_per_tile, split.n_segments, 8, column, row);
-        float up = segments_sum(shared + (split.tiles_per_block + s) * sums_per_tile,
-                                split.n_segments, 8, column, row);
+        float up = segments_sum(shared + (split.tiles_per_block + s) * sums_per_tile, split.n_segments, 8,
+                                column, row);
         a.hidden[(int64_t)(entry.first + column) * a.n_ff + (tile0 + s) * TILE_ROWS + row] =
             a.l.weight[entry.first + column] * swiglu(gate, up, a.clamp);
     }
@@ -311,15 +310,15 @@ static __global__ void __launch_bounds__(THREADS, 2)
     lane_pos p;
     int warp = (int)threadIdx.x / 32, n_tiles = a.n_ff / TILE_ROWS,
         tile = (int)blockIdx.y * (WARPS / 2) + warp % (WARPS / 2);
-    int64_t at = ((int64_t)entry.expert * n_tiles + min(tile, n_tiles - 1)) * (a.n_embd / T::STEP) *
-                 T::STEP_BYTES;
+    int64_t at =
+        ((int64_t)entry.expert * n_tiles + min(tile, n_tiles - 1)) * (a.n_embd / T::STEP) * T::STEP_BYTES;
     columns_multiply<T>(memory, (warp < WARPS / 2 ? a.gate : a.up) + at, a.n_embd, a.x, entry.first,
                         (entry.n + 7) / 8, p, lut);
     __syncthreads();
     if (tile >= n_tiles) return;
     const float *gate = (const float *)memory + threadIdx.x % (THREADS / 2), *up = gate + THREADS / 2;
-    /* half of the columns each */
-    for (int j = warp / (WARPS / 2) * (GROUPS / 2), end = j + GROUPS / 2; j < end; j++)
+    for (int j = warp / (WARPS / 2) * (GROUPS / 2), end = j + GROUPS / 2; j < end;
+         j++) /* half of the columns each */
         for (int i = 0; i < 4; i++) {
             int column = fragment_column(j, i, p);
             if (column >= entry.n) continue;
@@ -350,8 +349,8 @@ static __global__ void __launch_bounds__(THREADS, 2)
         for (int i = 0; i < 4; i++) {
             int column = fragment_column(j, i, p);
             if (column < entry.n)
-                a.parts[(int64_t)(entry.first + column) * a.n_embd + tile * TILE_ROWS + fragment_row(i, p)] =
-                    total[(j * 4 + i) * THREADS];
+                a.parts[(int64_t)(entry.first + column) * a.n_embd + tile * TILE_ROWS +
+                        fragment_row(i, p)] = total[(j * 4 + i) * THREADS];
         }
 }
 
@@ -395,12 +394,12 @@ static __global__ void __launch_bounds__(THREADS) plain_experts_kernel(struct pl
 struct sum_run {
     float *out;
     const float *parts;
-    const int32_t *ids, *slot;           /* slot NULL: a pair's own number, when its expert is in the range */
+    const int32_t *ids, *slot; /* slot NULL: a pair's own number, when its expert is in the range */
     int n_used, n_embd, e_begin, n_e;
 };
 
-/* Of neighbouring partial sums those that share the most high bits are added first. Grid: rows x parts
- * of n_embd. */
+/* Of neighbouring partial sums those that share the most high bits are added first. Grid: rows x parts of
+ * n_embd. */
 static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(struct sum_run a) {
     __shared__ int from[MOE_USED_MAX], target[MOE_USED_MAX], source[MOE_USED_MAX], n_parts;
     __shared__ float part[MOE_USED_MAX][SUM_THREADS];
@@ -409,7 +408,7 @@ static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(struct sum_run 
     if (threadIdx.x == 0) {
         int id[MOE_USED_MAX], at[MOE_USED_MAX], n = 0;
         for (int u = 0; u < a.n_used; u++) {
-            int e = a.ids[pair0 + u], slot = a.slot ? a.slot[pair0 + u]
+            int e = a.ids[pair0 + u], slot = a.slot                                    ? a.slot[pair0 + u]
                                              : e >= a.e_begin && e < a.e_begin + a.n_e ? pair0 + u
                                                                                        : -1;
             if (slot < 0) continue;
@@ -448,8 +447,8 @@ static void run_plain_experts(struct cuda *c, const struct moe_experts_args *a) 
     if (!hidden || !parts) return;
     CHECK(a->gate->type == a->up->type);
     struct plain_run r = {};
-    r.x = f32_of(a->x), r.gate = (const uint8_t *)a->gate->data,
-    r.up = (const uint8_t *)a->up->data, r.type = a->gate->type;
+    r.x = f32_of(a->x), r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data,
+    r.type = a->gate->type;
     r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_embd), r.ids = (const int32_t *)a->ids->data,
     r.weights = f32_of(a->weights);
     r.out = hidden, r.n_in = (int)n_embd, r.n_out = (int)n_ff, r.n_used = a->n_used, r.e_begin = a->e_begin;
@@ -486,8 +485,8 @@ template <class T> static void launch_down(struct cuda *c, const struct experts_
 }
 
 static bool experts_type(enum dtype type) {
-    return type == DTYPE_IQ2_XXS || type == DTYPE_Q2_K || type == DTYPE_Q4_K ||
-           type == DTYPE_MXFP4 || type == DTYPE_Q8_0;
+    return type == DTYPE_IQ2_XXS || type == DTYPE_Q2_K || type == DTYPE_Q4_K || type == DTYPE_MXFP4 ||
+           type == DTYPE_Q8_0;
 }
 
 #define EXPERTS_BY_TYPE(type, call)                          \

@@ -1,18 +1,20 @@
 /* products - kernels over tiles (tiles.cuh), for few rows and for many.
  *
- * Few rows: memory is the limit, so k is cut over the warps of a block, each streaming one segment of 16 weight rows; the sums meet in
- * shared memory. The first weights are on their way before the kernel waits for its predecessor.
- * Many rows: arithmetic is the limit. A block is 128 weight rows x 64 columns: each warp owns 16 rows and reads its weights straight
- * into registers, once for all columns; activations come through shared memory, three stages ahead. */
+ * Few rows: memory is the limit, so k is cut over the warps of a block, each streaming one segment of 16
+ * weight rows; the sums meet in shared memory. The first weights are on their way before the kernel waits
+ * for its predecessor. Many rows: arithmetic is the limit. A block is 128 weight rows x 64 columns: each
+ * warp owns 16 rows and reads its weights straight into registers, once for all columns; activations come
+ * through shared memory, three stages ahead. */
 #ifndef KERNELS_CUDA_PRODUCTS_CUH
 #define KERNELS_CUDA_PRODUCTS_CUH
 
 #include "kernels/cuda/tiles.cuh"
 
 enum {
-    WARPS = 8, THREADS = WARPS * 32,
-    COLUMN_STRIDE = 20,                            /* floats per column of a 16-row sum: lanes meet different banks */
-    COLUMNS = 64,                                  /* of a block with many rows */
+    WARPS = 8,
+    THREADS = WARPS * 32,
+    COLUMN_STRIDE = 20, /* floats per column of a 16-row sum: lanes meet different banks */
+    COLUMNS = 64,       /* of a block with many rows */
     GROUPS = COLUMNS / 8,
     STAGES = 3,
 };
@@ -32,14 +34,17 @@ struct split {
     }
 };
 
-/* A tile's segments dealt to warps; sums to shared[segment][column][row]. first: weights of the first step, loaded already. */
+/* A tile's segments dealt to warps; sums to shared[segment][column][row]. first: weights of the first
+ * step, loaded already. */
 template <class T, int N, class X>
-static __device__ __forceinline__ void segments_multiply(float *shared, const uint8_t *tile, int n_in, const struct split &split, int segment0,
-                                                         typename T::regs first, const X &x, const lane_pos &p, const uint32_t *lut) {
+static __device__ __forceinline__ void
+segments_multiply(float *shared, const uint8_t *tile, int n_in, const struct split &split, int segment0,
+                  typename T::regs first, const X &x, const lane_pos &p, const uint32_t *lut) {
     struct sums<N> s;
     typename T::regs w = first;
     for (int segment = segment0; segment < split.n_segments; segment += split.warps_per_tile) {
-        int step = segment * (SEGMENT / T::STEP), end = min(n_in / T::STEP, (segment + 1) * (SEGMENT / T::STEP));
+        int step = segment * (SEGMENT / T::STEP),
+            end = min(n_in / T::STEP, (segment + 1) * (SEGMENT / T::STEP));
         s.clear();
         if (segment != segment0) T::load(w, tile, n_in, step, p);
 #pragma unroll 2
@@ -61,7 +66,8 @@ static __device__ __forceinline__ void segments_multiply(float *shared, const ui
 }
 
 /* The sum of a tile's segments, in order, at (column, row). */
-static __device__ __forceinline__ float segments_sum(const float *shared, int n_segments, int columns, int column, int row) {
+static __device__ __forceinline__ float segments_sum(const float *shared, int n_segments, int columns,
+                                                     int column, int row) {
     float total = 0;
     for (int s = 0; s < n_segments; s++) total += shared[(s * columns + column) * COLUMN_STRIDE + row];
     return total;
@@ -85,8 +91,11 @@ template <int LEFT> static __device__ __forceinline__ void copies_wait() {
 /* One stage of activations in shared memory: 64 columns x STAGE_K values. */
 template <enum act_kind KIND> struct x_stage {
     static const int STAGE_K = KIND == ACT_Q8_0 ? 128 : KIND == ACT_Q8_K ? 256 : 64;
-    static const int Q_BYTES = KIND == ACT_F16X2 ? STAGE_K * COLUMNS * 4 : STAGE_K * COLUMNS;      /* F16X2: hi, then lo */
-    static const int D_BYTES = KIND == ACT_Q8_0 ? STAGE_K / 32 * COLUMNS * 4 : KIND == ACT_Q8_K ? COLUMNS * 4 : 0;
+    static const int Q_BYTES =
+        KIND == ACT_F16X2 ? STAGE_K * COLUMNS * 4 : STAGE_K * COLUMNS; /* F16X2: hi, then lo */
+    static const int D_BYTES = KIND == ACT_Q8_0   ? STAGE_K / 32 * COLUMNS * 4
+                               : KIND == ACT_Q8_K ? COLUMNS * 4
+                                                  : 0;
     static const int SUM_BYTES = KIND == ACT_Q8_K ? COLUMNS * 32 : 0;
     static const int BYTES = Q_BYTES + D_BYTES + SUM_BYTES;
     static const int BLOCK_BYTES = COLUMNS * 32;   /* 64 columns of a block of 32 int8 or 16 halves */
@@ -112,7 +121,8 @@ template <enum act_kind KIND> struct x_stage {
         return q(block + STAGE_K / 16, j);
     }
 
-    static __device__ __forceinline__ void copy_part(uint8_t *to, const uint8_t *from, int bytes, int64_t from_stride, int n_parts) {
+    static __device__ __forceinline__ void copy_part(uint8_t *to, const uint8_t *from, int bytes,
+                                                     int64_t from_stride, int n_parts) {
         for (int i = (int)threadIdx.x; i < n_parts * (bytes / 16); i += THREADS) {
             int part = i / (bytes / 16), at = i % (bytes / 16) * 16;
             copy16_async(to + part * bytes + at, from + part * from_stride + at);
@@ -126,17 +136,22 @@ template <enum act_kind KIND> struct x_stage {
             copy_part(to + Q_BYTES / 2, (const uint8_t *)act.sum + at, BLOCK_BYTES, n * 32, STAGE_K / 16);
             return;
         }
-        copy_part(to, (const uint8_t *)act.q + ((int64_t)stage * (STAGE_K / 32) * n + column) * 32, BLOCK_BYTES, n * 32, STAGE_K / 32);
+        copy_part(to, (const uint8_t *)act.q + ((int64_t)stage * (STAGE_K / 32) * n + column) * 32,
+                  BLOCK_BYTES, n * 32, STAGE_K / 32);
         int blocks = KIND == ACT_Q8_0 ? STAGE_K / 32 : 1;
-        copy_part(to + Q_BYTES, (const uint8_t *)(act.d + (int64_t)stage * blocks * n + column), COLUMNS * 4, n * 4, blocks);
-        if (KIND == ACT_Q8_K) copy_part(to + Q_BYTES + D_BYTES, (const uint8_t *)(act.sum + ((int64_t)stage * n + column) * 16), BLOCK_BYTES, 0, 1);
+        copy_part(to + Q_BYTES, (const uint8_t *)(act.d + (int64_t)stage * blocks * n + column),
+                  COLUMNS * 4, n * 4, blocks);
+        if (KIND == ACT_Q8_K)
+            copy_part(to + Q_BYTES + D_BYTES,
+                      (const uint8_t *)(act.sum + ((int64_t)stage * n + column) * 16), BLOCK_BYTES, 0, 1);
     }
 };
 
 /* Totals of 64 columns for this thread's fragment, in shared memory: [group * 4 + i][thread]. */
 template <class T>
-static __device__ __forceinline__ void columns_multiply(uint8_t *shared, const uint8_t *tile, int n_in, const struct act &act, int column,
-                                                        int n_groups, const lane_pos &p, const uint32_t *lut) {
+static __device__ __forceinline__ void columns_multiply(uint8_t *shared, const uint8_t *tile, int n_in,
+                                                        const struct act &act, int column, int n_groups,
+                                                        const lane_pos &p, const uint32_t *lut) {
     typedef x_stage<T::KIND> stage_t;
     const int STEPS = stage_t::STAGE_K / T::STEP, STAGES_PER_SEGMENT = SEGMENT / stage_t::STAGE_K;
     float *total = (float *)shared + threadIdx.x;
@@ -157,7 +172,8 @@ static __device__ __forceinline__ void columns_multiply(uint8_t *shared, const u
         copies_wait<STAGES - 2>();
         __syncthreads();                           /* this stage is here, and the one before it is used up */
         if (stage + STAGES - 1 < n_stages)
-            stage_t::copy(stages + (stage + STAGES - 1) % STAGES * stage_t::BYTES, act, column, stage + STAGES - 1);
+            stage_t::copy(stages + (stage + STAGES - 1) % STAGES * stage_t::BYTES, act, column,
+                          stage + STAGES - 1);
         copies_end_stage();
         stage_t x(stages + stage % STAGES * stage_t::BYTES, p);
 #pragma unroll
@@ -172,7 +188,10 @@ static __device__ __forceinline__ void columns_multiply(uint8_t *shared, const u
 #pragma unroll
         for (int j = 0; j < GROUPS; j++) {
             if (T::KIND == ACT_F16X2)
-                scale_segment(s.acc[j], *(const float2 *)(act.d + (int64_t)(stage / STAGES_PER_SEGMENT) * act.n_pad + column + 8 * j + 2 * p.t));
+                scale_segment(s.acc[j],
+                              *(const float2 *)(act.d +
+                                                (int64_t)(stage / STAGES_PER_SEGMENT) * act.n_pad +
+                                                column + 8 * j + 2 * p.t));
 #pragma unroll
             for (int i = 0; i < 4; i++) total[(j * 4 + i) * THREADS] += s.acc[j][i], s.acc[j][i] = 0;
         }

@@ -1,25 +1,24 @@
 /* The queue: operations are recorded with copies of their arguments, and run later, in an order that
  * keeps every dependency.
  *
- *   kernels_matmul(...) ──► record ──► queue_run: same bytes as an earlier run? ── yes ──► launch its graph
- *                                                   │ no, but seen once before ──► capture, keep, launch
- *                                                   └ never seen ──► run
+ *   kernels_matmul(...) ──► record ──► queue_run: same bytes as an earlier run? ── yes ──► launch its
+ * graph │ no, but seen once before ──► capture, keep, launch └ never seen ──► run
  *
- * Recording copies field by field into zeroed memory at a fixed address, so two runs of the same step
- * are equal bytes. Running looks ahead: products of one input become one launch even when something
- * unrelated stands between them. A graph is only made on the second occurrence, when all work space has
- * its final size. */
+ * Recording copies field by field into zeroed memory at a fixed address, so two runs of the same step are
+ * equal bytes. Running looks ahead: products of one input become one launch even when something unrelated
+ * stands between them. A graph is only made on the second occurrence, when all work space has its final
+ * size. */
 #include "kernels/cuda/cuda.h"
 
 #include <stdlib.h>
 
 enum {
-    QUEUE_OPS = 256,              /* a step is several runs: the device starts while the host still records */
+    QUEUE_OPS = 256, /* a step is several runs: the device starts while the host still records */
     QUEUE_BYTES = 512 << 10,
     QUEUE_OP_BYTES_MAX = 4096,
     GRAPHS_MAX = 256,
     LOOK_AHEAD = 16,
-    TENSORS_MAX = 10,                              /* of one operation */
+    TENSORS_MAX = 10, /* of one operation */
 };
 
 /* ---- what the arguments consist of ---- */
@@ -31,7 +30,7 @@ struct field {
     uint16_t offset, size;
 };
 
-#define AT(op, name)                                                                               \
+#define AT(op, name)                                                                                     \
     (uint16_t) offsetof(struct op##_args, name), (uint16_t)sizeof(((struct op##_args *)0)->name)
 #define READ(op, name) { FIELD_READ, AT(op, name) }
 #define WRITE(op, name) { FIELD_WRITE, AT(op, name) }
@@ -107,12 +106,11 @@ static const struct field index_select_fields[] = {
     BATCH(index_select),          SCALAR(index_select, row0),  SCALAR(index_select, n),
     SCALAR(index_select, n_head), SCALAR(index_select, top_k), END
 };
-static const struct field attention_fields[] = { CHANGE(attention, q),      READ(attention, rows),
-                                                 READ(attention, sinks),    READ(attention, rope),
-                                                 READ(attention, sel),      READ(attention, n_sel),
-                                                 LAYER(attention),          BATCH(attention),
-                                                 SCALAR(attention, row0),   SCALAR(attention, n),
-                                                 SCALAR(attention, n_head), END };
+static const struct field attention_fields[] = {
+    CHANGE(attention, q),    READ(attention, rows),  READ(attention, sinks),    READ(attention, rope),
+    READ(attention, sel),    READ(attention, n_sel), LAYER(attention),          BATCH(attention),
+    SCALAR(attention, row0), SCALAR(attention, n),   SCALAR(attention, n_head), END
+};
 static const struct field swiglu_fields[] = {
     WRITE(swiglu, out), READ(swiglu, gate), READ(swiglu, up), SCALAR(swiglu, clamp), SCALAR(swiglu, n), END };
 static const struct field moe_route_fields[] = {
@@ -235,8 +233,7 @@ static int32_t pos_bound_of(const struct kbatch *b) {
 static bool batch_is_set(const struct cuda *c, const struct kbatch *b) {
     const struct kbatch *v = &c->batch.view;
     size_t row_bytes = (size_t)b->n_rows * sizeof(int32_t);
-    return v->n_rows == b->n_rows && v->n_seg == b->n_seg &&
-           memcmp(v->pos, b->pos, row_bytes) == 0 &&
+    return v->n_rows == b->n_rows && v->n_seg == b->n_seg && memcmp(v->pos, b->pos, row_bytes) == 0 &&
            (!b->token || memcmp(v->token, b->token, row_bytes) == 0) &&
            memcmp(v->seg, b->seg, row_bytes) == 0 &&
            memcmp(v->segs, b->segs, (size_t)b->n_seg * sizeof(struct kseg)) == 0;
@@ -280,7 +277,8 @@ static void record(struct cuda *c, enum kernel_op op, const void *args) {
     if (cuda_failed(c)) return;
     if (queue_full(q)) queue_run(c);
     const struct field *fields = op_types[op].fields;
-    for (const struct field *f = fields; f->kind != FIELD_END; f++)  /* first, because it may run the queue */
+    for (const struct field *f = fields; f->kind != FIELD_END;
+         f++) /* first, because it may run the queue */
         if (f->kind == FIELD_BATCH)
             batch_set(c, *(const struct kbatch *const *)((const uint8_t *)args + f->offset));
     uint8_t *copy = (uint8_t *)queue_room(q, op_types[op].size);
@@ -299,7 +297,7 @@ static void record(struct cuda *c, enum kernel_op op, const void *args) {
         else pointer = tensor_copy(q, (const struct tensor *)pointer);
         memcpy(copy + f->offset, &pointer, sizeof pointer);
     }
-    if (c->base.timing) {                     /* each operation alone, to the end: kernels.c takes the time */
+    if (c->base.timing) { /* each operation alone, to the end: kernels.c takes the time */
         queue_run(c);
         cuda_ok(c, cudaStreamSynchronize(c->stream), "run");
     }

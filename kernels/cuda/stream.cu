@@ -1,25 +1,27 @@
 /* The residual streams and everything that works row by row.
  *
- * Hyper-connections run in two launches. The first cuts the channels in slices of 64: a block takes one slice of all four streams,
- * mixes in the sublayer's output (hc_post), and multiplies the new streams with the slice's part of fn (hc_pre); each
- * streams' value is read once for both. The second adds the slices' sums and makes the collapsed, normed row; the
- * mixing matrix takes twenty rounds of divisions, so it has a block of its own beside it. */
+ * Hyper-connections run in two launches. The first cuts the channels in slices of 64: a block takes one
+ * slice of all four streams, mixes in the sublayer's output (hc_post), and multiplies the new streams
+ * with the slice's part of fn (hc_pre); each streams' value is read once for both. The second adds the
+ * slices' sums and makes the collapsed, normed row; the mixing matrix takes twenty rounds of divisions,
+ * so it has a block of its own beside it. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/decode.cuh"
 
 enum {
-    SLICE = 64,                                    /* channels: two per lane */
-    SLICE_WARPS = 8,                               /* rows of fn are dealt to these */
+    SLICE = 64,      /* channels: two per lane */
+    SLICE_WARPS = 8, /* rows of fn are dealt to these */
     ROWS_PER_WARP = HC_MIX / SLICE_WARPS,
-    SLICE_TOKENS = 16,                             /* a block's part of fn stays in registers for so many tokens */
+    SLICE_TOKENS = 16, /* a block's part of fn stays in registers for so many tokens */
     FINISH_THREADS = 512,
     ROW_THREADS = 256,
 };
 
 /* ---- embedding ---- */
 
-static __global__ void embed_kernel(float *out, const uint8_t *table, enum dtype type, int64_t n_embd, uint64_t row_bytes, int n_streams,
-                                    struct dbatch batch, const uint64_t *grid) {
+static __global__ void embed_kernel(float *out, const uint8_t *table, enum dtype type, int64_t n_embd,
+                                    uint64_t row_bytes, int n_streams, struct dbatch batch,
+                                    const uint64_t *grid) {
     device_wait();
     int64_t d = (int64_t)blockIdx.y * blockDim.x + threadIdx.x;
     if (d >= n_embd) return;
@@ -30,9 +32,9 @@ static __global__ void embed_kernel(float *out, const uint8_t *table, enum dtype
 void run_embed(struct cuda *c, const struct embed_args *a) {
     int64_t n_embd = a->table->ne[0];
     CHECK(!a->table->mem || a->table->mem->layout == LAYOUT_FILE);
-    launch(c, embed_kernel, dim3((unsigned)a->batch->n_rows, blocks_for(n_embd, ROW_THREADS)), dim3(ROW_THREADS), 0, f32_of(a->out),
-           (const uint8_t *)a->table->data, a->table->type, n_embd, dtype_row_bytes(a->table->type, (uint64_t)n_embd), a->n_streams,
-           c->batch.d, c->iq2_grid);
+    launch(c, embed_kernel, dim3((unsigned)a->batch->n_rows, blocks_for(n_embd, ROW_THREADS)),
+           dim3(ROW_THREADS), 0, f32_of(a->out), (const uint8_t *)a->table->data, a->table->type, n_embd,
+           dtype_row_bytes(a->table->type, (uint64_t)n_embd), a->n_streams, c->batch.d, c->iq2_grid);
 }
 
 /* ---- hyper-connections (spec 2.2) ---- */
@@ -49,7 +51,8 @@ struct slice_args {
     int n, n_embd, n_fn;
 };
 
-/* Grid: slices x groups of tokens. All warps hold the same channels and different rows of fn; the first warp writes. */
+/* Grid: slices x groups of tokens. All warps hold the same channels and different rows of fn; the first
+ * warp writes. */
 static __global__ void __launch_bounds__(SLICE_WARPS * 32) hc_slice_kernel(struct slice_args a) {
     int warp = (int)threadIdx.x / 32, lane = lane_id(), slice = (int)blockIdx.x;
     int d[2] = { slice * SLICE + lane, slice * SLICE + 32 + lane };
@@ -59,7 +62,9 @@ static __global__ void __launch_bounds__(SLICE_WARPS * 32) hc_slice_kernel(struc
         for (int s = 0; s < HC_STREAMS; s++)
             for (int h = 0; h < 2; h++) {
                 bool there = a.fn && row < a.n_fn && d[h] < a.n_embd;
-                w[i][s][h] = there ? decode(a.fn_type, a.fn + (uint64_t)row * a.fn_row_bytes, (int64_t)s * a.n_embd + d[h], a.grid) : 0;
+                w[i][s][h] = there ? decode(a.fn_type, a.fn + (uint64_t)row * a.fn_row_bytes,
+                                            (int64_t)s * a.n_embd + d[h], a.grid)
+                                   : 0;
             }
     }
     device_wait();
@@ -72,7 +77,9 @@ static __global__ void __launch_bounds__(SLICE_WARPS * 32) hc_slice_kernel(struc
             const float *post = a.post + (int64_t)t * 4, *comb = a.comb + (int64_t)t * 16;
             for (int h = 0; h < 2; h++) {
                 float y = 0, mixed[HC_STREAMS];
-                if (d[h] < a.n_embd) y = a.y[(int64_t)t * a.n_embd + d[h]] + (a.y2 ? a.y2[(int64_t)t * a.n_embd + d[h]] : 0);
+                if (d[h] < a.n_embd)
+                    y = a.y[(int64_t)t * a.n_embd + d[h]] +
+                        (a.y2 ? a.y2[(int64_t)t * a.n_embd + d[h]] : 0);
                 for (int k = 0; k < HC_STREAMS; k++) {
                     mixed[k] = post[k] * y;
                     for (int j = 0; j < HC_STREAMS; j++) mixed[k] = fmaf(comb[4 * j + k], in[j][h], mixed[k]);
@@ -112,7 +119,8 @@ struct finish_args {
     float rms_eps, hc_eps;
 };
 
-/* Lanes 0..15 hold m[lane / 4][lane % 4]; lane pairs differ in one bit, so sums over rows and columns are two exchanges. */
+/* Lanes 0..15 hold m[lane / 4][lane % 4]; lane pairs differ in one bit, so sums over rows and columns are
+ * two exchanges. */
 static __device__ float sinkhorn(float m, int n_rounds, float eps) {
     float top = fmaxf(m, __shfl_xor_sync(0xffff, m, 1));
     top = fmaxf(top, __shfl_xor_sync(0xffff, top, 2));
@@ -145,8 +153,11 @@ static __global__ void __launch_bounds__(FINISH_THREADS) hc_finish_kernel(struct
     float r = 1.0f / sqrtf(mix[a.n_fn] / (float)(a.n_embd * HC_STREAMS) + a.rms_eps);
     if (blockIdx.y == 1) {
         if (warp != 0) return;
-        if (lane < 4) a.post[t * 4 + lane] = 2.0f * f32_sigmoid(mix[4 + lane] * r * a.scale[1] + a.base[4 + lane]);
-        if (lane < 16) a.comb[t * 16 + lane] = sinkhorn(mix[8 + lane] * r * a.scale[2] + a.base[8 + lane], a.n_sinkhorn, a.hc_eps);
+        if (lane < 4)
+            a.post[t * 4 + lane] = 2.0f * f32_sigmoid(mix[4 + lane] * r * a.scale[1] + a.base[4 + lane]);
+        if (lane < 16)
+            a.comb[t * 16 + lane] =
+                sinkhorn(mix[8 + lane] * r * a.scale[2] + a.base[8 + lane], a.n_sinkhorn, a.hc_eps);
         return;
     }
     float pre[HC_STREAMS], square = 0;
@@ -159,7 +170,8 @@ static __global__ void __launch_bounds__(FINISH_THREADS) hc_finish_kernel(struct
         square = fmaf(sum, sum, square);
     }
     float scale = 1.0f / sqrtf(block_sum(square, shared) / (float)a.n_embd + a.rms_eps);
-    for (int d = (int)threadIdx.x; d < a.n_embd; d += FINISH_THREADS) a.out[(int64_t)t * a.n_embd + d] = a.norm[d] * (row[d] * scale);
+    for (int d = (int)threadIdx.x; d < a.n_embd; d += FINISH_THREADS)
+        a.out[(int64_t)t * a.n_embd + d] = a.norm[d] * (row[d] * scale);
 }
 
 static void slices_run(struct cuda *c, const struct slice_args *a) {
@@ -174,21 +186,26 @@ static struct slice_args slices_of(const struct tensor *x, int32_t n) {
 }
 
 static void slices_add_post(struct slice_args *s, const struct hc_post_args *a) {
-    s->y = f32_of(a->y), s->y2 = a->y2 ? f32_of(a->y2) : NULL, s->post = f32_of(a->post), s->comb = f32_of(a->comb);
+    s->y = f32_of(a->y), s->y2 = a->y2 ? f32_of(a->y2) : NULL, s->post = f32_of(a->post),
+    s->comb = f32_of(a->comb);
 }
 
 static bool slices_add_fn(struct cuda *c, struct slice_args *s, const struct tensor *fn) {
-    s->fn = (const uint8_t *)fn->data, s->fn_type = fn->type, s->fn_row_bytes = dtype_row_bytes(fn->type, (uint64_t)fn->ne[0]);
+    s->fn = (const uint8_t *)fn->data, s->fn_type = fn->type,
+    s->fn_row_bytes = dtype_row_bytes(fn->type, (uint64_t)fn->ne[0]);
     s->n_fn = (int)rows_of(fn);
     s->grid = c->iq2_grid;
-    s->sums = (float *)cuda_scratch(c, SCRATCH_HC, (uint64_t)s->n * blocks_for(s->n_embd, SLICE) * (uint64_t)(s->n_fn + 1) * sizeof(float));
+    s->sums = (float *)cuda_scratch(c, SCRATCH_HC,
+                                    (uint64_t)s->n * blocks_for(s->n_embd, SLICE) *
+                                        (uint64_t)(s->n_fn + 1) * sizeof(float));
     return s->sums != NULL;
 }
 
 static void finish_run(struct cuda *c, const struct slice_args *s, struct finish_args *f, unsigned parts) {
     f->x = s->x, f->sums = s->sums, f->row_i = s->row_i;
     f->n_slices = (int)blocks_for(s->n_embd, SLICE), f->n_fn = s->n_fn, f->n_embd = s->n_embd;
-    launch(c, hc_finish_kernel, dim3((unsigned)s->n, parts), dim3(FINISH_THREADS), (size_t)s->n_embd * sizeof(float), *f);
+    launch(c, hc_finish_kernel, dim3((unsigned)s->n, parts), dim3(FINISH_THREADS),
+           (size_t)s->n_embd * sizeof(float), *f);
 }
 
 void run_hc_post(struct cuda *c, const struct hc_post_args *a) {
@@ -222,19 +239,21 @@ void run_hc_head(struct cuda *c, const struct hc_head_args *a) {
 
 /* ---- norms and element-wise rows ---- */
 
-static __global__ void __launch_bounds__(ROW_THREADS) rms_norm_kernel(float *out, const float *in, const float *weight, int64_t n, float eps) {
+static __global__ void __launch_bounds__(ROW_THREADS)
+    rms_norm_kernel(float *out, const float *in, const float *weight, int64_t n, float eps) {
     __shared__ float shared[ROW_THREADS / 32];
     device_wait();
     const float *x = in + (int64_t)blockIdx.x * n;
     float square = 0;
     for (int64_t i = threadIdx.x; i < n; i += ROW_THREADS) square = fmaf(x[i], x[i], square);
     float r = 1.0f / sqrtf(block_sum(square, shared) / (float)n + eps);
-    for (int64_t i = threadIdx.x; i < n; i += ROW_THREADS) out[(int64_t)blockIdx.x * n + i] = weight[i] * (x[i] * r);
+    for (int64_t i = threadIdx.x; i < n; i += ROW_THREADS)
+        out[(int64_t)blockIdx.x * n + i] = weight[i] * (x[i] * r);
 }
 
 void run_rms_norm(struct cuda *c, const struct rms_norm_args *a) {
-    launch(c, rms_norm_kernel, dim3((unsigned)a->n), dim3(ROW_THREADS), 0, f32_of(a->out), (const float *)f32_of(a->in),
-           (const float *)f32_of(a->weight), a->in->ne[0], a->eps);
+    launch(c, rms_norm_kernel, dim3((unsigned)a->n), dim3(ROW_THREADS), 0, f32_of(a->out),
+           (const float *)f32_of(a->in), (const float *)f32_of(a->weight), a->in->ne[0], a->eps);
 }
 
 static __global__ void add_streams_kernel(float *x, const float *e, int64_t n_embd) {
@@ -247,8 +266,8 @@ static __global__ void add_streams_kernel(float *x, const float *e, int64_t n_em
 
 void run_add_streams(struct cuda *c, const struct add_streams_args *a) {
     int64_t n_embd = a->e->ne[0];
-    launch(c, add_streams_kernel, dim3((unsigned)a->n, blocks_for(n_embd, ROW_THREADS)), dim3(ROW_THREADS), 0, f32_of(a->x),
-           (const float *)f32_of(a->e), n_embd);
+    launch(c, add_streams_kernel, dim3((unsigned)a->n, blocks_for(n_embd, ROW_THREADS)),
+           dim3(ROW_THREADS), 0, f32_of(a->x), (const float *)f32_of(a->e), n_embd);
 }
 
 static __global__ void swiglu_kernel(float *out, const float *gate, const float *up, float clamp, int64_t n) {
@@ -259,21 +278,23 @@ static __global__ void swiglu_kernel(float *out, const float *gate, const float 
 
 void run_swiglu(struct cuda *c, const struct swiglu_args *a) {
     int64_t n = a->gate->ne[0] * a->n;
-    launch(c, swiglu_kernel, dim3(blocks_for(n, ROW_THREADS)), dim3(ROW_THREADS), 0, f32_of(a->out), (const float *)f32_of(a->gate),
-           (const float *)f32_of(a->up), a->clamp, n);
+    launch(c, swiglu_kernel, dim3(blocks_for(n, ROW_THREADS)), dim3(ROW_THREADS), 0, f32_of(a->out),
+           (const float *)f32_of(a->gate), (const float *)f32_of(a->up), a->clamp, n);
 }
 
 /* ---- queries: one warp per head, pairs of values per lane ---- */
 
-static __global__ void __launch_bounds__(ROW_THREADS) q_rope_kernel(float *q, const float *rope, int64_t n_heads_all, int n_head, int head_dim,
-                                                                    int n_rot, float eps) {
+static __global__ void __launch_bounds__(ROW_THREADS)
+    q_rope_kernel(float *q, const float *rope, int64_t n_heads_all, int n_head, int head_dim, int n_rot,
+                  float eps) {
     device_wait();
     int64_t head = (int64_t)blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32;
     if (head >= n_heads_all) return;
     float2 *x = (float2 *)(q + head * head_dim);
     const float2 *cs = (const float2 *)(rope + head / n_head * n_rot);
     float square = 0;
-    for (int i = lane_id(); i < head_dim / 2; i += 32) square = fmaf(x[i].x, x[i].x, fmaf(x[i].y, x[i].y, square));
+    for (int i = lane_id(); i < head_dim / 2; i += 32)
+        square = fmaf(x[i].x, x[i].x, fmaf(x[i].y, x[i].y, square));
     float r = 1.0f / sqrtf(warp_sum(square) / (float)head_dim + eps);
     for (int i = lane_id(); i < head_dim / 2; i += 32) {
         float2 v = x[i];
@@ -286,6 +307,6 @@ static __global__ void __launch_bounds__(ROW_THREADS) q_rope_kernel(float *q, co
 
 void run_q_rope(struct cuda *c, const struct q_rope_args *a) {
     int64_t heads = (int64_t)a->n * a->n_head;
-    launch(c, q_rope_kernel, dim3(blocks_for(heads, ROW_THREADS / 32)), dim3(ROW_THREADS), 0, f32_of(a->q), (const float *)f32_of(a->rope),
-           heads, a->n_head, a->head_dim, a->n_rot, a->eps);
+    launch(c, q_rope_kernel, dim3(blocks_for(heads, ROW_THREADS / 32)), dim3(ROW_THREADS), 0,
+           f32_of(a->q), (const float *)f32_of(a->rope), heads, a->n_head, a->head_dim, a->n_rot, a->eps);
 }

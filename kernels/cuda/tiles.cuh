@@ -1,14 +1,17 @@
-/* tiles - products of 16 weight rows in tiles (pack.cu) with groups of 8 prepared activation rows, on tensor cores.
+/* tiles - products of 16 weight rows in tiles (pack.cu) with groups of 8 prepared activation rows, on
+ * tensor cores.
  *
- * Each struct below is one weight type: load() takes a step's weights into registers, multiply() adds the step's products to
- * sums.acc[group][4], of which a lane (g, t) holds (row g, columns 2t, 2t+1), (row g+8, the same). A step is STEP values of k and
- * STEP_BYTES of a tile; LUT is the size of the type's table in shared memory.
+ * Each struct below is one weight type: load() takes a step's weights into registers, multiply() adds the
+ * step's products to sums.acc[group][4], of which a lane (g, t) holds (row g, columns 2t, 2t+1), (row
+ * g+8, the same). A step is STEP values of k and STEP_BYTES of a tile; LUT is the size of the type's
+ * table in shared memory.
  *
- * What a product is, whoever computes it and however many columns there are: k is cut into segments of 512. Within a segment the
- * sum is one chain over ascending blocks, acc = fma((float)isum, dw * dx, acc), where isum is the exact integer sum over the
- * block; types with minima then add fma(-(float)msum, dmin * dx, acc). F16 chains the tensor cores' own f32 sums, hi before lo, and
- * multiplies by the segment's power of two. The segments' sums are added in order, starting from 0. Neither splitting k over
- * warps nor the number of columns changes a bit. */
+ * What a product is, whoever computes it and however many columns there are: k is cut into segments of
+ * 512. Within a segment the sum is one chain over ascending blocks, acc = fma((float)isum, dw * dx, acc),
+ * where isum is the exact integer sum over the block; types with minima then add fma(-(float)msum, dmin *
+ * dx, acc). F16 chains the tensor cores' own f32 sums, hi before lo, and multiplies by the segment's
+ * power of two. The segments' sums are added in order, starting from 0. Neither splitting k over warps
+ * nor the number of columns changes a bit. */
 #ifndef KERNELS_CUDA_TILES_CUH
 #define KERNELS_CUDA_TILES_CUH
 
@@ -33,21 +36,28 @@ template <int N> struct sums {
     }
 };
 
-static __device__ __forceinline__ void mma_s8(int *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint2 b) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+static __device__ __forceinline__ void mma_s8(int *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                              uint2 b) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y));
 }
 
-static __device__ __forceinline__ void mma_f16(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint2 b) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+static __device__ __forceinline__ void mma_f16(float *c, uint32_t a0, uint32_t a1, uint32_t a2,
+                                               uint32_t a3, uint2 b) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y));
 }
 
-static __device__ __forceinline__ uint4 load16(const uint8_t *p) {     /* weights: read once, not kept in L1 */
+static __device__ __forceinline__ uint4
+load16(const uint8_t *p) { /* weights: read once, not kept in L1 */
     uint4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(p));
     return v;
 }
 
@@ -93,14 +103,16 @@ struct tile_q8_0 {
     struct regs {
         uint4 q[4], d;                             /* d: word i: scales of rows g, g+8 in block i */
     };
-    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int n_in, int step, const lane_pos &p) {
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int n_in, int step,
+                                                const lane_pos &p) {
         const uint8_t *q = tile + (int64_t)step * 2048 + p.lane * 16;
 #pragma unroll
         for (int i = 0; i < 4; i++) w.q[i] = load16(q + i * 512);
         w.d = __ldg((const uint4 *)(tile + (int64_t)n_in * 16 + (int64_t)step * 128 + p.g * 16));
     }
     template <int N, class X>
-    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &, const uint32_t *) {
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
+                                                    int n_groups, const lane_pos &, const uint32_t *) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float2 dw = half_pair(word(w.d, i));
@@ -123,7 +135,8 @@ struct tile_mxfp4 {
         uint4 q[2];                                /* rows g, g+8: word i: eight codes of block i */
         uint32_t e[2];
     };
-    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step, const lane_pos &p) {
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step,
+                                                const lane_pos &p) {
         const uint8_t *at = tile + (int64_t)step * 1088;
         for (int r = 0; r < 2; r++) {
             w.q[r] = load16(at + r * 512 + p.lane * 16);
@@ -133,13 +146,15 @@ struct tile_mxfp4 {
     /* Doubled values of four codes: 0 1 2 3 4 6 8 12 and their negatives; bit 3 chooses. */
     static __device__ __forceinline__ uint32_t values(uint32_t codes) {
         uint32_t index = codes & 0x7777, sign = 0x3210 | (codes >> 1 & 0x4444);
-        return __byte_perm(__byte_perm(0x03020100u, 0x0c080604u, index), __byte_perm(0xfdfeff00u, 0xf4f8fafcu, index), sign);
+        return __byte_perm(__byte_perm(0x03020100u, 0x0c080604u, index),
+                           __byte_perm(0xfdfeff00u, 0xf4f8fafcu, index), sign);
     }
     static __device__ __forceinline__ float scale(uint32_t e) {
         return __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23);
     }
     template <int N, class X>
-    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &, const uint32_t *) {
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
+                                                    int n_groups, const lane_pos &, const uint32_t *) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float2 dw = make_float2(scale(w.e[0] >> 8 * i & 255), scale(w.e[1] >> 8 * i & 255));
@@ -156,8 +171,9 @@ struct tile_mxfp4 {
     }
 };
 
-/* Sub-blocks of 16 with scales of 4 bits: scale times code is at most 45, so the scales go into the integers and a block is
- * one chain of products. The minima meet the activations' sums of 16 in one f16 product, exact in f32. */
+/* Sub-blocks of 16 with scales of 4 bits: scale times code is at most 45, so the scales go into the
+ * integers and a block is one chain of products. The minima meet the activations' sums of 16 in one f16
+ * product, exact in f32. */
 struct tile_q2_k {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_Q2_K;
@@ -166,7 +182,8 @@ struct tile_q2_k {
         uint4 q[2], s[2];
         uint32_t d[2];
     };
-    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step, const lane_pos &p) {
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step,
+                                                const lane_pos &p) {
         const uint8_t *at = tile + (int64_t)step * 1344;
         for (int r = 0; r < 2; r++) {
             w.q[r] = load16(at + r * 512 + p.lane * 16);
@@ -175,12 +192,15 @@ struct tile_q2_k {
         }
     }
     template <int N, class X>
-    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &p, const uint32_t *) {
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
+                                                    int n_groups, const lane_pos &p, const uint32_t *) {
         uint32_t sc[2][4], m[2];
 #pragma unroll
-        for (int r = 0; r < 2; r++) {              /* bytes 0 and 2 of word i: this lane's sub-blocks of blocks 2i, 2i+1 */
+        for (int r = 0; r < 2;
+             r++) { /* bytes 0 and 2 of word i: this lane's sub-blocks of blocks 2i, 2i+1 */
             for (int i = 0; i < 4; i++) sc[r][i] = word(w.s[r], i) >> 8 * (p.t >> 1) & 0x000f000f;
-            m[r] = (p.t < 2 ? (p.t == 0 ? w.s[r].x : w.s[r].y) : (p.t == 2 ? w.s[r].z : w.s[r].w)) >> 4 & 0x0f0f0f0f;
+            m[r] = (p.t < 2 ? (p.t == 0 ? w.s[r].x : w.s[r].y) : (p.t == 2 ? w.s[r].z : w.s[r].w)) >> 4 &
+                   0x0f0f0f0f;
         }
 #pragma unroll
         for (int j = 0; j < N; j++)
@@ -197,7 +217,8 @@ struct tile_q2_k {
                 mma_s8(s.inner[j], a0, a1, a2, a3, x.q(step * 8 + i, j));
             }
         }
-        float2 d0 = half_pair(w.d[0]), d1 = half_pair(w.d[1]), d = make_float2(d0.x, d1.x), dmin = make_float2(-d0.y, -d1.y);
+        float2 d0 = half_pair(w.d[0]), d1 = half_pair(w.d[1]), d = make_float2(d0.x, d1.x),
+               dmin = make_float2(-d0.y, -d1.y);
         uint32_t m0 = bytes_to_halves(m[0], 0x4140), m1 = bytes_to_halves(m[1], 0x4140);
         uint32_t m2 = bytes_to_halves(m[0], 0x4342), m3 = bytes_to_halves(m[1], 0x4342);
 #pragma unroll
@@ -219,7 +240,8 @@ struct tile_q4_k {
     struct regs {
         uint4 q[2][2], h[2];                       /* h: d | dmin, then 12 bytes of scales */
     };
-    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step, const lane_pos &p) {
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step,
+                                                const lane_pos &p) {
         const uint8_t *at = tile + (int64_t)step * 2304;
         for (int r = 0; r < 2; r++) {
             for (int i = 0; i < 2; i++) w.q[r][i] = load16(at + r * 1024 + i * 512 + p.lane * 16);
@@ -227,7 +249,8 @@ struct tile_q4_k {
         }
     }
     template <int N, class X>
-    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &p, const uint32_t *) {
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
+                                                    int n_groups, const lane_pos &p, const uint32_t *) {
         uint32_t sc[2][2], m[2];
 #pragma unroll
         for (int r = 0; r < 2; r++) {              /* eight 6-bit scales and minima */
@@ -243,7 +266,8 @@ struct tile_q4_k {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             uint32_t q0 = word(w.q[0][i / 4], i % 4), q1 = word(w.q[1][i / 4], i % 4);
-            uint32_t a0 = q0 & 0x0f0f0f0f, a2 = q0 >> 4 & 0x0f0f0f0f, a1 = q1 & 0x0f0f0f0f, a3 = q1 >> 4 & 0x0f0f0f0f;
+            uint32_t a0 = q0 & 0x0f0f0f0f, a2 = q0 >> 4 & 0x0f0f0f0f, a1 = q1 & 0x0f0f0f0f,
+                     a3 = q1 >> 4 & 0x0f0f0f0f;
             int s0 = (int)(sc[0][i / 4] >> 8 * (i % 4) & 255), s1 = (int)(sc[1][i / 4] >> 8 * (i % 4) & 255);
 #pragma unroll
             for (int j = 0; j < N; j++) {
@@ -254,7 +278,8 @@ struct tile_q4_k {
                 s.inner[j][2] += s1 * c[2], s.inner[j][3] += s1 * c[3];
             }
         }
-        float2 d0 = half_pair(w.h[0].x), d1 = half_pair(w.h[1].x), d = make_float2(d0.x, d1.x), dmin = make_float2(-d0.y, -d1.y);
+        float2 d0 = half_pair(w.h[0].x), d1 = half_pair(w.h[1].x), d = make_float2(d0.x, d1.x),
+               dmin = make_float2(-d0.y, -d1.y);
         uint32_t m0 = bytes_to_halves(m[0], 0x4040), m1 = bytes_to_halves(m[1], 0x4040);
         uint32_t m2 = bytes_to_halves(m[0], 0x4141), m3 = bytes_to_halves(m[1], 0x4141);
 #pragma unroll
@@ -269,7 +294,8 @@ struct tile_q4_k {
     }
 };
 
-/* A step is a quarter of a block: two groups of 32. lut: the grid as nibbles. A nibble of 4 + i selects the negative. */
+/* A step is a quarter of a block: two groups of 32. lut: the grid as nibbles. A nibble of 4 + i selects
+ * the negative. */
 struct tile_iq2_xxs {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_IQ2_XXS;
@@ -278,13 +304,15 @@ struct tile_iq2_xxs {
         uint4 q[2];                                /* rows g, g+8: indices, signs; indices, signs */
         uint32_t d;
     };
-    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int n_in, int step, const lane_pos &p) {
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int n_in, int step,
+                                                const lane_pos &p) {
         const uint8_t *at = tile + (int64_t)step * 256 + p.g * 16;
         w.q[0] = load16(at);
         w.q[1] = load16(at + 128);
         w.d = load4(tile + (int64_t)n_in * 4 + (int64_t)(step / 4) * 32 + p.g * 4);
     }
-    static __device__ __forceinline__ uint32_t selectors(uint32_t indices, uint32_t signs, const lane_pos &p, const uint32_t *lut) {
+    static __device__ __forceinline__ uint32_t selectors(uint32_t indices, uint32_t signs,
+                                                         const lane_pos &p, const uint32_t *lut) {
         uint32_t sign = signs >> p.t & 0x04444444;
         return lut[indices >> 8 * p.t & 255] ^ sign ^ ((uint32_t)__popc(sign) << 30 & 0x40000000u);
     }
@@ -295,11 +323,14 @@ struct tile_iq2_xxs {
         return 2 * (int)(__funnelshift_l(signs, signs, 2) & 15) + 1;
     }
     template <int N, class X>
-    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &p, const uint32_t *lut) {
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
+                                                    int n_groups, const lane_pos &p,
+                                                    const uint32_t *lut) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             uint32_t w0 = i ? w.q[0].w : w.q[0].y, w1 = i ? w.q[1].w : w.q[1].y;
-            uint32_t v0 = selectors(i ? w.q[0].z : w.q[0].x, w0, p, lut), v1 = selectors(i ? w.q[1].z : w.q[1].x, w1, p, lut);
+            uint32_t v0 = selectors(i ? w.q[0].z : w.q[0].x, w0, p, lut),
+                     v1 = selectors(i ? w.q[1].z : w.q[1].x, w1, p, lut);
             uint32_t a0 = values(v0), a1 = values(v1), a2 = values(v0 >> 16), a3 = values(v1 >> 16);
             int s0 = scale(w0), s1 = scale(w1);
 #pragma unroll
@@ -330,12 +361,14 @@ struct tile_f16 {
     struct regs {
         uint4 q[4];
     };
-    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step, const lane_pos &p) {
+    static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step,
+                                                const lane_pos &p) {
 #pragma unroll
         for (int i = 0; i < 4; i++) w.q[i] = load16(tile + (int64_t)step * 2048 + i * 512 + p.lane * 16);
     }
     template <int N, class X>
-    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step, int n_groups, const lane_pos &, const uint32_t *) {
+    static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
+                                                    int n_groups, const lane_pos &, const uint32_t *) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -373,7 +406,9 @@ template <int N> struct x_global {
     bool here;                                     /* N 1: this lane's column exists (others read as 0) */
     int g, t;
     __device__ x_global(const struct act &act, int column0, int n, const lane_pos &p)
-        : q_(act.q), d_(act.d), sum_(act.sum), n_pad(act.n_pad), column(column0), here(N > 1 || column0 + p.g < n), g(p.g), t(p.t) {}
+        : q_(act.q), d_(act.d), sum_(act.sum), n_pad(act.n_pad), column(column0),
+          here(N > 1 || column0 + p.g < n), g(p.g), t(p.t) {
+    }
     __device__ __forceinline__ uint2 at(const void *base, int64_t index, int bytes) const {
         if (!here) return make_uint2(0, 0);
         return *(const uint2 *)((const uint8_t *)base + index * bytes + t * 8);
