@@ -120,13 +120,19 @@ static char *next_line(char **at) {
     return line;
 }
 
-/* Prints what helps: everything but passed tests and plans; of very long output the last lines. */
+/* A build's progress ("  CC    a.c", "  NVCC  b.cu"): two spaces, capitals, spaces. It would hide the error between. */
+static bool is_progress(const char *line) {
+    size_t word = begins(line, "  ") ? strspn(line + 2, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") : 0;
+    return word >= 2 && line[2 + word] == ' ';
+}
+
+/* Prints what helps: everything but passed tests, plans and progress; of very long output the last lines. */
 static void show_output(struct buf *output) {
     char *at = output->data, *line;
     char *shown[SHOWN_LINES_MAX];
     int n = 0;
     while ((line = next_line(&at))) {
-        if (begins(line, "ok ") || begins(line, "1..")) continue;
+        if (begins(line, "ok ") || begins(line, "1..") || is_progress(line)) continue;
         shown[n++ % SHOWN_LINES_MAX] = line;
     }
     for (int i = MAX(0, n - SHOWN_LINES_MAX); i < n; i++) printf("     | %s\n", shown[i % SHOWN_LINES_MAX]);
