@@ -504,7 +504,7 @@ static void transfer_ring(struct kv_transfer *t, void *ring, uint32_t cap, uint6
 }
 
 static void transfer_pages(struct kv_transfer *t, const struct kv_list *list, uint64_t n, uint64_t bytes) {
-    for (uint64_t i = 0; i < n; i += KV_PAGE)
+    for (uint64_t i = 0; t->rc == 0 && i < n; i += KV_PAGE)   /* after a failure the pages may not exist */
         transfer(t, list->page[i / KV_PAGE]->data, MIN(n - i, KV_PAGE) * bytes);
 }
 
