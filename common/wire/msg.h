@@ -51,9 +51,12 @@ enum {
     MSG_WANTS_MAX = 512,                           /* rows of one batch whose logits are wanted */
     MSG_BIAS_MAX = 1024,                           /* token ids always shipped, per batch */
     MSG_SEQS_MAX = 4096,                           /* sequences alive in a cluster */
+    MSG_USED_MAX = 16,                             /* experts per token: HP_EXPERTS_USED_MAX */
+    MSG_PIECE_BYTES_MAX = 4 << 20,                 /* weights that travel in one message */
     MSG_BATCHES_MAX = 128,                         /* batches in flight: twice MSG_STAGES_MAX */
     MSG_ROLLBACK = 16                              /* HP_ROLLBACK */
 };
+#define MSG_WEIGHTS_HEADER UINT32_MAX              /* in place of a tensor */
 
 enum msg_kind {
     MSG_NONE,
@@ -287,17 +290,24 @@ struct msg_state_done { uint64_t job, bytes; int32_t code; uint32_t n_token; cha
 
 /* ---- weights ---- */
 
-struct msg_weights_get {                   /* a range of the whole model's file; the answer comes in pieces */
+/* A receiver that has nothing asks for the header first: tensor MSG_WEIGHTS_HEADER is the GGUF header of
+ * the whole model, as one file would have it. Then it asks for bytes of tensors, by their place in that
+ * header's table. One GET is answered by one WEIGHTS, so the receiver decides how much is on its way. */
+struct msg_weights_get {
     uint64_t model_lo, model_hi;
-    uint64_t offset, bytes;
-    uint32_t piece_bytes, n_credit;                /* pieces that may be on their way */
+    uint64_t offset;                               /* in the tensor */
+    uint32_t id;                                   /* comes back with the answer */
+    uint32_t tensor, bytes;
 };
 
 struct msg_weights {                               /* payload: the bytes */
-    uint64_t offset, file_bytes;
+    uint64_t offset;                               /* as asked */
+    uint64_t total_bytes;                          /* of the tensor, or of the header */
+    uint64_t file_bytes;                           /* with the header: of the whole model as one file */
     uint64_t hash;                                 /* XXH3-64 of the payload */
-    int32_t code;                                  /* < 0: no payload, the range cannot be had here */
-    bool last;                                     /* of the range that was asked for */
+    uint32_t id, tensor;
+    int32_t code;                                  /* < 0: no payload, this cannot be had here (ERR_BUSY: now) */
+    bool last;                                     /* to the end of what there is */
 };
 
 /* ---- links ---- */
