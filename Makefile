@@ -182,6 +182,18 @@ $(B)/build_info.h: FORCE
 	@cmp -s $@.tmp $@ && rm -f $@.tmp || mv -f $@.tmp $@
 $(B)/cli/cmd_version.o: $(B)/build_info.h
 
+# The web page as arrays.
+PAGE := coordinator/page.html coordinator/page.css coordinator/page.js
+$(B)/coordinator/page_data.inc: $(PAGE) Makefile
+	@mkdir -p $(@D)
+	@for file in $(PAGE); do \
+	    echo "static const unsigned char page_$${file##*.}[] = {"; \
+	    od -An -v -tu1 $$file | sed 's/[0-9][0-9]*/&,/g'; \
+	    echo '};'; \
+	done > $@.tmp
+	@mv -f $@.tmp $@
+$(B)/coordinator/page.o: $(B)/coordinator/page_data.inc
+
 # ---- tests: each tests/unit/test_NAME.c is one cmocka program, each tests/fuzz/fuzz_NAME.c one fuzz target ----
 TESTS_UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ_NAMES := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
