@@ -120,7 +120,7 @@ static char *next_line(char **at) {
     return line;
 }
 
-/* A build's progress ("  CC    a.c", "  NVCC  b.cu"): two spaces, capitals, spaces. It would hide the error between. */
+/* A build's progress ("  CC    a.c", "  NVCC  b.cu"). It would hide the error between. */
 static bool is_progress(const char *line) {
     size_t word = begins(line, "  ") ? strspn(line + 2, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") : 0;
     return word >= 2 && line[2 + word] == ' ';
