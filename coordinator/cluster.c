@@ -28,6 +28,7 @@ static const struct sm_table node_table = { "node", node_states, ND_STATES };
 
 void cluster_init(struct coord *c) {
     c->cluster.node = xcalloc(c->config.n_node_max, sizeof *c->cluster.node);
+    c->cluster.key = xcalloc(MSG_NODES_MAX, sizeof *c->cluster.key);
     for (uint32_t i = 0; i < c->config.n_node_max; i++) c->cluster.node[i].stage_i = -1;
     c->cluster.plan_at_ns = UINT64_MAX;
     snprintf(c->cluster.why, sizeof c->cluster.why, "no node has joined");
@@ -35,6 +36,7 @@ void cluster_init(struct coord *c) {
 
 void cluster_deinit(struct coord *c) {
     free(c->cluster.node);
+    free(c->cluster.key);
 }
 
 static uint32_t number_of(const struct coord *c, const struct coord_node *n) {
@@ -220,6 +222,16 @@ static void node_fails(struct coord *c, struct coord_node *n, const char *why, s
 
 /* ---- planning ---- */
 
+/* Who may connect to a node: all others that are here. Spares as well, they may give weights away. */
+static void fill_keys(struct coord *c, struct msg_assign *a) {
+    a->peer = c->cluster.key;
+    for (uint32_t i = 0; i < c->config.n_node_max && a->n_peer < MSG_NODES_MAX; i++) {
+        const struct coord_node *n = &c->cluster.node[i];
+        if (n->state == ND_GONE || !n->hello.key[0]) continue;
+        memcpy(c->cluster.key[a->n_peer++].text, n->hello.key, MSG_KEY_MAX);
+    }
+}
+
 static void send_assign(struct coord *c, struct coord_node *n, const struct coord_plan_stage *s,
                         const struct coord_plan_helper *as_helper, struct coord_outs *outs) {
     const struct coord_plan *p = &c->cluster.plan;
@@ -268,6 +280,7 @@ static void send_assign(struct coord *c, struct coord_node *n, const struct coor
         memcpy(to->hop.address, h->address, sizeof to->hop.address);
         memcpy(to->hop.key, h->key, sizeof to->hop.key);
     }
+    fill_keys(c, a);
     n->assigned_ns = c->now_ns;
 }
 

@@ -38,6 +38,7 @@ struct coord_node {
 struct cluster {
     uint8_t state;
     struct coord_node *node;                                  /* n_node_max */
+    struct msg_key *key;                          /* MSG_NODES_MAX: of all nodes, for ASSIGN */
     uint32_t n_node, n_node_before;               /* neither gone nor failed; when the last plan was made */
     struct coord_plan plan;                                   /* its node numbers are places in `node` */
     bool had_plan;

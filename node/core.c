@@ -307,6 +307,9 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
     n->assign = *a;
     n->assign.n_helper = n->n_helper;
     n->assign.helper = n->helper;
+    n->assign.n_peer = MIN(a->n_peer, (uint32_t)MSG_NODES_MAX);
+    if (n->assign.n_peer) memcpy(n->peer_key, a->peer, n->assign.n_peer * sizeof n->peer_key[0]);
+    n->assign.peer = n->peer_key;
     n->has_assign = true;
     n->assigned_by = m->incarnation;
     n->retired = n->holds_weights = false;

@@ -28,6 +28,7 @@
 #ifndef WIRE_MSG_H
 #define WIRE_MSG_H
 
+#include "common/base/payload.h"
 #include "common/base/types.h"
 
 enum {
@@ -46,6 +47,7 @@ enum {
     MSG_HELPERS_MAX = 16,                          /* of one stage */
     MSG_FILES_MAX = 16,                            /* model files one node offers */
     MSG_PEERS_MAX = 64,                            /* measured links of one node */
+    MSG_NODES_MAX = 256,                           /* nodes of one cluster */
     MSG_SEGS_MAX = 512,                            /* sequences in one batch */
     MSG_ROWS_MAX = 4096,                           /* rows of one batch */
     MSG_WANTS_MAX = 512,                           /* rows of one batch whose logits are wanted */
@@ -74,13 +76,6 @@ enum msg_kind {
 enum msg_role { MSG_ROLE_NONE, MSG_ROLE_COORDINATOR, MSG_ROLE_NODE, MSG_ROLE_TOOL, MSG_ROLES };
 enum msg_backend { MSG_BACKEND_CPU, MSG_BACKEND_CUDA, MSG_BACKEND_METAL, MSG_BACKENDS };
 enum msg_wire_format { MSG_WIRE_F32, MSG_WIRE_F16S, MSG_WIRE_FORMATS };  /* streams between stages */
-
-/* Bytes that lie in a slot of this process; {0} is none. A number that was freed comes back with
- * another generation. */
-struct payload {
-    uint32_t slot, generation;                     /* generation 0: no payload */
-    uint32_t offset, bytes;
-};
 
 /* ---- any link ---- */
 
@@ -139,6 +134,8 @@ struct msg_ping {                                  /* answered by the receiver's
 
 struct msg_hop { char name[MSG_NAME_MAX], address[MSG_ADDRESS_MAX], key[MSG_KEY_MAX]; };
 
+struct msg_key { char text[MSG_KEY_MAX]; };        /* public CURVE key of a machine of the cluster */
+
 struct msg_helper {                                /* holds experts begin..end-1 of each layer of the stage */
     struct msg_hop hop;
     uint32_t expert_begin, expert_end;
@@ -161,6 +158,8 @@ struct msg_assign {                   /* header.epoch is the new epoch; everythi
     uint32_t expert_begin, expert_end;             /* own experts; 0, 0: all */
     const struct msg_helper *helper;
     uint32_t n_helper;
+    const struct msg_key *peer;                    /* all nodes of the cluster: who may connect to this one */
+    uint32_t n_peer;                               /* at most MSG_NODES_MAX; 0 in a cluster without keys */
 };
 
 struct msg_progress { uint64_t done_bytes, total_bytes; bool is_transfer; };

@@ -72,7 +72,10 @@ static int parts_of(struct msg *m, struct part *part) {
     }
     switch (m->kind) {
     case MSG_HELLO: PART(m->u.hello.file, m->u.hello.n_file); break;
-    case MSG_ASSIGN: PART(m->u.assign.helper, m->u.assign.n_helper); break;
+    case MSG_ASSIGN:
+        PART(m->u.assign.helper, m->u.assign.n_helper);
+        PART(m->u.assign.peer, m->u.assign.n_peer);
+        break;
     case MSG_WORK:
         PART(m->u.work.seg, m->u.work.n_seg);
         PART(m->u.work.token, m->u.work.n_row);
