@@ -145,6 +145,17 @@ static void fill_weights(struct rng *r, enum dtype type, uint8_t *w, int64_t n) 
     }
 }
 
+/* Everything but the f16 scales (of MXFP4: the exponents) becomes `byte`. */
+static void fill_pattern(enum dtype type, uint8_t *w, int64_t n, uint8_t byte) {
+    int64_t block = dtype_block(type), bytes = dtype_block_bytes(type);
+    int keep_at = type == DTYPE_Q2_K ? 80 : type == DTYPE_Q3_K ? 108 : type == DTYPE_Q6_K ? 208 : 0;
+    bool has_min = type == DTYPE_Q2_K || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
+    int keep = has_min ? 4 : type == DTYPE_MXFP4 ? 1 : 2;
+    for (int64_t b = 0; b < n / block; b++)
+        for (int i = 0; i < bytes; i++)
+            if (i < keep_at || i >= keep_at + keep) w[b * bytes + i] = byte;
+}
+
 /* ---- comparing ---- */
 
 static bool same_bits(float a, float b) {
@@ -191,6 +202,15 @@ static struct act_rows act_new(struct rng *r, enum act_kind kind, int64_t n_rows
         quant(a.f + i * n_in, n_in, a.act.q + i * n_in, a.act.d + i * n_d, a.act.sum + i * n_sum);
     }
     return a;
+}
+
+/* The sums that go with the codes. */
+static void act_sums_set(struct act *a, int64_t n_rows) {
+    int of = a->kind == ACT_Q8_K ? 16 : 32;
+    for (int64_t s = 0; s < n_rows * a->n_in / of; s++) {
+        a->sum[s] = 0;
+        for (int i = 0; i < of; i++) a->sum[s] += a->q[s * of + i];
+    }
 }
 
 static void act_free(struct act_rows *a) {
@@ -346,13 +366,52 @@ static void a_product_does_not_depend_on_its_neighbours(void **state) {
         }
 }
 
-static void packed_grid_is_the_grid(void **state) {
+/* The largest codes and scales against the largest activations: intermediate sums of 16 bits would
+ * overflow here first. */
+static void extreme_products_do_not_saturate(void **state) {
+    (void)state;
+    enum { N_W = 9, N_X = 5, N_IN = 512 };
+    static const uint8_t patterns[] = { 0x00, 0x7f, 0x80, 0xff, 0x1f };
+    struct rng r;
+    setup();
+    rng_init(&r, 9, 0);
+    void *scratch = scratch_new();
+    for (size_t i = 0; i < COUNT_OF(types); i++)
+        for (size_t p = 0; p < COUNT_OF(patterns) && act_kind_for(types[i]) != ACT_F32; p++)
+            for (int n_x = 1; n_x <= N_X; n_x += N_X - 1) {
+                int64_t row_bytes = (int64_t)dtype_row_bytes(types[i], N_IN);
+                uint8_t *w = xcalloc(N_W, (size_t)row_bytes);
+                float want[N_X * N_W], got[N_X * N_W];
+                struct act_rows x = act_new(&r, act_kind_for(types[i]), N_X, N_IN);
+                fill_weights(&r, types[i], w, N_W * N_IN);
+                fill_pattern(types[i], w, N_W * N_IN, patterns[p]);
+                for (int k = 0; k < N_X * N_IN; k++) x.act.q[k] = k / N_IN % 2 ? -127 : 127;
+                act_sums_set(&x.act, N_X);
+                struct mm_tile t = { .type = types[i], .kind = x.act.kind, .w = w, .row_bytes = row_bytes,
+                                     .n_in = N_IN, .n_w = N_W, .n_x = n_x, .x = &x.act, .out = want,
+                                     .out_stride = N_W, .scratch = scratch };
+                cpu_simd_generic.matmul(&t);
+                t.out = got;
+                for (int s = 0; s < n_tables; s++) {
+                    tables[s]->matmul(&t);
+                    expect_floats(tables[s]->name, dtype_name(types[i]), want, got, n_x * N_W);
+                }
+                free(w);
+                act_free(&x);
+            }
+    free(scratch);
+}
+
+static void reshaped_iq2_tables_are_the_tables(void **state) {
     (void)state;
     for (int i = 0; i < 256; i++)
         for (int j = 0; j < 8; j++) {
             int code = (j < 4 ? iq2_code_low[i] : iq2_code_high[i]) >> 2 * (j % 4) & 3;
             assert_true((iq2xxs_grid[i] >> 8 * j & 255) == (uint64_t)(code == 0 ? 8 : code == 1 ? 25 : 43));
         }
+    for (int i = 0; i < 128; i++)
+        for (int j = 0; j < 8; j++)
+            assert_true((int8_t)(iq2_sign_bytes[i] >> 8 * j) == (iq2xxs_signs[i] >> j & 1 ? -1 : 1));
 }
 
 /* ---- quantisers ---- */
@@ -730,7 +789,7 @@ static void tables_are_found_by_name(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(tables_are_found_by_name),
-        TEST(packed_grid_is_the_grid),
+        TEST(reshaped_iq2_tables_are_the_tables),
         TEST(quantisers_follow_their_formula),
         TEST(quantisers_equal_the_portable_ones),
         TEST(rows_equal_the_portable_ones),
@@ -743,6 +802,7 @@ int main(void) {
         TEST(products_in_f32_decode_exactly),
         TEST(long_rows_and_many_activations_fit_the_scratch),
         TEST(a_product_does_not_depend_on_its_neighbours),
+        TEST(extreme_products_do_not_saturate),
     };
 #ifdef SIMD_STANDALONE
     setup();
