@@ -220,16 +220,30 @@ static double chance(const struct sampler_params *p, uint64_t position) {
 
 /* ---- from a row ---- */
 
+static bool allows(const struct sampler_params *p, int32_t id) {
+    return !p->allowed || (p->allowed[id >> 6] >> (id & 63) & 1);
+}
+
+/* A copy of the row with every token banned that is not allowed. */
+static void copy_allowed(float *to, const float *row, int n, const uint64_t *allowed) {
+    for (int begin = 0; begin < n; begin += 64) {
+        uint64_t word = allowed[begin >> 6];
+        int end = MIN(begin + 64, n);
+        for (int i = begin; i < end; i++, word >>= 1) to[i] = word & 1 ? row[i] : -INFINITY;
+    }
+}
+
 /* The row itself when nothing applies, else an adjusted copy. */
 static const float *adjusted_row(struct sampler *s, const float *row, const struct sampler_params *p,
                                  const struct sampler_history *h) {
     struct adjust_walk walk = adjust_walk_begin(p, h);
     struct adjust a;
-    if (!adjust_walk_next(&walk, &a)) return row;
-    memcpy(s->row, row, (size_t)s->n_vocab * sizeof *row);
-    do {
-        if (a.id < s->n_vocab) s->row[a.id] = adjust_apply(p, &a, row[a.id]);
-    } while (adjust_walk_next(&walk, &a));
+    bool adjusts = adjust_walk_next(&walk, &a);
+    if (!adjusts && !p->allowed) return row;
+    if (p->allowed) copy_allowed(s->row, row, s->n_vocab, p->allowed);
+    else memcpy(s->row, row, (size_t)s->n_vocab * sizeof *row);
+    for (; adjusts; adjusts = adjust_walk_next(&walk, &a))
+        if (a.id < s->n_vocab && allows(p, a.id)) s->row[a.id] = adjust_apply(p, &a, row[a.id]);
     return s->row;
 }
 
@@ -269,6 +283,11 @@ static void report_row(struct sampler *s, const float *row, uint64_t largest, co
                                                 (double)logits_key_logit(s->key[i]) - lse };
 }
 
+static int all_banned(const struct sampler_params *p, struct err *e) {
+    return err_set(e, ERR_INVALID, p->allowed ? "every token that is allowed here is banned by the logit bias"
+                                              : "logit bias: every token is banned");
+}
+
 int sampler_pick(struct sampler *s, const float *row, const struct sampler_params *p,
                  const struct sampler_history *history, uint64_t position,
                  struct sampler_result *out, struct err *e) {
@@ -284,8 +303,7 @@ int sampler_pick(struct sampler *s, const float *row, const struct sampler_param
         logits_first(adjusted, s->n_vocab, 1, s->key);
         first = s->key[0];
     }
-    if (logits_key_logit(first) == -INFINITY)
-        return err_set(e, ERR_INVALID, "logit bias: every token is banned");
+    if (logits_key_logit(first) == -INFINITY) return all_banned(p, e);
     out->id = p->temperature > 0 ? draw_from_row(s, adjusted, first, p, position) : logits_key_id(first);
     if (p->logprobs) report_row(s, row, largest, p, out);
     return 0;
@@ -334,6 +352,17 @@ static int check_candidates(const struct sampler *s, const struct sampler_candid
     return 0;
 }
 
+/* How many of the tokens left out could be chosen at all; -1: not limited. */
+static int count_left(const struct sampler *s, const struct sampler_candidates *c,
+                      const struct sampler_params *p) {
+    int n = 0;
+    if (!p->allowed) return -1;
+    for (int i = 0; i < s->n_vocab / 64; i++) n += __builtin_popcountll(p->allowed[i]);
+    for (int32_t id = s->n_vocab & ~63; id < s->n_vocab; id++) n += allows(p, id);
+    for (int i = 0; i < c->n_item; i++) n -= allows(p, c->item[i].id);
+    return n;
+}
+
 /* The key that no token left out can exceed, whatever is done to it. */
 static uint64_t bound_of_left(const struct sampler *s, const struct sampler_candidates *c,
                               const struct sampler_params *p, const struct sampler_history *h) {
@@ -341,7 +370,7 @@ static uint64_t bound_of_left(const struct sampler *s, const struct sampler_cand
     struct adjust_walk walk = adjust_walk_begin(p, h);
     struct adjust a;
     while (adjust_walk_next(&walk, &a)) {
-        if (a.id >= s->n_vocab || marked(s, a.id)) continue;
+        if (a.id >= s->n_vocab || marked(s, a.id) || !allows(p, a.id)) continue;
         bound = MAX(bound, logits_key(adjust_apply(p, &a, c->left.logit), a.id));
     }
     return bound;
@@ -353,13 +382,13 @@ static double exp_of(double z) {
 
 /* Bounds of the weight of what was left out, adjusted, in units of the first token's weight. Unadjusted
  * it is the row's sum minus that of the items, and at most n times the largest; each adjusted token
- * moves it by at most its own weight. */
-static void weigh_left(const struct sampler *s, const struct sampler_candidates *c,
+ * moves it by at most its own weight. Of what is not allowed nothing is known but that it is no more. */
+static void weigh_left(const struct sampler *s, const struct sampler_candidates *c, int n_left,
                        const struct sampler_params *p, const struct sampler_history *h,
                        double first, double *lo, double *hi) {
     double inv_t = 1.0 / (double)p->temperature, each = exp_of(((double)c->left.logit - first) * inv_t);
     *lo = 0;
-    *hi = (c->n_vocab - c->n_item) * each;
+    *hi = (n_left < 0 ? c->n_vocab - c->n_item : n_left) * each;
     if (c->temperature == p->temperature) {
         double top = (double)c->item[0].logit, rest = c->sum, unit = exp_of((top - first) * inv_t);
         for (int i = 0; i < c->n_item; i++) rest -= logits_exp(((double)c->item[i].logit - top) * inv_t);
@@ -369,23 +398,23 @@ static void weigh_left(const struct sampler *s, const struct sampler_candidates 
     struct adjust_walk walk = adjust_walk_begin(p, h);
     struct adjust a;
     while (adjust_walk_next(&walk, &a)) {
-        if (a.id >= s->n_vocab || marked(s, a.id)) continue;
+        if (a.id >= s->n_vocab || marked(s, a.id) || !allows(p, a.id)) continue;
         *lo -= each;
         if (!adjust_lowers(p, &a))
             *hi += exp_of(((double)adjust_apply(p, &a, c->left.logit) - first) * inv_t);
     }
-    *lo = MAX(*lo, 0);
+    *lo = n_left < 0 ? MAX(*lo, 0) : 0;
 }
 
 /* Index in s->key of the drawn token; the first n of c->n_item keys are certain to begin the row's
  * order, n >= 1. */
-static int draw_from_items(struct sampler *s, const struct sampler_candidates *c, int n,
+static int draw_from_items(struct sampler *s, const struct sampler_candidates *c, int n, int n_left,
                            const struct sampler_params *p, const struct sampler_history *h,
                            uint64_t position) {
     double lo = 0, hi = 0, items = 0, first = (double)logits_key_logit(s->key[0]),
            inv_t = 1.0 / (double)p->temperature;
-    bool all = c->n_item == c->n_vocab;
-    if (!all) weigh_left(s, c, p, h, first, &lo, &hi);
+    bool all = n_left == 0;
+    if (!all) weigh_left(s, c, n_left, p, h, first, &lo, &hi);
     for (int i = 0; i < c->n_item; i++)
         items += logits_exp(((double)logits_key_logit(s->key[i]) - first) * inv_t);
     struct order order = { s->key, n, all, (items + lo) * (1 - TOTAL_ERROR),
@@ -415,17 +444,19 @@ static bool report_items(const struct sampler_candidates *c, const struct sample
 static int pick_marked(struct sampler *s, const struct sampler_candidates *c,
                        const struct sampler_params *p, const struct sampler_history *h,
                        uint64_t position, struct sampler_result *out, struct err *e) {
-    bool all = c->n_item == c->n_vocab;
-    for (int i = 0; i < c->n_item; i++)
-        s->key[i] = logits_key(adjust_token(p, h, c->item[i].id, c->item[i].logit), c->item[i].id);
+    int n_left = c->n_item == c->n_vocab ? 0 : count_left(s, c, p);
+    for (int i = 0; i < c->n_item; i++) {
+        const struct sampler_item *item = &c->item[i];
+        float logit = allows(p, item->id) ? adjust_token(p, h, item->id, item->logit) : -INFINITY;
+        s->key[i] = logits_key(logit, item->id);
+    }
     logits_sort(s->key, c->n_item, c->n_item);
-    if (all && logits_key_logit(s->key[0]) == -INFINITY)
-        return err_set(e, ERR_INVALID, "logit bias: every token is banned");
+    if (n_left == 0 && logits_key_logit(s->key[0]) == -INFINITY) return all_banned(p, e);
     int certain = c->n_item, i = 0;
-    uint64_t bound = all ? 0 : bound_of_left(s, c, p, h);
+    uint64_t bound = n_left == 0 ? 0 : bound_of_left(s, c, p, h);
     while (certain > 0 && s->key[certain - 1] <= bound) certain--;
     if (certain == 0) return SAMPLER_NEED_MORE;
-    if (p->temperature > 0) i = draw_from_items(s, c, certain, p, h, position);
+    if (p->temperature > 0) i = draw_from_items(s, c, certain, n_left, p, h, position);
     if (i == UNDECIDED) return SAMPLER_NEED_MORE;
     out->id = logits_key_id(s->key[i]);
     return p->logprobs && !report_items(c, p, out) ? SAMPLER_NEED_MORE : 0;

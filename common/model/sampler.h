@@ -10,6 +10,7 @@
  * The steps, in this order:
  *   1 adjust     seen tokens: x > 0 ? x / repetition : x * repetition; minus frequency * n_output,
  *                minus presence if n_output > 0; then plus the bias. In double, rounded once to f32.
+ *                A token that is not in `allowed` is banned, as by a bias of -INFINITY.
  *   2 order      adjusted logit descending, then id ascending. All ties below are decided by it.
  *   3 greedy     temperature 0: the first. Nothing below applies.
  *   4 weights    e^((a - first a) / temperature)
@@ -46,6 +47,7 @@ struct sampler_params {
     int n_top;                                                        /* alternatives; only with logprobs */
     const struct sampler_bias *bias;                                  /* ascending ids; borrowed */
     int n_bias;
+    const uint64_t *allowed;                      /* one bit per token id; NULL: all; borrowed */
 };
 
 /* What a sequence has seen: ids ascending, each once. Kept by the owner of the sequence with the two
@@ -100,7 +102,7 @@ void sampler_history_deinit(struct sampler_history *h);
 
 /* position: index of the token to be chosen, in the whole sequence. history NULL: nothing seen.
  * 0, or an error: ERR_CORRUPT for logits that are not finite, ERR_INVALID for parameters or when every
- *   token is banned. */
+ *   token is banned or not allowed. */
 int sampler_pick(struct sampler *s, const float *row, const struct sampler_params *p,
                  const struct sampler_history *history, uint64_t position,
                  struct sampler_result *out, struct err *e);
@@ -113,7 +115,7 @@ int sampler_pick_from(struct sampler *s, const struct sampler_candidates *c,
 
 /* Chooses what to ship for these parameters, at most n_item_max items. *whole is set when the row
  * itself is the better parcel (then *out is not). With the history (or NULL) the choice fits better;
- * the answer is right without it. out->item points into s until its next use. */
+ * the answer is right without it. p->allowed plays no part: who extracts does not know it. out->item points into s until its next use. */
 int sampler_extract(struct sampler *s, const float *row, const struct sampler_params *p,
                     const struct sampler_history *history, int n_item_max,
                     struct sampler_candidates *out, bool *whole, struct err *e);

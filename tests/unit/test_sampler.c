@@ -31,6 +31,7 @@ static int naive_order(const void *a, const void *b) {
 static float naive_adjust(float logit, int32_t id, const struct sampler_params *p,
                           const struct sampler_history *h) {
     double x = (double)logit;
+    if (p->allowed && !(p->allowed[id / 64] >> id % 64 & 1)) return -INFINITY;
     for (int i = 0; h && i < h->n; i++) {
         if (h->seen[i].id != id) continue;
         x = x > 0 ? x / (double)p->repetition : x * (double)p->repetition;
@@ -85,6 +86,7 @@ struct scene {
     float row[N_MAX];
     struct sampler_params p;
     struct sampler_bias bias[12];
+    uint64_t allowed[N_MAX / 64 + 1];
     struct sampler_history h;
 };
 
@@ -127,6 +129,15 @@ static void fill_params(struct rng *r, struct scene *c) {
     if (rng_below(r, 4) == 0) p->presence = (float)(2 * rng_double(r) - 0.5);
 }
 
+/* One, few, half or nearly all of the tokens; id 0, which no bias bans, always. */
+static void fill_allowed(struct rng *r, struct scene *c) {
+    uint64_t share = (const uint64_t[]){ 0, 4, 500, 990 }[rng_below(r, 4)];
+    for (int i = 0; i < c->n; i++)
+        if (rng_below(r, 1000) < share) c->allowed[i / 64] |= (uint64_t)1 << i % 64;
+    c->allowed[0] |= 1;
+    c->p.allowed = c->allowed;
+}
+
 static void scene_make(struct rng *r, struct scene *c) {
     memset(c, 0, sizeof *c);
     const int sizes[] = { 1, 2, 7, 16, 33, 129, 300, 1000, 4096, N_MAX };
@@ -139,6 +150,7 @@ static void scene_make(struct rng *r, struct scene *c) {
         assert_int_equal(sampler_history_add(&c->h, (int32_t)rng_below(r, (uint64_t)c->n), is_output), 0);
     }
     fill_params(r, c);
+    if (rng_below(r, 3) == 0) fill_allowed(r, c);
 }
 
 static void scene_drop(struct scene *c) {
@@ -404,6 +416,59 @@ static void banned_tokens_never_come_and_banning_all_is_an_error(void **state) {
     assert_int_equal(sampler_init(&s, 3, NULL), 0);
     assert_int_equal(sampler_pick(&s, row, &p, NULL, 0, &out, &e), ERR_INVALID);
     assert_non_null(strstr(e.text, "every token is banned"));
+    sampler_deinit(&s);
+}
+
+static void what_is_not_allowed_never_comes_and_is_still_reported(void **state) {
+    (void)state;
+    float row[70];
+    for (int i = 0; i < 70; i++) row[i] = (float)(70 - i);
+    uint64_t allowed[2] = { 0, (uint64_t)1 << 1 | (uint64_t)1 << 3 };         /* 65 and 67 */
+    struct sampler_params p;
+    sampler_params_init(&p);
+    p.allowed = allowed;
+    p.logprobs = true;
+    p.n_top = 2;
+    bool seen[2] = { false, false };
+    for (uint64_t position = 0; position < 200; position++) {
+        struct sampler_result out = pick(row, 70, &p, NULL, position);
+        assert_true(out.id == 65 || out.id == 67);
+        seen[out.id == 67] = true;
+        assert_int_equal(out.top[0].id, 0);           /* of the row as it came */
+        assert_true(out.logprob < -60);
+    }
+    assert_true(seen[0] && seen[1]);
+    allowed[1] = 0;
+    struct sampler s;
+    struct sampler_result out;
+    struct err e = { 0 };
+    assert_int_equal(sampler_init(&s, 70, NULL), 0);
+    assert_int_equal(sampler_pick(&s, row, &p, NULL, 0, &out, &e), ERR_INVALID);
+    assert_non_null(strstr(e.text, "allowed"));
+    sampler_deinit(&s);
+}
+
+/* A forced token needs no row: when all that is allowed was shipped, nothing else counts. */
+static void candidates_decide_among_the_allowed_that_they_hold(void **state) {
+    (void)state;
+    const struct sampler_item item[] = { { 5, 9 }, { 2, 8 }, { 7, 1 } };
+    struct sampler_candidates cand = { .item = item, .n_item = 3, .n_vocab = 10, .left = { 4, 0.5f },
+                                       .lse = NAN };
+    struct sampler_params p;
+    struct sampler s;
+    struct sampler_result out;
+    uint64_t allowed = 1 << 7;
+    sampler_params_init(&p);
+    p.allowed = &allowed;
+    assert_int_equal(sampler_init(&s, 10, NULL), 0);
+    assert_int_equal(sampler_pick_from(&s, &cand, &p, NULL, 0, &out, NULL), 0);
+    assert_int_equal(out.id, 7);
+    allowed = 1 << 4;                                 /* left out, and the only one: still not known */
+    assert_int_equal(sampler_pick_from(&s, &cand, &p, NULL, 0, &out, NULL), SAMPLER_NEED_MORE);
+    p.temperature = 0;
+    allowed = 1 << 4 | 1 << 7 | 1 << 2;
+    assert_int_equal(sampler_pick_from(&s, &cand, &p, NULL, 0, &out, NULL), 0);
+    assert_int_equal(out.id, 2);
     sampler_deinit(&s);
 }
 
@@ -734,6 +799,8 @@ int main(void) {
         cmocka_unit_test(greedy_takes_the_lower_id_of_equals),
         cmocka_unit_test(top_p_zero_min_p_one_and_top_k_one_are_greedy),
         cmocka_unit_test(banned_tokens_never_come_and_banning_all_is_an_error),
+        cmocka_unit_test(what_is_not_allowed_never_comes_and_is_still_reported),
+        cmocka_unit_test(candidates_decide_among_the_allowed_that_they_hold),
         cmocka_unit_test(penalties_follow_the_counts),
         cmocka_unit_test(logits_that_are_no_numbers_are_named),
         cmocka_unit_test(parameters_out_of_range_are_refused),
