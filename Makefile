@@ -40,6 +40,8 @@ endif
 
 # ---- libraries: one line each, NAME_IN_PKG_CONFIG:WHAT_TO_LINK_WITHOUT_IT ----
 LIBRARIES := \
+    libzmq:-lzmq \
+    libuv:-luv \
     libxxhash:-lxxhash \
     jansson:-ljansson \
     libedit:-ledit

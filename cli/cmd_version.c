@@ -10,7 +10,9 @@
 #include <histedit.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <uv.h>
 #include <xxhash.h>
+#include <zmq.h>
 
 enum { FACTS_MAX = 32, FACT_TEXT_MAX = 96 };
 
@@ -96,8 +98,13 @@ static void add_backends(struct facts *f) {
 
 static void add_libraries(struct facts *f) {
     unsigned xxhash = XXH_versionNumber();
+    int zmq[3];
+    zmq_version(&zmq[0], &zmq[1], &zmq[2]);
     add(f, "libraries", "jansson", "%s", jansson_version_str());
     add(f, "libraries", "libedit", "%d.%d", LIBEDIT_MAJOR, LIBEDIT_MINOR);
+    add(f, "libraries", "libuv", "%s", uv_version_string());
+    add(f, "libraries", "libzmq", "%d.%d.%d", zmq[0], zmq[1], zmq[2]);
+    add(f, "libraries", "curve", "%s", zmq_has("curve") ? "yes" : "no");
     add(f, "libraries", "xxhash", "%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
 }
 

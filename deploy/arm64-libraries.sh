@@ -4,11 +4,14 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-packages="libcmocka-dev libjansson-dev libxxhash-dev libedit-dev"
+packages="libcmocka-dev libjansson-dev libxxhash-dev libedit-dev libuv1-dev libzmq5"
+# Headers and link names alone: what these would pull in (the development files of everything that libzmq can use, of
+# ICU and Kerberos) nobody includes.
+alone="libzmq3-dev"
 root=build/root-aarch64
 apt=build/apt-arm64
 
-if [ -e $root/.complete ] && [ "$(cat $root/.complete)" = "$packages" ]; then exit 0; fi
+if [ -e $root/.complete ] && [ "$(cat $root/.complete)" = "$packages $alone" ]; then exit 0; fi
 for tool in apt-get dpkg-deb; do
     command -v $tool >/dev/null 2>&1 || { echo "arm64-libraries: no $tool here"; exit 1; }
 done
@@ -26,6 +29,8 @@ apt-get "${options[@]}" update -qq >$apt/log 2>&1 || { tail -n 5 $apt/log; exit 
 # shellcheck disable=SC2086
 apt-get "${options[@]}" install -y -qq --no-install-recommends --download-only $packages >>$apt/log 2>&1 ||
     { tail -n 5 $apt/log; exit 1; }
+# shellcheck disable=SC2086
+(cd $apt/archives && apt-get "${options[@]}" download -qq $alone) >>$apt/log 2>&1 || { tail -n 5 $apt/log; exit 1; }
 for package in $apt/archives/*.deb; do
     case $package in
     */libc6-dev_* | */linux-libc-dev_*) ;;        # the cross compiler has its own; two would disagree
@@ -33,4 +38,4 @@ for package in $apt/archives/*.deb; do
     esac
 done
 rm -rf $apt
-echo "$packages" > $root/.complete
+echo "$packages $alone" > $root/.complete

@@ -59,7 +59,7 @@ struct home {
 static const struct home homes[] = {
     { "xxhash.h",       { "common/base/hash.c" } },
     { "jansson.h",      { "cli/", "coordinator/api" } },
-    { "zmq.h",          { "common/sys/zpump.c", "common/sys/link_zmq.c" } },
+    { "zmq.h",          { "common/sys/zpump.c", "common/sys/link_zmq.c", "common/sys/zap.c", "common/sys/curve.c" } },
     { "uv.h",           { "common/sys/" } },
     { "protobuf-c/",    { "common/wire/codec.c" } },
     { "microhttpd.h",   { "coordinator/http.c" } },
