@@ -27,13 +27,21 @@ runner=$release/tests/harness/runner
 "${build[@]}" -s "$runner" || { echo "the test runner does not build"; echo "0 passed, 1 failed"; exit 1; }
 run() { "$runner" -r $results "$@"; }
 step() { local name=$1; shift; run -t 900 -c "$name" "$@"; }
+# A build that fails is tried once more with one job: its error then stands at the end, and a compiler that was
+# only out of memory beside its neighbour is no finding about the source.
+build_step() {
+    local name=$1
+    shift
+    # shellcheck disable=SC2016
+    step "$name" bash -c '"$@" || { echo "failed; once more with one job:"; "$@" -j1; }' build "${build[@]}" "$@"
+}
 skip() { run -k "$1" "$2"; }
 
 unit_programs() { "${build[@]}" -s SAN="${1:-}" CROSS="${2:-}" print-unit-tests; }
 
 check_unit() {
     heading "unit tests"
-    step "unit tests build" "${build[@]}" tests || return
+    build_step "unit tests build" tests || return
     # shellcheck disable=SC2046
     run $(unit_programs)
 }
@@ -49,7 +57,7 @@ starts() { "$@" -r /dev/null -s 2>/dev/null | grep -q ' passed'; }
 check_sanitizer() {
     local san=$1 launcher='' programs
     heading "unit tests with $san"
-    step "$san build" "${build[@]}" SAN="$san" tests tools || return
+    build_step "$san build" SAN="$san" tests tools || return
     # A sanitizer that cannot map its shadow memory on this kernel often can without address randomisation.
     local probe
     probe=$("${build[@]}" -s SAN="$san" print-folder)/tests/harness/runner
@@ -69,14 +77,14 @@ check_sanitizer() {
 check_clang() {
     heading "clang"
     have clang || { skip "clang" "no clang here: make deps-ci"; return; }
-    step "clang build without warnings" "${build[@]}" CC=clang CUDA=0 B=build/clang CFLAGS='-O0 -Wno-pass-failed' all tests
+    build_step "clang build without warnings" CC=clang CUDA=0 B=build/clang CFLAGS='-O0 -Wno-pass-failed' all tests
 }
 
 check_fuzz() {
     heading "fuzz corpora"
     local names name folder
     names=$("${build[@]}" -s print-fuzz)
-    step "fuzz targets build (asan)" "${build[@]}" SAN=asan fuzz-replay || return
+    build_step "fuzz targets build (asan)" SAN=asan fuzz-replay || return
     folder=$("${build[@]}" -s SAN=asan print-folder)
     for name in $names; do step "fuzz corpus $name" "$folder/tests/fuzz/replay_$name" tests/fuzz/corpus/"$name"; done
 }
@@ -84,7 +92,7 @@ check_fuzz() {
 # One thousand seeds, the planted mistakes and the marks; each is a line of its own.
 check_sim() {
     heading "cluster simulation"
-    step "simulation builds" "${build[@]}" "$release/tests/sim/sim" || return
+    build_step "simulation builds" "$release/tests/sim/sim" || return
     run -t 600 "$release/tests/sim/sim"
 }
 
@@ -102,7 +110,7 @@ check_arm64() {
         have $tool || { skip "arm64" "no $tool here: make deps-ci"; return; }
     done
     [ -e $root/.complete ] || { skip "arm64" "no arm64 libraries in $root: make deps-ci"; return; }
-    step "arm64 build" "${build[@]}" CROSS=aarch64 all tests || return
+    build_step "arm64 build" CROSS=aarch64 all tests || return
     # test_model_bits would emulate for an hour; integration/processors.sh compares arm64 logits with ours instead.
     # shellcheck disable=SC2046
     run -t 900 -l "qemu-aarch64 -L $root" $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$')
@@ -110,7 +118,7 @@ check_arm64() {
 
 check_integration() {
     heading "integration"
-    step "release build" "${build[@]}" all || return
+    build_step "release build" all || return
     export PLEIADES="$PWD/$release/pleiades"
     local scripts
     scripts=$(ls tests/integration/*.sh 2>/dev/null)
@@ -121,7 +129,7 @@ check_integration() {
 
 for name in $steps; do
     case $name in
-    build) heading "build"; step "release build without warnings" "${build[@]}" all tests ;;
+    build) heading "build"; build_step "release build without warnings" all tests ;;
     unit | clang | sim | fuzz | tidy | arm64 | integration) "check_$name" ;;
     asan | tsan) check_sanitizer "$name" ;;
     *) echo "no step '$name'"; exit 2 ;;
