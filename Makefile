@@ -42,6 +42,7 @@ endif
 LIBRARIES := \
     libzmq:-lzmq \
     libuv:-luv \
+    libprotobuf-c:-lprotobuf-c \
     libxxhash:-lxxhash \
     jansson:-ljansson \
     libedit:-ledit
@@ -95,6 +96,12 @@ SRC_LIB   := $(SRC_BASE) $(SRC_SYS) $(SRC_MODEL) $(SRC_WIRE) $(SRC_KERN) $(SRC_N
              $(filter-out $(SRC_MAIN),$(SRC_CLI))
 OBJ_LIB   := $(SRC_LIB:%.c=$(B)/%.o)
 OBJ_MAIN  := $(SRC_MAIN:%.c=$(B)/%.o)
+
+# Messages: proto/NAME.proto becomes NAME.pb-c.[ch] in the build folder. Only common/wire/codec* include them.
+PROTOC_C  ?= protoc-c
+PROTO     := $(wildcard proto/*.proto)
+OBJ_PROTO := $(PROTO:%.proto=$(B)/%.pb-c.o)
+OBJ_LIB   += $(OBJ_PROTO)
 
 # SIMD files: NAME_avx2.c is compiled for AVX2 and so on; which one runs is decided at run time.
 ifneq ($(filter x86_64 amd64,$(UNAME_M)),)
@@ -156,6 +163,16 @@ $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	@echo "  CC    $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(CFLAGS_FILE) $(CFLAGS) -MMD -MP -c $< -o $@
+
+# Generated code is not ours to keep free of warnings.
+$(B)/%.pb-c.c $(B)/%.pb-c.h: %.proto
+	@mkdir -p $(@D)
+	@echo "  PROTO $<"
+	$(Q)$(PROTOC_C) -I. --c_out=$(B) $<
+$(B)/%.pb-c.o: $(B)/%.pb-c.c $(B)/flags | $(PROTO:%.proto=$(B)/%.pb-c.h)
+	@echo "  CC    $<"
+	$(Q)$(CC) $(CFLAGS_ALL) $(CFLAGS) -w -MMD -MP -c $< -o $@
+$(B)/common/wire/codec_pack.o $(B)/common/wire/codec_unpack.o: | $(PROTO:%.proto=$(B)/%.pb-c.h)
 
 $(B)/%.m.o: %.m $(B)/flags
 	@mkdir -p $(@D)
