@@ -249,12 +249,23 @@ bool coord_view_node(const struct coord *c, uint32_t i, struct coord_node_view *
                                      .peer = &n->peer,
                                      .ready = &n->ready,
                                      .progress = n->progress,
+                                     .link = n->measured,
+                                     .n_link = n->n_measured,
                                      .stage_i = n->stage_i,
                                      .is_helper = n->is_helper };
     if (n->stage_i >= 0) {
         out->layer_begin = c->cluster.plan.stage[n->stage_i].layer_begin;
         out->layer_end = c->cluster.plan.stage[n->stage_i].layer_end;
     }
+    return true;
+}
+
+bool coord_view_request(const struct coord *c, struct handle h, struct coord_request_view *out) {
+    if (!pool_resolves(&c->requests.pool, h)) return false;
+    const struct request *r = &c->requests.request[h.index];
+    *out = (struct coord_request_view){
+        .queued = r->state == RQ_QUEUED, .n_prompt = r->n_prompt, .n_token = r->n_token, .n_held = r->n_held
+    };
     return true;
 }
 

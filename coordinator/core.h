@@ -183,6 +183,8 @@ struct coord_node_view {
     const struct peer *peer;
     const struct msg_ready *ready;
     struct msg_progress progress;
+    const struct msg_link *link;                              /* measured by it */
+    uint32_t n_link;
     int32_t stage_i;                                          /* -1: spare */
     bool is_helper;
     uint32_t layer_begin, layer_end;
@@ -200,6 +202,11 @@ struct coord_view {
     uint64_t n_trace;
 };
 
+struct coord_request_view {
+    bool queued;
+    uint32_t n_prompt, n_token, n_held;           /* tokens known; of them, known to be in the stages */
+};
+
 struct coord;
 
 struct coord *coord_new(const struct coord_config *config);
@@ -213,6 +220,8 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_outs
 struct coord_view coord_view(const struct coord *c);
 /* i < n_node_max; false: nobody */
 bool coord_view_node(const struct coord *c, uint32_t i, struct coord_node_view *out);
+/* false: it is over */
+bool coord_view_request(const struct coord *c, struct handle h, struct coord_request_view *out);
 
 /* Dies when the inside contradicts itself; for tests, after any step. */
 void coord_check(const struct coord *c);

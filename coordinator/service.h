@@ -1,10 +1,14 @@
 /* service - the coordinator as endpoints see it: tokens in, tokens out, from any thread.
  *
- * One loop thread owns the core, the links and the local stage; the calls below hand work to it through
- * a ring and never wait for it. What comes back is told to a listener on that loop thread, which must
- * not block: it copies into a ring of its own and wakes its owner. After on_done nothing more is told,
- * and every accepted request gets exactly one on_done, also when the service stops. Replays after a lost
- * machine are invisible here: no token is told twice. */
+ * One loop thread owns the core and the links; the calls below hand work to it and never wait for it
+ * (service_status alone may wait, a tenth of a second at most). What comes back is told to a listener on
+ * that loop thread, which must not block: it copies into a ring of its own and wakes its owner. After
+ * on_done nothing more is told, and every accepted request gets exactly one on_done, also when the
+ * service stops. Replays after a lost machine are invisible here: no token is told twice.
+ *
+ * The stage in this process runs on threads of its own and is reached over inproc:// like any other. The
+ * coordinator knows nothing of its code, so whoever starts a service with local_stage says how a stage is
+ * started: `.local = &local_stage` (cli/local.h). */
 #ifndef COORDINATOR_SERVICE_H
 #define COORDINATOR_SERVICE_H
 
@@ -29,7 +33,7 @@ struct service_token {
 };
 
 enum service_end {
-    SERVICE_END_STOP,                             /* an end id (it is told as a token first), or the guide's word */
+    SERVICE_END_STOP,                             /* an end id (told as a token first), or the guide's word */
     SERVICE_END_LENGTH,                           /* n_new_max, or the context is full */
     SERVICE_END_CANCELLED,
     SERVICE_END_ERROR                             /* code and text say why */
@@ -57,13 +61,13 @@ struct service_steer {
 };
 struct service_guide {                            /* first member of the real thing */
     void (*next)(struct service_guide *g, struct service_steer *out);
-    bool (*accept)(struct service_guide *g, int32_t id);                         /* true: the answer is complete */
+    bool (*accept)(struct service_guide *g, int32_t id);  /* true: the answer is complete */
     void (*free)(struct service_guide *g);
 };
 
 struct service_request {
     const int32_t *token;                         /* the prompt, copied */
-    uint32_t n_token, n_new_max;
+    uint32_t n_token, n_new_max;                  /* n_new_max 0: as many as the context holds */
     struct sampler_params sampling;               /* its bias is copied */
     const int32_t *end_id;                        /* tokens that end the answer, copied */
     uint32_t n_end_id;
@@ -87,9 +91,11 @@ struct service_info {
 };
 void service_info(struct service *s, struct service_info *out);
 const struct tokenizer *service_tokenizer(const struct service *s);
-const struct gguf *service_gguf(const struct service *s);      /* metadata of the model; for the encoding's guess */
+/* metadata of the model; for the encoding's guess */
+const struct gguf *service_gguf(const struct service *s);
 
-/* Appends the status document (nodes, stages, links, memory, tokens/s, where time goes) as JSON. */
+/* Appends the status document (nodes, stages, links, memory, tokens/s, where time goes) as one JSON object;
+ * its members are written down at the top of service_status.c. */
 int service_status(struct service *s, struct buf *out, struct err *e);
 
 struct service_totals {                           /* since the start */
@@ -101,10 +107,32 @@ void service_totals(struct service *s, struct service_totals *out);
 
 /* ---- its life ---- */
 
+struct net;
+struct keyring;
+struct stage_factory;
+
+struct service_local_config {                     /* all borrowed for the call, but net, keyring and stage */
+    struct net *net;
+    const char *join;                             /* inproc:// address of the coordinator's door */
+    const char *bind;                             /* for other stages; NULL: there are none */
+    struct keyring *keyring;                      /* of that door; NULL: not encrypted */
+    const char *name, *model_path, *backend;
+    uint64_t memory_bytes;                        /* 0: measured */
+    uint32_t n_threads;
+    const struct stage_factory *stage;
+};
+struct service_local {
+    int (*start)(void **node, const struct service_local_config *config, struct err *e);
+    void (*stop)(void *node);
+};
+
 struct service_config {
-    const char *model_path;                       /* for tokenizer and hparams; NULL: from the first node that has one */
+    const char *model_path;                      /* required: tokenizer, dimensions and sizes of the layers */
     bool local_stage;                             /* this process computes too */
-    const char *bind;                             /* tcp://HOST:PORT for nodes; NULL: no cluster, one stage in process */
+    const struct service_local *local;            /* how, see above */
+    const char *local_name;                       /* of that stage in plans; NULL: "local" */
+    uint64_t local_memory_bytes;                  /* 0: measured */
+    const char *bind;                             /* tcp://HOST:PORT for nodes; NULL: no cluster */
     const char *key_path;                         /* cluster key file; NULL with a bind needs `insecure` */
     bool insecure;
     const char *stages;                           /* "a=0-20,b=21-42"; NULL: the planner */
@@ -115,12 +143,15 @@ struct service_config {
     const char *backend, *precision;              /* of the local stage; NULL: defaults */
     uint32_t n_threads;
     const char *wire;                             /* "f32" or "f16s" */
-    const struct stage_factory *stage;            /* tests: another stage behind the seam; NULL: the real model */
+    const char *objective;                        /* "latency" or "throughput"; NULL: latency */
+    const struct stage_factory *stage;            /* tests: another stage; NULL: the real model */
 };
 
+/* Comes back at once; serving begins when the stages are ready (service_info). */
 int service_start(struct service **out, const struct service_config *config, struct err *e);
+const char *service_node_address(const struct service *s);  /* where nodes join, with the port; "" without */
 void service_drain(struct service *s);            /* no new requests; those that run go on */
 bool service_idle(struct service *s);             /* nothing runs or waits */
-void service_stop(struct service *s);             /* ends what is left with a typed error, frees all; NULL is fine */
+void service_stop(struct service *s);      /* ends what is left with a typed error, frees all; NULL is fine */
 
 #endif

@@ -93,6 +93,13 @@ enum { STAGE_ROWS_DEFAULT = 1024 };
 
 int stage_model_open(struct stage **out, const struct stage_config *config, struct err *e);
 
+/* Who makes the stage of a node. NULL stands for the real model; tests put something else in its place,
+ * which need not look at a file. */
+struct stage_factory {                             /* first member of whoever needs more */
+    int (*open)(const struct stage_factory *f, struct stage **out, const struct stage_config *config,
+                struct err *e);
+};
+
 struct stage_memory {                              /* bytes */
     uint64_t weights, state, work;
 };

@@ -1,0 +1,154 @@
+/* service_plan - which node takes which layers: what the nodes told of themselves becomes a description of
+ * machines for common/model/plan. Run by the core, on the loop's thread. */
+#include "coordinator/service_private.h"
+
+#include <stdio.h>
+
+/* Where nothing was measured: an ordinary machine and an ordinary network. */
+static const double GUESS_BYTES_PER_S = 20e9, GUESS_INT8_PER_S = 400e9, GUESS_F32_PER_S = 100e9,
+                    GUESS_LINK_BYTES_PER_S = 110e6, GUESS_LATENCY_S = 0.3e-3, LAYER_S = 20e-6;
+
+static const char *backend_name(enum msg_backend backend) {
+    static const char *const names[MSG_BACKENDS] = { "cpu", "cuda", "metal" };
+    return names[backend];
+}
+
+static double or_guess(uint64_t measured, double guess) {
+    return measured ? (double)measured : guess;
+}
+
+static void machine_of(struct plan_machine *m, const struct msg_hello *h) {
+    *m = (struct plan_machine){ .memory = h->memory_bytes,
+                                .bytes_per_s = or_guess(h->read_bytes_per_s, GUESS_BYTES_PER_S),
+                                .int8_per_s = or_guess(h->int8_per_s, GUESS_INT8_PER_S),
+                                .f32_per_s = or_guess(h->f32_per_s, GUESS_F32_PER_S),
+                                .layer_s = LAYER_S };
+    snprintf(m->name, sizeof m->name, "%s", h->name);
+    snprintf(m->backend, sizeof m->backend, "%s", backend_name(h->backend));
+}
+
+static double latency_of(uint32_t rtt_us) {
+    return rtt_us ? (double)rtt_us / 2e6 : GUESS_LATENCY_S;
+}
+
+/* As measured by `from`; else what both are away from us. */
+static struct plan_link link_between(const struct coord_node_info *from, const struct coord_node_info *to) {
+    for (uint32_t i = 0; i < from->n_link; i++) {
+        const struct msg_link *l = &from->link[i];
+        if (strcmp(l->name, to->hello->name) == 0)
+            return (struct plan_link){ latency_of(l->rtt_us),
+                                       or_guess(l->bytes_per_s, GUESS_LINK_BYTES_PER_S) };
+    }
+    return (struct plan_link){ MAX(latency_of(from->rtt_us), latency_of(to->rtt_us)),
+                               GUESS_LINK_BYTES_PER_S };
+}
+
+static const struct msg_file *file_of(const struct service *s, const struct msg_hello *h, bool whole) {
+    for (uint32_t i = 0; i < h->n_file; i++) {
+        const struct msg_file *f = &h->file[i];
+        bool all = f->has_embed && f->has_head;
+        for (uint32_t l = 0; l < s->hp.n_layer; l++) all &= f->layers[l / 8] >> (l % 8) & 1;
+        if (f->model_lo == s->model.lo && f->model_hi == s->model.hi && (all || !whole)) return f;
+    }
+    return NULL;
+}
+
+/* Somebody with the whole model, for those who have nothing. */
+static void choose_source(const struct service *s, const struct coord_node_info *node, uint32_t n_node,
+                          struct msg_hop *out) {
+    for (uint32_t i = 0; i < n_node; i++) {
+        const struct msg_hello *h = node[i].hello;
+        if (!file_of(s, h, true) || !h->address[0]) continue;
+        snprintf(out->name, sizeof out->name, "%s", h->name);
+        memcpy(out->address, h->address, sizeof out->address);
+        memcpy(out->key, h->key, sizeof out->key);
+        return;
+    }
+}
+
+static struct plan_options options_of(const struct service *s, uint32_t n_streams) {
+    struct plan_options o;
+    const char *objective = s->config.objective;
+    plan_options_init(&o);
+    o.objective = objective && strcmp(objective, "throughput") == 0 ? PLAN_THROUGHPUT : PLAN_LATENCY;
+    o.helpers = PLAN_HELPERS_NEVER;
+    o.n_ctx = s->config.n_ctx;
+    o.n_streams = n_streams;
+    o.depth = MIN(o.depth, o.n_ctx);
+    o.chunk = s->config.n_rows_max;
+    return o;
+}
+
+/* As told by hand, as long as those machines are there. What served once goes on with whoever is left. */
+static int find_stages(struct service *s, const struct plan_options *o, struct plan *p, struct err *e) {
+    int rc = ERR_NOTFOUND;
+    if (s->config.stages) {
+        rc = plan_parse(s->plan_model, s->plan_cluster, s->config.stages, p, e);
+        if (rc == 0) rc = plan_evaluate(s->plan_model, s->plan_cluster, o, p, e);
+        if (rc == 0 || s->n_plan == 0) return rc;
+    }
+    return plan_search(s->plan_model, s->plan_cluster, o, p, e);
+}
+
+/* Memory for all streams at once, each with a full context, if it can be had; else for one: requests that
+ * do not fit beside each other wait (msg_ready.state_tokens_max). */
+static int search(struct service *s, struct plan *p, struct err *e) {
+    struct plan_options o = options_of(s, s->config.n_slot);
+    int rc = find_stages(s, &o, p, e);
+    if (rc != ERR_NOMEM || s->config.n_slot == 1) return rc;
+    o.n_streams = 1;
+    return find_stages(s, &o, p, e);
+}
+
+static uint32_t us_of(double seconds) {
+    double us = seconds * 1e6;
+    return us < 1 ? 1 : us < 4e9 ? (uint32_t)us : UINT32_MAX;
+}
+
+static void plan_tell(const struct service *s, const struct plan *p, const uint32_t *place,
+                      struct coord_plan *out) {
+    bool f16s = s->config.wire && strcmp(s->config.wire, "f16s") == 0;
+    out->model_lo = s->model.lo;
+    out->model_hi = s->model.hi;
+    snprintf(out->model, sizeof out->model, "%s", s->model_name);
+    out->n_stage = p->n_stage;
+    out->n_slot = s->config.n_slot;
+    out->n_ctx_max = s->config.n_ctx;
+    out->n_rows_max = s->config.n_rows_max;
+    out->n_credit = 2;
+    out->numerics = (uint32_t)s->config.numerics;
+    out->precision = s->config.precision && strcmp(s->config.precision, "f32") == 0;
+    for (uint32_t i = 0; i < p->n_stage; i++)
+        out->stage[i] = (struct coord_plan_stage){ .node = place[p->stage[i].machine],
+                                                   .layer_begin = p->stage[i].layer_begin,
+                                                   .layer_end = p->stage[i].layer_end,
+                                                   .wire = f16s ? MSG_WIRE_F16S : MSG_WIRE_F32,
+                                                   .us_row_1 = us_of(p->stage[i].token_s),
+                                                   .us_row_n = us_of(p->stage[i].chunk_s) };
+}
+
+int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
+                 struct err *e) {
+    struct service *s = ctx;
+    struct plan_cluster *c = s->plan_cluster;
+    uint32_t place[PLAN_MACHINES_MAX];
+    struct plan p = { 0 };
+    *out = (struct coord_plan){ 0 };
+    choose_source(s, node, n_node, &out->source);
+    c->n = 0;
+    for (uint32_t i = 0; i < n_node && c->n < PLAN_MACHINES_MAX; i++) {
+        if (!out->source.address[0] && !file_of(s, node[i].hello, false)) continue;
+        machine_of(&c->machine[c->n], node[i].hello);
+        place[c->n++] = i;
+    }
+    if (c->n == 0) return err_set(e, ERR_NOTFOUND, "no node has this model");
+    for (uint32_t i = 0; i < c->n; i++) {
+        c->coordinator[i] = (struct plan_link){ latency_of(node[place[i]].rtt_us), GUESS_LINK_BYTES_PER_S };
+        for (uint32_t k = 0; k < c->n; k++) c->link[i][k] = link_between(&node[place[i]], &node[place[k]]);
+    }
+    int rc = search(s, &p, e);
+    if (rc < 0) return rc;
+    plan_tell(s, &p, place, out);
+    s->n_plan++;
+    return 0;
+}
