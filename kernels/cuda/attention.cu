@@ -1,12 +1,12 @@
 /* Core attention, every case: any head size, f32 rows or packed ones. One block is one head of one token.
  *
- * The token's rows - its window by position, then its entries ascending - go by in chunks. A warp takes a
- * row for the scores; then each thread owns some values of the output and adds the chunk's rows in order.
- * All of it in f32. What a serving model uses (packed rows of 512) takes the tensor cores instead:
- * attention_mma.cu. */
+ * The token's rows - its window by position, then its entries ascending - go by in chunks. A warp takes
+ * a row for the scores; then each thread owns some values of the output and adds the chunk's rows in
+ * order. All of it in f32. What a serving model uses (packed rows of 512) takes the tensor cores
+ * instead: attention_mma.cu. */
 #include "kernels/cuda/attention.cuh"
 
-enum { HEAD_THREADS = 256, CHUNK = 64, VALUES_MAX = 8 }; /* head_dim <= HEAD_THREADS * VALUES_MAX */
+enum { HEAD_THREADS = 256, CHUNK = 64, VALUES_MAX = 8 };  /* head_dim <= HEAD_THREADS * VALUES_MAX */
 
 /* Grid: rows x heads. */
 static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct attention_run a) {
@@ -59,21 +59,29 @@ static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct a
     for (int d = (int)threadIdx.x; d < dim; d += HEAD_THREADS) out[d] = q[d];
 }
 
-void run_attention(struct cuda *c, const struct attention_args *a) {
+bool attention_ropes(const struct cuda *c, const struct attention_args *a) {
+    return a->n <= GRAPH_ROWS_MAX && attention_fits_mma(c, a->layer);
+}
+
+void run_attention(struct cuda *c, const struct attention_args *a, const struct q_rope_args *rope,
+                   uint32_t wanted) {
     struct attention_run r = {};
-    r.q = f32_of(a->q), r.rows = (const uint8_t *)a->rows->data, r.sinks = f32_of(a->sinks),
-    r.rope = f32_of(a->rope);
+    r.q = f32_of(a->q), r.rows = (const uint8_t *)a->rows->data;
+    r.sinks = f32_of(a->sinks), r.rope = f32_of(a->rope);
     r.layer = *a->layer, r.batch = c->batch.d, r.row0 = a->row0, r.n = a->n, r.n_head = a->n_head;
+    r.scale = 1.0f / sqrtf((float)a->layer->head_dim);
     if (a->sel) {
         r.sel = (const int32_t *)a->sel->data, r.n_sel = (const int32_t *)a->n_sel->data;
         r.sel_stride = (int)a->sel->ne[0];
     }
-    r.scale = 1.0f / sqrtf((float)a->layer->head_dim);
     if (attention_fits_mma(c, a->layer)) {
         int n_entries = !a->layer->ratio ? 0 : a->sel ? r.sel_stride : c->batch.pos_bound / a->layer->ratio;
+        if (rope) r.rope_eps = rope->eps;
+        if (a->n <= GRAPH_ROWS_MAX)
+            r.act = act_out(c, wanted & 1 << ACT_Q8_0, r.q, (int64_t)a->n_head * a->layer->head_dim, a->n);
         run_attention_mma(c, &r, a->layer->n_swa + n_entries);
         return;
     }
-    CHECK(a->layer->head_dim <= HEAD_THREADS * VALUES_MAX);
+    CHECK(a->layer->head_dim <= HEAD_THREADS * VALUES_MAX && !rope);
     launch(c, attention_kernel, dim3((unsigned)a->n, (unsigned)a->n_head), dim3(HEAD_THREADS), 0, r);
 }

@@ -16,13 +16,16 @@ struct attention_run {
     struct dbatch batch;
     int row0, n, n_head;
     float scale;                                   /* of scores */
-    float *z; /* scores, when they go through memory: [n][n_head][z_stride] */
+    float *z;                                 /* scores, when they go through memory: [n][n_head][z_stride] */
     int z_stride;
+    float rope_eps;                         /* > 0: norm and rope of the queries are still to do, with this */
+    struct act_out act;                          /* forms of the outputs that are wanted */
 };
 
-/* attention_mma.cu. n_rows_max: no token reads more rows. */
+/* attention_mma.cu, attention_split.cu. n_rows_max: no token reads more rows. tile: rows. */
 bool attention_fits_mma(const struct cuda *c, const struct kv_layer *l);
 void run_attention_mma(struct cuda *c, struct attention_run *r, int n_rows_max);
+void run_attention_split(struct cuda *c, struct attention_run *r, int n_rows_max, int tile);
 
 /* Window rows by position, then entries ascending. */
 struct token_rows {

@@ -1,19 +1,13 @@
-/* Attention on tensor cores: packed rows of 512, any number of heads.
+/* Attention on tensor cores for many tokens: packed rows of 512, any number of heads.
  *
- *   many tokens   fused_kernel: one block is one token and HEADS heads; tiles of rows go by, outputs stay
- * in registers few tokens    score_kernel: one block is one token, 16 heads, one tile      (parallel over
- * rows) value_kernel: one block is one token, 16 heads, 64 values     (parallel over values) Both give
- * the same bits (attention_mma.cuh). Cards with less shared memory use smaller tiles. */
+ * One block is one token and HEADS heads; tiles of rows go by, outputs stay in registers. Few tokens
+ * take attention_split.cu, which gives the same bits (attention_mma.cuh). Cards with less shared memory
+ * use smaller tiles. */
 #include "kernels/cuda/attention_mma.cuh"
 
 enum {
-    FUSED_WARPS = 8,
-    FUSED_THREADS = FUSED_WARPS * 32,
-    SPLIT_WARPS = 4,
-    SPLIT_THREADS = SPLIT_WARPS * 32,
-    LIST_ROWS = 640, /* row addresses at hand: one CSA token's */
-    GROUP = 16,      /* heads of a split block */
-    SLICE = 64,      /* values of a split block: one block of codes, or the rope values */
+    FUSED_WARPS = 8, FUSED_THREADS = FUSED_WARPS * 32,
+    LIST_ROWS = 640,                             /* row addresses at hand: one CSA token's */
 };
 
 static __device__ __forceinline__ void copy16(void *shared, const void *global) {
@@ -157,153 +151,11 @@ static __global__ void __launch_bounds__(FUSED_THREADS, 1) fused_kernel(struct a
             }
 }
 
-/* ---- few tokens ---- */
-
-/* Grid: tiles x tokens x groups of 16 heads. a.z: [token][head][z_stride]. */
-template <int ROWS>
-static __global__ void __launch_bounds__(SPLIT_THREADS) score_kernel(struct attention_run a) {
-    extern __shared__ __align__(128) uint8_t memory[];
-    __half *q = (__half *)memory, *k = q + GROUP * DIM;
-    const int WARP_ROWS = ROWS / SPLIT_WARPS, N = WARP_ROWS / 8;
-    device_wait();
-    int i = (int)blockIdx.y, warp = (int)threadIdx.x / 32, lane = lane_id(),
-        first = (int)blockIdx.x * ROWS, head0 = (int)blockIdx.z * GROUP;
-    struct token_rows rows(a, i);
-    int n = min(ROWS, rows.n - first);
-    if (n <= 0) return;
-    for (int r = warp * WARP_ROWS; r < (warp + 1) * WARP_ROWS; r++) {
-        if (r < n) unpack_row<DIM / 8>(k, r, rows.at(a, first + r));
-        else clear_row<DIM / 8>(k, r);
-    }
-    load_queries<SPLIT_THREADS>(q, a.q + (int64_t)i * a.n_head * DIM, head0, GROUP, a.n_head);
-    __syncthreads();
-    float c[N < 2 ? 2 : N][4] = {};
-    int row0 = warp * WARP_ROWS;
-#pragma unroll 8
-    for (int at = 0; at < DIM / 8; at += 2) {
-        uint32_t m[4], b[4];
-        load_a<DIM / 8>(m, q, 0, at);
-#pragma unroll
-        for (int j = 0; j < N; j += 2) {
-            load_b_rows<DIM / 8>(b, k, N < 2 ? row0 & ~15 : row0 + 8 * j, at);
-            bool upper = N < 2 && row0 & 8;
-            mma_16(c[j], m, upper ? b[2] : b[0], upper ? b[3] : b[1]);
-            if (N >= 2) mma_16(c[j + 1], m, b[2], b[3]);
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < N; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int head = head0 + half * 8 + lane / 4;
-            float *to =
-                a.z + ((int64_t)i * a.n_head + head) * a.z_stride + first + row0 + 8 * j + lane % 4 * 2;
-            if (head < a.n_head) to[0] = a.scale * c[j][2 * half], to[1] = a.scale * c[j][2 * half + 1];
-        }
-}
-
-/* One row's slice of 64 values to f16, a quarter (16 values) per call. */
-static __device__ __forceinline__ void unpack_slice(__half *v, int row, int quarter,
-                                                    const uint8_t *packed, int slice) {
-    uint4 *low = (uint4 *)(v + swizzled<SLICE / 8>(row, 2 * quarter)),
-          *high = (uint4 *)(v + swizzled<SLICE / 8>(row, 2 * quarter + 1));
-    if (slice < NOPE / SLICE) {
-        uint4 codes = *(const uint4 *)(packed + slice * SLICE + quarter * 16);
-        __half2 scale = row_scale(packed[NOPE + slice]);
-        uint2 a = codes_to_halves(codes.x, scale), b = codes_to_halves(codes.y, scale);
-        uint2 c = codes_to_halves(codes.z, scale), d = codes_to_halves(codes.w, scale);
-        *low = make_uint4(a.x, a.y, b.x, b.y), *high = make_uint4(c.x, c.y, d.x, d.y);
-        return;
-    }
-    const uint32_t *words = (const uint32_t *)(packed + NOPE) + 1 + quarter * 8;
-    uint32_t w[9];
-    for (int j = 0; j < 9; j++) w[j] = words[j];
-    *low = make_uint4(__funnelshift_r(w[0], w[1], 24), __funnelshift_r(w[1], w[2], 24),
-                      __funnelshift_r(w[2], w[3], 24), __funnelshift_r(w[3], w[4], 24));
-    *high = make_uint4(__funnelshift_r(w[4], w[5], 24), __funnelshift_r(w[5], w[6], 24),
-                       __funnelshift_r(w[6], w[7], 24), __funnelshift_r(w[7], w[8], 24));
-}
-
-/* Grid: slices of values x tokens x groups of 16 heads. A warp owns 16 values, and the softmax of 4 heads. */
-template <int ROWS>
-static __global__ void __launch_bounds__(SPLIT_THREADS) value_kernel(struct attention_run a) {
-    __shared__ __align__(128) __half v[2][ROWS * SLICE], p[2][GROUP * ROWS];
-    __shared__ float scales[2][GROUP], inverse[GROUP];
-    const int WARP_HEADS = GROUP / SPLIT_WARPS;
-    device_wait();
-    int i = (int)blockIdx.y, slice = (int)blockIdx.x, warp = (int)threadIdx.x / 32, lane = lane_id(),
-        head0 = (int)blockIdx.z * GROUP;
-    struct token_rows rows(a, i);
-    float o[2][4] = {}, top[WARP_HEADS], sum[WARP_HEADS];
-    for (int h = 0; h < WARP_HEADS; h++) {
-        int head = head0 + warp * WARP_HEADS + h;
-        top[h] = head < a.n_head ? a.sinks[head] : 0, sum[h] = 1;
-    }
-    for (int first = 0, turn = 0; first < rows.n; first += ROWS, turn ^= 1) {
-        int n = min(ROWS, rows.n - first);
-        for (int piece = (int)threadIdx.x; piece < ROWS * 4; piece += SPLIT_THREADS) {
-            int r = piece / 4, quarter = piece % 4;
-            if (r < n) {
-                unpack_slice(v[turn], r, quarter, rows.at(a, first + r), slice);
-            } else {
-                *(uint4 *)(v[turn] + swizzled<SLICE / 8>(r, 2 * quarter)) = make_uint4(0, 0, 0, 0);
-                *(uint4 *)(v[turn] + swizzled<SLICE / 8>(r, 2 * quarter + 1)) = make_uint4(0, 0, 0, 0);
-            }
-        }
-        for (int h = 0; h < WARP_HEADS; h++) {
-            int own = warp * WARP_HEADS + h, head = min(head0 + own, a.n_head - 1);
-            const float *z = a.z + ((int64_t)i * a.n_head + head) * a.z_stride + first;
-            float z0 = lane < n ? z[lane] : -INFINITY,
-                  z1 = ROWS > 32 && lane + 32 < n ? z[lane + 32] : -INFINITY, scale;
-            __half p0, p1;
-            softmax_tile(z0, z1, &top[h], &sum[h], &scale, &p0, &p1);
-            p[turn][swizzled<ROWS / 8>(own, lane / 8) + lane % 8] = p0;
-            if (ROWS > 32) p[turn][swizzled<ROWS / 8>(own, lane / 8 + 4) + lane % 8] = p1;
-            if (lane == 0) scales[turn][own] = scale;
-        }
-        __syncthreads(); /* one barrier: the other turn's buffers are free when this one is passed */
-        float low = scales[turn][lane / 4], high = scales[turn][8 + lane / 4];
-        for (int j = 0; j < 2; j++) o[j][0] *= low, o[j][1] *= low, o[j][2] *= high, o[j][3] *= high;
-#pragma unroll
-        for (int k = 0; k < ROWS; k += 16) {
-            uint32_t w[4], b[4];
-            load_a<ROWS / 8>(w, p[turn], 0, k / 8);
-            load_b_values<SLICE / 8>(b, v[turn], k, warp * 2);
-            mma_16(o[0], w, b[0], b[1]);
-            mma_16(o[1], w, b[2], b[3]);
-        }
-    }
-    for (int h = 0; h < WARP_HEADS; h++)
-        if (lane == 0) inverse[warp * WARP_HEADS + h] = 1.0f / sum[h];
-    __syncthreads();
-    const float *rope = a.rope + (int64_t)i * ROT;
-    for (int j = 0; j < 2; j++)
-        for (int half = 0; half < 2; half++) {
-            int own = half * 8 + lane / 4, d = slice * SLICE + (warp * 2 + j) * 8 + lane % 4 * 2;
-            float x = o[j][2 * half] * inverse[own], y = o[j][2 * half + 1] * inverse[own];
-            if (d >= NOPE) rope_pair(&x, &y, rope[d - NOPE], -rope[d - NOPE + 1]);
-            if (head0 + own < a.n_head)
-                *(float2 *)(a.q + ((int64_t)i * a.n_head + head0 + own) * DIM + d) = make_float2(x, y);
-        }
-}
-
 /* ---- choosing ---- */
 
 template <int HEADS, int ROWS> static void run_fused(struct cuda *c, const struct attention_run *r) {
     launch(c, fused_kernel<HEADS, ROWS>, dim3((unsigned)r->n, blocks_for(r->n_head, HEADS)),
            dim3(FUSED_THREADS), sizeof(fused_shared<HEADS, ROWS>), *r);
-}
-
-template <int ROWS> static void run_split(struct cuda *c, struct attention_run *r, int n_rows_max) {
-    r->z_stride = (int)ALIGN_UP(n_rows_max, ROWS);
-    r->z = (float *)cuda_scratch(c, SCRATCH_ATTENTION,
-                                 (uint64_t)r->n * (uint64_t)r->n_head * (uint64_t)r->z_stride *
-                                     sizeof(float));
-    if (!r->z) return;
-    unsigned groups = blocks_for(r->n_head, GROUP);
-    launch(c, score_kernel<ROWS>, dim3((unsigned)(r->z_stride / ROWS), (unsigned)r->n, groups),
-           dim3(SPLIT_THREADS), (size_t)(GROUP + ROWS) * DIM * sizeof(__half), *r);
-    launch(c, value_kernel<ROWS>, dim3(DIM / SLICE, (unsigned)r->n, groups), dim3(SPLIT_THREADS), 0, *r);
 }
 
 bool attention_fits_mma(const struct cuda *c, const struct kv_layer *l) {
@@ -313,11 +165,7 @@ bool attention_fits_mma(const struct cuda *c, const struct kv_layer *l) {
 
 void run_attention_mma(struct cuda *c, struct attention_run *r, int n_rows_max) {
     bool large = c->shared_max >= (int)sizeof(fused_shared<64, 64>);
-    if (r->n <= GRAPH_ROWS_MAX) {
-        if (large) run_split<64>(c, r, n_rows_max);
-        else run_split<32>(c, r, n_rows_max);
-        return;
-    }
-    if (large) run_fused<64, 64>(c, r);
+    if (r->n <= GRAPH_ROWS_MAX) run_attention_split(c, r, n_rows_max, large ? 64 : 32);
+    else if (large) run_fused<64, 64>(c, r);
     else run_fused<32, 32>(c, r);
 }

@@ -1,11 +1,11 @@
-/* attention_mma - pieces of attention on tensor cores: packed rows of 448 + 64 values as f16, softmax by
- * tiles, fragments.
+/* attention_mma - pieces of attention on tensor cores: packed rows of 448 + 64 values as f16, softmax
+ * by tiles, fragments.
  *
- * What the result is, whichever kernel makes it: the token's rows in tiles of ROWS. Scores of a tile are
- * one f16 chain over the 512 values (rows are exact in f16, queries are rounded to it). Per head the
- * running maximum moves tile by tile; the tile's weights are rounded to f16, and outputs are scaled by
- * the maximum's move and then extended by the tile's chain. Tiles go in order. So scores may be computed
- * apart from the rest and outputs cut by values: the bits stay the same. */
+ * What the result is, whichever kernel makes it: the token's rows in tiles of ROWS. Scores of a tile
+ * are one f16 chain over the 512 values (rows are exact in f16, queries are rounded to it). Per head
+ * the running maximum moves tile by tile; the tile's weights are rounded to f16, and outputs are scaled
+ * by the maximum's move and then extended by the tile's chain. Tiles go in order. So scores may be
+ * computed apart from the rest and outputs cut by values: the bits stay the same. */
 #ifndef KERNELS_CUDA_ATTENTION_MMA_CUH
 #define KERNELS_CUDA_ATTENTION_MMA_CUH
 
@@ -50,22 +50,24 @@ static __device__ __forceinline__ void load_a(uint32_t *r, const __half *m, int 
 
 /* B from rows of keys: 16 rows (two groups of columns) x 16 values; r[0], r[1]: the first group. */
 template <int CHUNKS>
-static __device__ __forceinline__ void load_b_rows(uint32_t *r, const __half *m, int row0, int chunk0) {
-    load_matrices(
-        r, m + swizzled<CHUNKS>(row0 + lane_id() / 16 * 8 + lane_id() % 8, chunk0 + lane_id() / 8 % 2));
+static __device__ __forceinline__ void load_b_rows(uint32_t *r, const __half *m, int row0,
+                                                   int chunk0) {
+    load_matrices(r, m + swizzled<CHUNKS>(row0 + lane_id() / 16 * 8 + lane_id() % 8,
+                                          chunk0 + lane_id() / 8 % 2));
 }
 
 /* B from the same rows as values: 16 rows (k) x 16 values (two groups of columns). */
 template <int CHUNKS>
-static __device__ __forceinline__ void load_b_values(uint32_t *r, const __half *m, int row0, int chunk0) {
+static __device__ __forceinline__ void load_b_values(uint32_t *r, const __half *m, int row0,
+                                                     int chunk0) {
     load_matrices_transposed(r, m + swizzled<CHUNKS>(row0 + lane_id() % 16, chunk0 + lane_id() / 16));
 }
 
 /* Four E4M3 codes times a power of two, exactly: the bits moved into f16 are the value times 2^-8. */
 static __device__ __forceinline__ uint2 codes_to_halves(uint32_t codes, __half2 scale) {
     uint2 out;
-    uint32_t low = __byte_perm(codes, 0, 0x1404),
-             high = __byte_perm(codes, 0, 0x3424); /* bytes to the halves' upper bytes */
+    /* bytes to the halves' upper bytes */
+    uint32_t low = __byte_perm(codes, 0, 0x1404), high = __byte_perm(codes, 0, 0x3424);
     low = (low & 0x80008000u) | (low >> 1 & 0x3f803f80u);
     high = (high & 0x80008000u) | (high >> 1 & 0x3f803f80u);
     __half2 a = __hmul2(*(__half2 *)&low, scale), b = __hmul2(*(__half2 *)&high, scale);
@@ -79,8 +81,8 @@ static __device__ __forceinline__ __half2 row_scale(uint8_t exponent) {
     return __half2half2(__ushort_as_half((unsigned short)((e + 15) << 10)));
 }
 
-/* A row's packed bytes (aligned to 16) to f16, by one warp: 16 codes per lane, then a pair of rope values
- * per lane. */
+/* A row's packed bytes (aligned to 16) to f16, by one warp: 16 codes per lane, then a pair of rope
+ * values per lane. */
 template <int CHUNKS>
 static __device__ __forceinline__ void unpack_row(__half *m, int row, const uint8_t *packed) {
     int lane = lane_id();
@@ -92,7 +94,7 @@ static __device__ __forceinline__ void unpack_row(__half *m, int row, const uint
         *(uint4 *)(m + swizzled<CHUNKS>(row, 2 * lane)) = make_uint4(a.x, a.y, b.x, b.y);
         *(uint4 *)(m + swizzled<CHUNKS>(row, 2 * lane + 1)) = make_uint4(c.x, c.y, d.x, d.y);
     }
-    const uint32_t *words = (const uint32_t *)(packed + NOPE) + 1 + lane; /* rope starts 7 bytes in */
+    const uint32_t *words = (const uint32_t *)(packed + NOPE) + 1 + lane;  /* rope starts 7 bytes in */
     *(uint32_t *)(m + swizzled<CHUNKS>(row, NOPE / 8 + lane / 4) + lane % 4 * 2) =
         __funnelshift_r(words[0], words[1], 24);
 }
@@ -123,8 +125,8 @@ static __device__ __forceinline__ void load_queries(__half *m, const float *q, i
 /* One head and one tile, by one warp: lane l has the scores of rows l and l + 32 (-inf: no such row).
  * Gives the weights as f16; m: running maximum, l: running sum, *scale: what outputs so far are
  * multiplied by. All lanes the same. */
-static __device__ __forceinline__ void softmax_tile(float z0, float z1, float *m, float *l, float *scale,
-                                                    __half *p0, __half *p1) {
+static __device__ __forceinline__ void softmax_tile(float z0, float z1, float *m, float *l,
+                                                    float *scale, __half *p0, __half *p1) {
     float top = fmaxf(*m, warp_max(fmaxf(z0, z1)));
     *scale = f32_exp(*m - top);
     *p0 = __float2half_rn(z0 == -INFINITY ? 0.0f : f32_exp(z0 - top));

@@ -1,9 +1,10 @@
 /* The device: opening it with reasons when that fails, its memory, and the ways in and out.
  *
- *   upload, small    host ──► staging (pinned) ─┐  one copy and one kernel that puts every piece in its
- * place, upload, large    host ──► bounce (pinned) ──┤  before the next operations run map host ──►
- * several threads, each with its own stream and two pinned buffers download         runs the queue, then
- * device ──► bounce ──► host
+ *   upload, small    host ──► staging (pinned) ─┐  one copy and one kernel that puts every piece in
+ *     its place,
+ *   upload, large    host ──► bounce (pinned) ──┤  before the next operations run
+ *   map              host ──► several threads, each with its own stream and two pinned buffers
+ *   download         runs the queue, then device ──► bounce ──► host
  *
  * Nothing here uses managed memory. */
 #include "kernels/cuda/cuda.h"
@@ -15,10 +16,10 @@
 enum {
     BOUNCE_BYTES = 16 << 20,
     LOAD_THREADS = 8,
-    LOAD_CHUNK = 4 << 20,      /* two of these per thread: 64 MiB of pinned memory while loading */
-    LOAD_ALONE_MAX = 16 << 20, /* smaller weights are not worth the threads */
+    LOAD_CHUNK = 4 << 20,                 /* two of these per thread: 64 MiB of pinned memory while loading */
+    LOAD_ALONE_MAX = 16 << 20,                     /* smaller weights are not worth the threads */
     DRIVER_MIN = 12000,
-    BLOCK_ROWS = 2048, /* 256 MiB of queries; fewer leave multiprocessors idle */
+    BLOCK_ROWS = 2048,                             /* 256 MiB of queries; fewer leave multiprocessors idle */
 };
 
 static int error_code(cudaError_t rc) {
@@ -27,7 +28,7 @@ static int error_code(cudaError_t rc) {
 
 bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what) {
     if (rc == cudaSuccess) return true;
-    cudaGetLastError(); /* the error of a call is ours now; that of a dead card comes back by itself */
+    cudaGetLastError();        /* the error of a call is ours now; that of a dead card comes back by itself */
     if (!cuda_failed(c))
         err_set(&c->base.failed, error_code(rc), "CUDA device %d: %s: %s", c->device, what,
                 cudaGetErrorString(rc));
@@ -47,7 +48,8 @@ static int no_memory(struct err *e, uint64_t size) {
     cudaGetLastError();
     cudaMemGetInfo(&free_bytes, &total);
     return err_set(e, ERR_NOMEM, "CUDA: %.1f MiB wanted, %.1f of %.1f GiB free on the card",
-                   (double)size / (1 << 20), (double)free_bytes / (1 << 30), (double)total / (1 << 30));
+                   (double)size / (1 << 20), (double)free_bytes / (1 << 30),
+                   (double)total / (1 << 30));
 }
 
 static struct kmem *device_memory(uint64_t size, void **data, struct err *e) {
@@ -87,7 +89,7 @@ static struct kmem *cuda_alloc(struct kernels *k, uint64_t size, void **data, st
 
 static void cuda_release(struct kernels *k, struct kmem *mem) {
     struct cuda *c = enter(k);
-    queue_run(c); /* what is recorded may still use it; cudaFree waits for what runs */
+    queue_run(c);                        /* what is recorded may still use it; cudaFree waits for what runs */
     cuda_patches_run(c);
     if (mem->is_weight) queue_forget_graphs(c);    /* the same address may come back with another layout */
     cudaStreamSynchronize(c->stream);
@@ -141,10 +143,10 @@ static uint8_t *staging_host(struct cuda *c) {
     return c->staging.host + (uint64_t)c->staging.current * STAGING_BYTES;
 }
 
-/* Pieces are put in place in no particular order, so two of the same bytes may not wait together. order:
- * by address. */
-static bool patch_meets_another(const struct cuda *c, const struct patch *all, uint64_t to, uint64_t size,
-                                uint32_t *place) {
+/* Pieces are put in place in no particular order, so two of the same bytes may not wait together.
+ * order: by address. */
+static bool patch_meets_another(const struct cuda *c, const struct patch *all, uint64_t to,
+                                uint64_t size, uint32_t *place) {
     uint32_t low = 0, high = c->staging.n_patches;
     while (low < high) {
         uint32_t middle = (low + high) / 2;
@@ -167,7 +169,8 @@ static bool patch_add(struct cuda *c, void *to, const void *from, uint64_t size)
         place = 0;
     }
     if (c->staging.n_patches == 0 &&
-        !cuda_ok(c, cudaEventSynchronize(c->staging.done[c->staging.current]), "wait for an upload"))
+        !cuda_ok(c, cudaEventSynchronize(c->staging.done[c->staging.current]),
+                 "wait for an upload"))
         return false;
     uint16_t *order = c->staging.order;
     memmove(order + place + 1, order + place, (c->staging.n_patches - place) * sizeof *order);
@@ -197,12 +200,14 @@ void cuda_patches_run(struct cuda *c) {
     c->staging.n_patches = 0;
     c->staging.used = 0;
     if (cuda_failed(c)) return;
-    cuda_ok(c, cudaMemcpyAsync(device, host, n * sizeof(struct patch), cudaMemcpyHostToDevice, c->stream),
-            "upload");
     cuda_ok(
         c,
-        cudaMemcpyAsync(device + PATCH_DATA, host + PATCH_DATA, used, cudaMemcpyHostToDevice, c->stream),
+        cudaMemcpyAsync(device, host, n * sizeof(struct patch), cudaMemcpyHostToDevice, c->stream),
         "upload");
+    cuda_ok(c,
+            cudaMemcpyAsync(device + PATCH_DATA, host + PATCH_DATA, used, cudaMemcpyHostToDevice,
+                            c->stream),
+            "upload");
     launch(c, patch_kernel, dim3(n), dim3(128), 0, (const uint8_t *)device);
     cuda_ok(c, cudaEventRecord(c->staging.done[c->staging.current], c->stream), "mark an upload");
     c->staging.current = (c->staging.current + 1) % STAGING_BUFFERS;
@@ -227,7 +232,7 @@ static int copy_up(struct cuda *c, uint8_t *to, const uint8_t *from, uint64_t si
 
 static int cuda_upload(struct kernels *k, void *to, const void *from_host, uint64_t size, struct err *e) {
     struct cuda *c = enter(k);
-    queue_run(c); /* in program order: what was recorded reads what was there before */
+    queue_run(c);                        /* in program order: what was recorded reads what was there before */
     if (size <= PATCH_BYTES_MAX) {
         cuda_patch(c, to, from_host, size);
         return failed_into(c, e);
@@ -241,13 +246,13 @@ static int cuda_download(struct kernels *k, void *to_host, const void *from, uin
     queue_run(c);
     cuda_patches_run(c);
     const uint64_t half = BOUNCE_BYTES / 2;
-    uint64_t n = (size + half - 1) / half; /* part i is copied out of pinned memory while i+1 arrives */
+    uint64_t n = (size + half - 1) / half;       /* part i is copied out of pinned memory while i+1 arrives */
     for (uint64_t i = 0; i <= n && !cuda_failed(c); i++) {
         if (i < n) {
             uint64_t part = MIN(half, size - i * half);
             cuda_ok(c,
-                    cudaMemcpyAsync(c->bounce + i % 2 * half, (const uint8_t *)from + i * half, part,
-                                    cudaMemcpyDeviceToHost, c->stream),
+                    cudaMemcpyAsync(c->bounce + i % 2 * half, (const uint8_t *)from + i * half,
+                                    part, cudaMemcpyDeviceToHost, c->stream),
                     "download");
             cuda_ok(c, cudaEventRecord(c->staging.done[i % 2], c->stream), "mark a download");
         }
@@ -288,8 +293,8 @@ static cudaError_t load_chunks(struct loader *l, uint8_t *pinned, cudaStream_t s
         rc = cudaEventSynchronize(done[i % 2]);
         memcpy(pinned + i % 2 * LOAD_CHUNK, l->from + at, part);
         if (rc == cudaSuccess)
-            rc = cudaMemcpyAsync(l->to + at, pinned + i % 2 * LOAD_CHUNK, part, cudaMemcpyHostToDevice,
-                                 stream);
+            rc = cudaMemcpyAsync(l->to + at, pinned + i % 2 * LOAD_CHUNK, part,
+                                 cudaMemcpyHostToDevice, stream);
         if (rc == cudaSuccess) rc = cudaEventRecord(done[i % 2], stream);
     }
     cudaError_t last = cudaStreamSynchronize(stream);
@@ -387,27 +392,31 @@ static bool tables_open(struct cuda *c) {
     uint32_t selectors[256];
     for (int i = 0; i < 256; i++) {
         selectors[i] = 0;
-        for (int j = 0; j < 8; j++)
-            selectors[i] |= (uint32_t)((iq2xxs_grid[i] >> 8 * j & 255) / 17)
-                            << 4 * j; /* 8 25 43: 0 1 2 */
+        /* 8 25 43: 0 1 2 */
+        for (int j = 0; j < 8; j++) selectors[i] |= (uint32_t)((iq2xxs_grid[i] >> 8 * j & 255) / 17) << 4 * j;
     }
     if (!cuda_ok(c, cudaMalloc((void **)&c->iq2_grid, sizeof iq2xxs_grid + sizeof selectors),
                  "allocate tables"))
         return false;
     c->iq2_selectors = (uint32_t *)(c->iq2_grid + 256);
-    return cuda_ok(c, cudaMemcpy(c->iq2_grid, iq2xxs_grid, sizeof iq2xxs_grid, cudaMemcpyHostToDevice),
+    return cuda_ok(c,
+                   cudaMemcpy(c->iq2_grid, iq2xxs_grid, sizeof iq2xxs_grid, cudaMemcpyHostToDevice),
                    "upload tables") &&
-           cuda_ok(c, cudaMemcpy(c->iq2_selectors, selectors, sizeof selectors, cudaMemcpyHostToDevice),
-                   "upload tables");
+           cuda_ok(
+               c, cudaMemcpy(c->iq2_selectors, selectors, sizeof selectors, cudaMemcpyHostToDevice),
+               "upload tables");
 }
 
 static bool buffers_open(struct cuda *c) {
-    if (!cuda_ok(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "create a stream"))
+    if (!cuda_ok(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking),
+                 "create a stream"))
         return false;
-    if (!cuda_ok(c, cudaMallocHost((void **)&c->staging.host, (size_t)STAGING_BUFFERS * STAGING_BYTES),
+    if (!cuda_ok(c,
+                 cudaMallocHost((void **)&c->staging.host, (size_t)STAGING_BUFFERS * STAGING_BYTES),
                  "allocate pinned memory"))
         return false;
-    if (!cuda_ok(c, cudaMalloc((void **)&c->staging.device, STAGING_BYTES), "allocate staging memory"))
+    if (!cuda_ok(c, cudaMalloc((void **)&c->staging.device, STAGING_BYTES),
+                 "allocate staging memory"))
         return false;
     if (!cuda_ok(c, cudaMallocHost((void **)&c->bounce, BOUNCE_BYTES), "allocate pinned memory"))
         return false;
@@ -424,9 +433,10 @@ static int check_device(int device, struct cudaDeviceProp *prop, struct err *e) 
     if (driver == 0) return err_set(e, ERR_UNSUPPORTED, "CUDA: no NVIDIA driver on this machine");
     cudaError_t rc = cudaGetDeviceCount(&n);
     if (rc == cudaErrorInsufficientDriver || driver < DRIVER_MIN)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "CUDA: the driver supports CUDA %d.%d, too old for this build; update the driver",
-                       driver / 1000, driver % 1000 / 10);
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "CUDA: the driver supports CUDA %d.%d, too old for this build; update the driver",
+            driver / 1000, driver % 1000 / 10);
     if (rc != cudaSuccess || n == 0)
         return err_set(e, ERR_UNSUPPORTED, "CUDA: no usable card: %s",
                        rc == cudaSuccess ? "none found" : cudaGetErrorString(rc));
@@ -437,8 +447,8 @@ static int check_device(int device, struct cudaDeviceProp *prop, struct err *e) 
         return err_set(e, ERR_DEVICE, "CUDA device %d: %s", device, cudaGetErrorString(rc));
     if (prop->major < 8)
         return err_set(e, ERR_UNSUPPORTED,
-                       "CUDA device %d (%s) has compute capability %d.%d; 8.0 or newer is needed", device,
-                       prop->name, prop->major, prop->minor);
+                       "CUDA device %d (%s) has compute capability %d.%d; 8.0 or newer is needed",
+                       device, prop->name, prop->major, prop->minor);
     return 0;
 }
 

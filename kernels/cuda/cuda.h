@@ -1,16 +1,15 @@
-/* cuda - inside the CUDA backend: the device struct, its queue of operations, scratch memory and
- * launching.
+/* cuda - inside the CUDA backend: the device struct, its queue of operations, scratch memory and launching.
  *
- * An operation is only recorded when it is called (queue.cu). It runs when something needs its result: a
- * download, finish, an upload, or a full queue. So small batches, whose sequence of operations repeats
- * from step to step, run as one captured graph, and neighbouring operations can share a launch. What
- * changes between steps (tokens, positions, tables) lies in device memory at fixed addresses. One thread
- * at a time; the struct owns all that it points to, except tensors' memory, which belongs to their kmem.
+ * An operation is only recorded when it is called (queue.cu). It runs when something needs its result:
+ * a download, finish, an upload, or a full queue. So small batches, whose sequence of operations
+ * repeats from step to step, run as one captured graph, and neighbouring operations can share a launch.
+ * What changes between steps (tokens, positions, tables) lies in device memory at fixed addresses. One
+ * thread at a time; the struct owns all that it points to, except tensors' memory, which belongs to
+ * their kmem.
  *
- * One arithmetic per row: every kernel computes a row with the same operations in the same order whatever
- * the number of rows, so results do not depend on batch mates, chunks or the split of layers. Kernels are
- * compiled without contraction
- * (-fmad=false): where we want fma we write it. */
+ * One arithmetic per row: every kernel computes a row with the same operations in the same order
+ * whatever the number of rows, so results do not depend on batch mates, chunks or the split of layers.
+ * Kernels are compiled without contraction (-fmad=false): where we want fma we write it. */
 #ifndef KERNELS_CUDA_CUDA_H
 #define KERNELS_CUDA_CUDA_H
 
@@ -43,8 +42,8 @@ struct kmem {
 };
 
 enum scratch_slot {              /* one user per slot at any time; contents live until the next user */
-                    SCRATCH_ACT, /* prepared activations of matmul: one slot for each act_kind */
-                    SCRATCH_ACT_LAST = SCRATCH_ACT + 2,
+                    SCRATCH_ACT, /* prepared activations of matmul: two slots for each act_kind, in turn */
+                    SCRATCH_ACT_LAST = SCRATCH_ACT + 5,
                     SCRATCH_ACT_EXPERTS, /* of the experts' first matrices */
                     SCRATCH_ACT_HIDDEN,  /* of the experts' last matrix */
                     SCRATCH_HIDDEN,      /* f32 hidden rows of the experts */
@@ -70,7 +69,7 @@ struct cuda_batch {
     struct dbatch d;                               /* fixed addresses */
     int32_t *host;                                 /* what is there now: token, pos, seg, segs */
     struct kbatch view;                            /* of host: what recorded operations point to */
-    int32_t pos_bound; /* all positions are smaller; a power of two for graphs' sake */
+    int32_t pos_bound;                        /* all positions are smaller; a power of two for graphs' sake */
     int32_t seg_rows_max;                          /* rows of the longest segment */
     int32_t *row_i;                                /* device: room for hc_head's rows */
     int32_t n_row_i;                               /* used since the queue last ran */
@@ -96,7 +95,12 @@ struct act {
     int32_t n_pad;
 };
 
-struct act_entry {                                 /* what SCRATCH_ACT holds of each kind */
+struct act_out {                                   /* forms of its rows that a kernel shall prepare */
+    uint32_t kinds;                                /* bit per act_kind */
+    struct act act[ACT_KINDS];
+};
+
+struct act_entry {                                 /* what a slot of SCRATCH_ACT holds */
     const float *x;
     int64_t n_in;
     int32_t n;
@@ -111,7 +115,7 @@ struct cuda {
     struct kernels base;                           /* must be first */
     int device, n_sm;
     int shared_max;                                /* shared memory that a block may have */
-    bool overlap_launches; /* programmatic dependent launch: compute capability 9 and later */
+    bool overlap_launches;                 /* programmatic dependent launch: compute capability 9 and later */
     cudaStream_t stream;
     struct cuda_batch batch;
     struct queue *queue;
@@ -119,9 +123,11 @@ struct cuda {
         void *data;
         uint64_t size;
     } scratch[SCRATCH_SLOTS];
-    struct act_entry act[ACT_KINDS];
+    struct act_entry act[ACT_KINDS][2];   /* two: a product may prepare its output while it reads its input */
+    int act_turn[ACT_KINDS];                       /* the older one, which is overwritten next */
+    const int32_t *listed_ids;                     /* the routing that SCRATCH_LISTS was made of (moe.cu) */
     uint64_t *iq2_grid;                            /* device: the format's table */
-    uint32_t *iq2_selectors; /* device: the same, a nibble per value: 0, 1, 2 for 8, 25, 43 */
+    uint32_t *iq2_selectors;                 /* device: the same, a nibble per value: 0, 1, 2 for 8, 25, 43 */
     struct {
         uint8_t *host, *device;                    /* host: STAGING_BUFFERS of STAGING_BYTES, pinned */
         cudaEvent_t done[STAGING_BUFFERS];
@@ -161,13 +167,15 @@ void queue_forget_graphs(struct cuda *c);
 /* Matrices of matmul operations that share their input are multiplied by one launch. */
 enum { MATMUL_GROUP_MAX = 8 };
 
-/* What the queue calls. matmul: n products of one input; hc_pre: together with the hc_post before it, or
- * NULL. */
+/* What the queue calls. `wanted`: the forms of the output (bits of act_kind) that the next operations
+ * will read; preparing them in the same launch is optional. Several arguments: operations that share a
+ * launch, NULL where there is none. */
 void run_embed(struct cuda *c, const struct embed_args *a);
-void run_hc_pre(struct cuda *c, const struct hc_pre_args *a, const struct hc_post_args *before);
+void run_hc_pre(struct cuda *c, const struct hc_pre_args *a, const struct hc_post_args *before,
+                uint32_t wanted);
 void run_hc_post(struct cuda *c, const struct hc_post_args *a);
-void run_hc_head(struct cuda *c, const struct hc_head_args *a);
-void run_matmul(struct cuda *c, const struct matmul_args *const *a, int n);
+void run_hc_head(struct cuda *c, const struct hc_head_args *a, uint32_t wanted);
+void run_matmul(struct cuda *c, const struct matmul_args *const *a, const uint32_t *wanted, int n);
 void run_rms_norm(struct cuda *c, const struct rms_norm_args *a);
 void run_add_streams(struct cuda *c, const struct add_streams_args *a);
 void run_q_rope(struct cuda *c, const struct q_rope_args *a);
@@ -175,10 +183,31 @@ void run_kv_rows(struct cuda *c, const struct kv_rows_args *a);
 void run_kv_commit(struct cuda *c, const struct kv_commit_args *a);
 void run_compress(struct cuda *c, const struct compress_args *a);
 void run_index_select(struct cuda *c, const struct index_select_args *a);
-void run_attention(struct cuda *c, const struct attention_args *a);
-void run_swiglu(struct cuda *c, const struct swiglu_args *a);
-void run_moe_route(struct cuda *c, const struct moe_route_args *a);
+void run_attention(struct cuda *c, const struct attention_args *a, const struct q_rope_args *rope,
+                   uint32_t wanted);
+void run_swiglu(struct cuda *c, const struct swiglu_args *a, uint32_t wanted);
+void run_moe_route(struct cuda *c, const struct moe_route_args *a, const struct moe_experts_args *experts,
+                   const struct swiglu_args *swiglu, uint32_t swiglu_wanted);
 void run_moe_experts(struct cuda *c, const struct moe_experts_args *a);
+
+/* What few rows of a layer need between its first products and its attention; independent of each
+ * other, one launch (state.cu). */
+struct state_ops {
+    const struct rms_norm_args *norm;
+    uint32_t norm_wanted;
+    const struct kv_rows_args *rows;
+    const struct kv_commit_args *commit;           /* of these rows; only with rows */
+    const struct compress_args *compress[2];       /* entries, keys */
+    const struct index_select_args *select;        /* of all there is */
+};
+void run_state(struct cuda *c, const struct state_ops *ops);
+
+/* What the queue asks. */
+uint32_t matmul_wants(struct cuda *c, const struct matmul_args *a);        /* forms of its input */
+uint32_t experts_want(struct cuda *c, const struct moe_experts_args *a);
+bool index_selects_all(const struct cuda *c, const struct index_select_args *a);
+/* Can it take the queries' rope on itself? */
+bool attention_ropes(const struct cuda *c, const struct attention_args *a);
 
 /* ---- weights (pack.cu) ---- */
 
@@ -192,11 +221,14 @@ uint64_t act_bytes(enum act_kind kind, int64_t n_in, int64_t n_pad);
 struct act act_at(void *memory, enum act_kind kind, int64_t n_in, int64_t n_pad);
 /* Prepares rows of x (row r of the result is x row from[r], or r when from is NULL; from[r] < 0:
  * skipped). *n_dev, when not NULL, is how many there are really. */
-void act_prepare(struct cuda *c, const struct act *act, enum act_kind kind, const float *x, int64_t n_in,
-                 int32_t n, const int32_t *from, const int32_t *n_dev);
+void act_prepare(struct cuda *c, const struct act *act, enum act_kind kind, const float *x,
+                 int64_t n_in, int32_t n, const int32_t *from, const int32_t *n_dev);
 /* The same for matmul's input, kept until forgotten: consecutive operations often read the same rows.
- * NULL: no memory. */
+ * NULL: no memory.
+ * */
 const struct act *act_of(struct cuda *c, enum act_kind kind, const float *x, int64_t n_in, int32_t n);
+/* The forms of x that the calling operation will prepare itself; from now on act_of() finds them. */
+struct act_out act_out(struct cuda *c, uint32_t kinds, const float *x, int64_t n_in, int32_t n);
 void act_forget(struct cuda *c, const void *begin, const void *end);   /* these addresses were written */
 
 /* ---- launching ---- */
@@ -215,8 +247,8 @@ static void launch(struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block, 
     config.attrs = &attribute, config.numAttrs = c->overlap_launches ? 1 : 0;
     if (shared > 48 << 10)
         cuda_ok(c,
-                cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     (int)shared),
+                cudaFuncSetAttribute((const void *)kernel,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
                 "shared memory");
     cuda_ok(c, cudaLaunchKernelEx(&config, kernel, P(args)...), "launch");
 }

@@ -64,10 +64,8 @@ static __device__ __forceinline__ float decode_iq2_xxs(const uint8_t *p, int i, 
 
 static __device__ __forceinline__ float decode_mxfp4(const uint8_t *p, int i) {
     int code = p[1 + i % 16] >> 4 * (i / 16) & 15, n = code & 7, e = p[0];
-    float value = (float)(n < 5    ? n
-                          : n == 5 ? 6
-                          : n == 6 ? 8
-                                   : 12); /* doubled; times 2^(e-128), subnormal for e < 2 */
+    /* doubled; times 2^(e-128), subnormal for e < 2 */
+    float value = (float)(n < 5 ? n : n == 5 ? 6 : n == 6 ? 8 : 12);
     float scale = __uint_as_float(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
     return code & 8 ? -value * scale : value * scale;
 }
@@ -92,6 +90,12 @@ static __device__ float decode(enum dtype type, const uint8_t *row, int64_t i, c
     case DTYPE_IQ2_XXS: return decode_iq2_xxs(row + i / 256 * 66, (int)(i % 256), grid);
     default: return 0.0f;
     }
+}
+
+/* For places that would otherwise hold many copies of it. */
+static __device__ __noinline__ float decode_called(enum dtype type, const uint8_t *row, int64_t i,
+                                                   const uint64_t *grid) {
+    return decode(type, row, i, grid);
 }
 
 /* ---- rows of the state ---- */
@@ -132,14 +136,14 @@ static __device__ __forceinline__ float key_value(const struct kv_layer &layer, 
 
 static __device__ __forceinline__ const uint8_t *window_row(const struct kv_layer &layer,
                                                             const struct kv_slice &slice,
-                                                            const struct kseg &seg, const uint8_t *rows,
-                                                            int p) {
+                                                            const struct kseg &seg,
+                                                            const uint8_t *rows, int p) {
     return p >= seg.pos0 ? rows + (int64_t)(seg.row0 + p - seg.pos0) * layer.row_bytes
                          : slice.raw + (int64_t)(p % layer.raw_cap) * layer.row_bytes;
 }
 
-static __device__ __forceinline__ const uint8_t *entry_row(const struct kv_layer &layer,
-                                                           const struct kv_slice &slice, int entry) {
+static __device__ __forceinline__ const uint8_t *
+entry_row(const struct kv_layer &layer, const struct kv_slice &slice, int entry) {
     return slice.pages[entry / KV_PAGE] + (int64_t)(entry % KV_PAGE) * layer.row_bytes;
 }
 

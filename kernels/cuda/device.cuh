@@ -2,8 +2,8 @@
  * functions, 16-bit floats.
  *
  * exp, sigmoid and softplus are our own polynomials (the CPU backend's formulas), so a result does not
- * depend on the toolkit's library. Sums over a warp are butterflies: every lane ends with the same bits.
- */
+ * depend on the toolkit's library. Sums over a warp are butterflies: every lane ends with the same
+ * bits. */
 #ifndef KERNELS_CUDA_DEVICE_CUH
 #define KERNELS_CUDA_DEVICE_CUH
 

@@ -13,6 +13,8 @@ enum {
     QUERY_THREADS = 128,
     SCORE_THREADS = 256,
     SELECT_THREADS = 1024,
+    DIGIT_BITS = 11,
+    DIGITS = 1 << DIGIT_BITS,
     INDEX_DIM_MAX = 512,
     SCORES_BYTES = 512 << 20
 };
@@ -76,57 +78,66 @@ static __device__ __forceinline__ uint32_t float_key(float x) {
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-/* The k-th largest key by four histogram passes; *n_above: how many are larger. All threads get the same. */
+/* Sums of a value over the block's threads up to this one, without it; *total: over all. */
+static __device__ __forceinline__ int sum_before(int value, int *total) {
+    __shared__ int warps[SELECT_THREADS / 32];
+    int warp = (int)threadIdx.x / 32, sum = value;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        int other = __shfl_up_sync(0xffffffffu, sum, step);
+        if (lane_id() >= step) sum += other;
+    }
+    __syncthreads();
+    if (lane_id() == 31) warps[warp] = sum;
+    __syncthreads();
+    int own = warps[lane_id()], all = own;         /* 32 warps, a lane each */
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        int other = __shfl_up_sync(0xffffffffu, all, step);
+        if (lane_id() >= step) all += other;
+    }
+    *total = __shfl_sync(0xffffffffu, all, 31);
+    return sum - value + __shfl_sync(0xffffffffu, all - own, warp);
+}
+
+/* The k-th largest key, by its bits from the top in three steps; *n_above: how many are larger. In each
+ * step the counts are added from the largest digit down, and one thread finds itself where the k-th key
+ * is. */
 static __device__ uint32_t kth_key(const float *score, int n, int k, int *n_above) {
-    __shared__ int count[256];
-    __shared__ uint32_t chosen;
-    __shared__ int above_shared;
+    __shared__ int count[DIGITS], chosen, above_chosen;
     uint32_t prefix = 0, mask = 0;
     int above = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        for (int i = (int)threadIdx.x; i < 256; i += SELECT_THREADS) count[i] = 0;
+    for (int shift = 32 - DIGIT_BITS; shift > -DIGIT_BITS; shift -= DIGIT_BITS) {
+        int down = max(shift, 0);   /* the last digit overlaps the one before: those bits are fixed already */
+        for (int i = (int)threadIdx.x; i < DIGITS; i += SELECT_THREADS) count[i] = 0;
         __syncthreads();
         for (int i = (int)threadIdx.x; i < n; i += SELECT_THREADS) {
             uint32_t key = float_key(score[i]);
-            if ((key & mask) == prefix) atomicAdd(&count[key >> shift & 255], 1);
+            if ((key & mask) == prefix) atomicAdd(&count[key >> down & (DIGITS - 1)], 1);
         }
         __syncthreads();
-        if (threadIdx.x == 0) {
-            int digit = 255;
-            while (above + count[digit] < k) above += count[digit--];
-            chosen = (uint32_t)digit;
-            above_shared = above;
+        const int PER = DIGITS / SELECT_THREADS;
+        int top = DIGITS - 1 - (int)threadIdx.x * PER, own = 0, total;
+        for (int i = 0; i < PER; i++) own += count[top - i];
+        int before = above + sum_before(own, &total);
+        for (int i = 0; i < PER; i++) {
+            if (before < k && before + count[top - i] >= k) chosen = top - i, above_chosen = before;
+            before += count[top - i];
         }
         __syncthreads();
-        prefix |= chosen << shift;
-        mask |= 255u << shift;
-        above = above_shared;
+        prefix |= (uint32_t)chosen << down;
+        mask |= (uint32_t)(DIGITS - 1) << down;
+        above = above_chosen;
         __syncthreads();
     }
     *n_above = above;
     return prefix;
 }
 
-/* How many of the block's threads before this one have the flag; *total: of all. */
-static __device__ int rank_of(bool flag, int *total) {
-    __shared__ int warp_count[SELECT_THREADS / 32];
-    unsigned lanes = __ballot_sync(0xffffffffu, flag);
-    int warp = (int)threadIdx.x / 32, rank = __popc(lanes & ((1u << lane_id()) - 1));
-    __syncthreads();
-    if (lane_id() == 0) warp_count[warp] = __popc(lanes);
-    __syncthreads();
-    *total = 0;
-    for (int w = 0; w < SELECT_THREADS / 32; w++) {
-        if (w < warp) rank += warp_count[w];
-        *total += warp_count[w];
-    }
-    return rank;
-}
-
 /* Grid: rows of the group. */
 static __global__ void __launch_bounds__(SELECT_THREADS) index_select_kernel(struct index_run a) {
     device_wait();
-    int i = a.first + (int)blockIdx.x, n = n_visible(a, i), n_above = 0, n_out = 0, n_ties_used = 0;
+    int i = a.first + (int)blockIdx.x, n = n_visible(a, i), n_above = 0, total;
     int32_t *sel = a.sel + (int64_t)i * a.top_k;
     if (a.all || n <= a.top_k) {
         for (int e = (int)threadIdx.x; e < min(n, a.top_k); e += SELECT_THREADS) sel[e] = e;
@@ -136,17 +147,24 @@ static __global__ void __launch_bounds__(SELECT_THREADS) index_select_kernel(str
     const float *score = a.scores + (int64_t)blockIdx.x * a.n_scored;
     uint32_t limit = kth_key(score, n, a.top_k, &n_above);
     int n_ties = a.top_k - n_above;                /* of those equal to the limit the lower indices win */
-    for (int first = 0; first < n; first += SELECT_THREADS) {
-        int e = first + (int)threadIdx.x, n_tied, n_taken;
-        uint32_t key = e < n ? float_key(score[e]) : 0;
-        int tie = rank_of(e < n && key == limit, &n_tied);
-        bool taken = e < n && (key > limit || (key == limit && n_ties_used + tie < n_ties));
-        int rank = rank_of(taken, &n_taken);
-        if (taken) sel[n_out + rank] = e;
-        n_ties_used += n_tied;
-        n_out += n_taken;
+    int per = (n + SELECT_THREADS - 1) / SELECT_THREADS, begin = min(n, (int)threadIdx.x * per),
+        end = min(n, begin + per);
+    int larger = 0, equal = 0;
+    for (int e = begin; e < end; e++) {
+        uint32_t key = float_key(score[e]);
+        larger += key > limit, equal += key == limit;
+    }
+    int ties_before = sum_before(equal, &total);
+    int ties = max(0, min(equal, n_ties - ties_before)), at = sum_before(larger + ties, &total);
+    for (int e = begin; e < end; e++) {
+        uint32_t key = float_key(score[e]);
+        if (key > limit || (key == limit && ties-- > 0)) sel[at++] = e;
     }
     if (threadIdx.x == 0) a.n_sel[i] = a.top_k;
+}
+
+bool index_selects_all(const struct cuda *c, const struct index_select_args *a) {
+    return !a->q || c->batch.pos_bound / a->layer->ratio <= a->top_k;
 }
 
 void run_index_select(struct cuda *c, const struct index_select_args *a) {
@@ -155,7 +173,7 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
     r.batch = c->batch.d;
     r.row0 = a->row0, r.n = a->n, r.n_head = a->n_head, r.top_k = a->top_k;
     int32_t n_max = c->batch.pos_bound / a->layer->ratio;
-    r.all = !a->q || n_max <= a->top_k;
+    r.all = index_selects_all(c, a);
     if (r.all) {
         launch(c, index_select_kernel, dim3((unsigned)a->n), dim3(SELECT_THREADS), 0, r);
         return;
@@ -165,8 +183,9 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
     int32_t at_once =
         (int32_t)MIN((int64_t)a->n, MAX(SCORES_BYTES / (r.n_scored * (int64_t)sizeof(float)), 1));
     r.q = f32_of(a->q), r.weight = f32_of(a->weight), r.rope = f32_of(a->rope);
-    r.values = cuda_scratch(c, SCRATCH_QUERY,
-                            (uint64_t)a->n * (uint64_t)(a->n_head * a->layer->idx_dim) * sizeof(float));
+    r.values =
+        cuda_scratch(c, SCRATCH_QUERY,
+                     (uint64_t)a->n * (uint64_t)(a->n_head * a->layer->idx_dim) * sizeof(float));
     r.scores = (float *)cuda_scratch(c, SCRATCH_SCORES,
                                      (uint64_t)at_once * (uint64_t)r.n_scored * sizeof(float));
     if (!r.values || !r.scores) return;
@@ -177,8 +196,9 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
         r.n_group = MIN(at_once, a->n - r.first);
         if (mma) run_index_scores_mma(c, &r);
         else
-            launch(c, index_score_kernel, dim3((unsigned)r.n_group, (unsigned)(r.n_scored / KV_PAGE)),
-                   dim3(SCORE_THREADS), 0, r);
+            launch(c, index_score_kernel,
+                   dim3((unsigned)r.n_group, (unsigned)(r.n_scored / KV_PAGE)), dim3(SCORE_THREADS),
+                   0, r);
         launch(c, index_select_kernel, dim3((unsigned)r.n_group), dim3(SELECT_THREADS), 0, r);
     }
 }

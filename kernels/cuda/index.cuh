@@ -6,13 +6,13 @@
 
 struct index_run {
     float *q, *scores;
-    void *values; /* prepared queries: f32 [n][n_head][dim]; for index_mma.cu f16 */
+    void *values;                           /* prepared queries: f32 [n][n_head][dim]; for index_mma.cu f16 */
     const float *weight, *rope;
     int32_t *sel, *n_sel;
     struct kv_layer layer;
     struct dbatch batch;
     int row0, n, n_head, top_k;
-    int first, n_group, n_scored; /* of row0's rows: this group; its rows' scores are n_scored apart */
+    int first, n_group, n_scored;        /* of row0's rows: this group; its rows' scores are n_scored apart */
     bool all;                                      /* nobody needs scores */
 };
 

@@ -1,9 +1,10 @@
 /* The indexer on tensor cores: packed FP4 keys of 128 values, 64 heads.
  *
  * Queries are rounded to FP4 and kept as f16, which holds their values exactly; so do the keys. A warp
- * keeps 32 keys in registers and lets rows of the batch go by; a block's keys are 256 neighbours. Per row
- * the scores of 64 heads are one f16 chain over the 128 values, cut at zero, weighted, and summed: in a
- * thread over its heads in order, then over the lanes of a column. */
+ * keeps 32 keys in registers and lets rows of the batch go by; a block's keys are 256 neighbours. Per
+ * row the scores of 64 heads are one f16 chain over the
+ * 128 values, cut at zero, weighted, and summed: in a thread over its heads in order, then over the
+ *   lanes of a column. */
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/index.cuh"
 
@@ -16,15 +17,15 @@ enum {
 };
 
 /* Where value d of a block of 32 stands in a prepared query, so that a lane's key values come from one
- * word of codes: the lane t of the tensor core's B operand has values 4t..4t+3 (low nibbles) and 16+4t..
- * (high nibbles). */
+ * word of codes: the lane t of the tensor core's B operand has values 4t..4t+3 (low nibbles) and
+ * 16+4t.. (high nibbles). */
 static __device__ __forceinline__ int query_place(int d) {
     int half = d / 16, t = d % 16 / 4, i = d % 4;
     return half * 16 + (i < 2 ? 2 * t + i : 8 + 2 * t + i - 2);
 }
 
-/* One warp per row and head. Lane l holds values l, l + 32, l + 64, l + 96: a block of 32 lies across the
- * lanes. */
+/* One warp per row and head. Lane l holds values l, l + 32, l + 64, l + 96: a block of 32 lies across
+ * the lanes. */
 static __global__ void __launch_bounds__(QUERY_WARPS * 32) query_kernel(struct index_run a) {
     device_wait();
     int64_t item = (int64_t)blockIdx.x * QUERY_WARPS + threadIdx.x / 32;
@@ -57,12 +58,12 @@ static __global__ void __launch_bounds__(QUERY_WARPS * 32) query_kernel(struct i
     }
 }
 
-/* Two FP4 codes (low nibbles of bytes 0 and 1 of each half's low byte) as halves: the bits moved are the
- * value times 2^-14. */
+/* Two FP4 codes (low nibbles of bytes 0 and 1 of each half's low byte) as halves: the bits moved are
+ * the value times 2^-14. */
 static __device__ __forceinline__ uint32_t fp4_pair(uint32_t nibbles, __half2 scale) {
     uint32_t bits = (nibbles & 0x00080008u) << 12 | (nibbles & 0x00070007u) << 9;
-    __half2 v =
-        __hmul2(__hmul2(*(__half2 *)&bits, __half2half2(__ushort_as_half(0x7400))), scale); /* 2^14 */
+    /* 2^14 */
+    __half2 v = __hmul2(__hmul2(*(__half2 *)&bits, __half2half2(__ushort_as_half(0x7400))), scale);
     return *(uint32_t *)&v;
 }
 
@@ -71,8 +72,8 @@ struct key_regs {
 };
 
 /* Keys first .. first + 32 of a page table; keys past the end are zero. */
-static __device__ __forceinline__ void load_keys(struct key_regs *k, uint8_t *const *pages, int first,
-                                                 int n) {
+static __device__ __forceinline__ void load_keys(struct key_regs *k, uint8_t *const *pages,
+                                                 int first, int n) {
     int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
     for (int j = 0; j < WARP_KEYS / 8; j++) {
@@ -94,8 +95,8 @@ static __device__ __forceinline__ void load_keys(struct key_regs *k, uint8_t *co
     }
 }
 
-static __device__ __forceinline__ void copy_query(__half *to, float *weight, const struct index_run &a,
-                                                  int i) {
+static __device__ __forceinline__ void copy_query(__half *to, float *weight,
+                                                  const struct index_run &a, int i) {
     const uint8_t *from = (const uint8_t *)a.values + (int64_t)i * QUERY_BYTES;
     for (int piece = (int)threadIdx.x; piece < QUERY_BYTES / 16; piece += SCORE_WARPS * 32) {
         uint32_t at = (uint32_t)__cvta_generic_to_shared(
@@ -162,8 +163,8 @@ static __global__ void __launch_bounds__(SCORE_WARPS * 32) score_kernel(struct i
             continue;
         }
         int row_slot = a.batch.segs[a.batch.seg[a.row0 + i]].slot;
-        if (row_slot != slot) { /* keys past this row's end may be visible to the next: load all there are
-                                   in the block */
+        if (row_slot !=
+            slot) { /* keys past this row's end may be visible to the next: load all there are in the block */
             int last = r;
             while (last + 1 < end &&
                    a.batch.segs[a.batch.seg[a.row0 + a.first + last + 1]].slot == row_slot)
@@ -185,13 +186,13 @@ static __global__ void __launch_bounds__(SCORE_WARPS * 32) score_kernel(struct i
 
 bool index_fits_mma(const struct cuda *c, const struct index_select_args *a) {
     return c->base.config.precision == PRECISION_FAST && a->layer->numerics == NUMERICS_OFFICIAL &&
-           a->layer->idx_dim == KEYS_DIM && a->layer->n_rot == ROT && a->layer->key_bytes == KEY_BYTES &&
-           a->n_head == HEADS;
+           a->layer->idx_dim == KEYS_DIM && a->layer->n_rot == ROT &&
+           a->layer->key_bytes == KEY_BYTES && a->n_head == HEADS;
 }
 
 void run_index_queries_mma(struct cuda *c, const struct index_run *r) {
-    launch(c, query_kernel, dim3(blocks_for((int64_t)r->n * HEADS, QUERY_WARPS)), dim3(QUERY_WARPS * 32),
-           0, *r);
+    launch(c, query_kernel, dim3(blocks_for((int64_t)r->n * HEADS, QUERY_WARPS)),
+           dim3(QUERY_WARPS * 32), 0, *r);
 }
 
 void run_index_scores_mma(struct cuda *c, const struct index_run *r) {

@@ -6,6 +6,7 @@
  *
  * The first two agree bit for bit (tiles.cuh); the third has its own order of sums, the same for any
  * number of rows. */
+#include "kernels/cuda/act.cuh"
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/products.cuh"
 
@@ -14,9 +15,9 @@ enum { PLAIN_COLUMNS = 4 };
 /* ---- anything: one warp per weight row and four rows of input ---- */
 
 static __global__ void __launch_bounds__(THREADS)
-    plain_kernel(float *out, const float *in, const uint8_t *weight, enum dtype type, uint64_t row_bytes,
-                 int64_t n_in, int64_t n_out, int64_t group_rows, int n_group, int n,
-                 const uint64_t *grid) {
+    plain_kernel(float *out, const float *in, const uint8_t *weight, enum dtype type,
+                 uint64_t row_bytes, int64_t n_in, int64_t n_out, int64_t group_rows, int n_group,
+                 int n, const uint64_t *grid) {
     device_wait();
     int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     int column0 = (int)blockIdx.y * PLAIN_COLUMNS, n_columns = min(PLAIN_COLUMNS, n - column0);
@@ -37,10 +38,10 @@ static void run_plain(struct cuda *c, const struct matmul_args *a) {
     const struct tensor *w = a->weight;
     int64_t n_out = rows_of(w), n_in = w->ne[0];
     CHECK(!w->mem || w->mem->layout == LAYOUT_FILE);
-    launch(c, plain_kernel, dim3(blocks_for(n_out, WARPS), blocks_for(a->n, PLAIN_COLUMNS)),
-           dim3(THREADS), 0, f32_of(a->out), (const float *)f32_of(a->in), (const uint8_t *)w->data,
-           w->type, dtype_row_bytes(w->type, (uint64_t)n_in), n_in, n_out, n_out / a->n_group, a->n_group,
-           (int)a->n, (const uint64_t *)c->iq2_grid);
+    launch(c, plain_kernel, dim3(blocks_for(n_out, WARPS), blocks_for(a->n, PLAIN_COLUMNS)), dim3(THREADS), 0,
+           f32_of(a->out), (const float *)f32_of(a->in), (const uint8_t *)w->data, w->type,
+           dtype_row_bytes(w->type, (uint64_t)n_in), n_in, n_out, n_out / a->n_group, a->n_group, (int)a->n,
+           (const uint64_t *)c->iq2_grid);
 }
 
 /* ---- tiles ---- */
@@ -53,45 +54,73 @@ struct product {
     int group_tiles; /* tiles of a group: the next ones read the next part of the input */
     int first_block;
     bool second_type;
+    bool emits;                                    /* the output's Q8_0 form, too */
+    struct act emitted;
 };
 
 struct product_list {
     struct product p[MATMUL_GROUP_MAX];
     int n_products, n;
+    bool emits;                                    /* one of them: there is one place for the form */
     const uint32_t *lut;
+};
+
+/* Sums of segments to the output: a warp takes one column of two neighbouring tiles, which is a block
+ * of Q8_0. */
+static __device__ __forceinline__ void write_tiles(const struct product &m, const struct split &split,
+                                                   const float *shared, int tile0, int n, int columns) {
+    int pairs = (split.tiles + 1) / 2;
+    for (int item = (int)threadIdx.x / 32; item < pairs * n; item += WARPS) {
+        int column = item / pairs, tile = item % pairs * 2 + lane_id() / TILE_ROWS;
+        int row = (tile0 + tile) * TILE_ROWS + lane_id() % TILE_ROWS;
+        bool there = tile < split.tiles && row < m.n_out;
+        float value = 0;
+        if (there)
+            value = segments_sum(shared, split.n_segments, columns, tile, column,
+                                 lane_id() % TILE_ROWS);
+        if (there) m.out[(int64_t)column * m.n_out + row] = value;
+        if (!m.emits) continue;
+        float amax = warp_max(fabsf(value)), d = amax / 127.0f, divisor = amax > 0 ? d : 1.0f;
+        int64_t at = (int64_t)(row / 32) * m.emitted.n_pad + column;
+        if (there) m.emitted.q[at * 32 + lane_id()] = (int8_t)quantise_by(value, divisor, 1.0f / divisor);
+        if (there && lane_id() == 0) m.emitted.d[at] = d;
+    }
+}
+
+/* What a block multiplies. */
+template <class T, int N> struct dense_work {
+    const struct product &m;
+    int tile0, n_segments, n_tiles, n;
+    const lane_pos &p;
+    __device__ __forceinline__ const uint8_t *tile(int item) const {
+        int tile = tile0 + item / n_segments;
+        return tile < n_tiles ? m.weight + (int64_t)tile * (m.n_in / T::STEP) * T::STEP_BYTES : NULL;
+    }
+    __device__ __forceinline__ x_global<N> x(int item) const {
+        int group = (tile0 + item / n_segments) / m.group_tiles;
+        return x_global<N>(act_from(m.act, T::KIND, group * m.n_in), 0, n, p);
+    }
 };
 
 template <class T, int N>
 static __device__ __forceinline__ void few_rows(const struct product &m, int n, const uint32_t *lut,
                                                 float *shared) {
     lane_pos p;
-    struct split split(m.n_in);
-    int warp = (int)threadIdx.x / 32, slot = warp / split.warps_per_tile, n_tiles = m.n_out / TILE_ROWS;
-    int tile0 = ((int)blockIdx.x - m.first_block) * split.tiles_per_block, tile = tile0 + slot;
-    const uint8_t *weight = m.weight + (int64_t)tile * (m.n_in / T::STEP) * T::STEP_BYTES;
-    bool works = slot < split.tiles_per_block && tile < n_tiles;
-    typename T::regs first;
-    if (works) T::load(first, weight, m.n_in, warp % split.warps_per_tile * (SEGMENT / T::STEP), p);
+    struct split split(m.n_in, N * 8);
+    int tile0 = ((int)blockIdx.x - m.first_block) * split.tiles, warp = (int)threadIdx.x / 32;
+    dense_work<T, N> work = { m, tile0, split.n_segments, m.n_out / TILE_ROWS, n, p };
+    ahead<T, few_ahead<T, N>()> first;
+    if (warp < split.n_items) first.start(work.tile(warp), m.n_in, warp % split.n_segments, p);
     device_wait();
-    const int columns = N * 8, sums_per_tile = split.n_segments * columns * COLUMN_STRIDE;
-    if (works) {
-        struct act act = act_from(m.act, T::KIND, tile / m.group_tiles * m.n_in);
-        segments_multiply<T, N>(shared + slot * sums_per_tile, weight, m.n_in, split,
-                                warp % split.warps_per_tile, first, x_global<N>(act, 0, n, p), p, lut);
-    }
+    items_multiply<T, N>(shared, work, m.n_in, split, split.n_items, first, p, lut);
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < split.tiles_per_block * columns * TILE_ROWS; i += THREADS) {
-        int row = i % TILE_ROWS, column = i / TILE_ROWS % columns, s = i / (TILE_ROWS * columns);
-        if (tile0 + s >= n_tiles || column >= n) continue;
-        m.out[(int64_t)column * m.n_out + (tile0 + s) * TILE_ROWS + row] =
-            segments_sum(shared + s * sums_per_tile, split.n_segments, columns, column, row);
-    }
+    write_tiles(m, split, shared, tile0, n, N * 8);
 }
 
-/* Grid: the matrices one after another, each (16 rows x tiles_per_block) per block. Matrices are of type
- * A or B. */
+/* Grid: the matrices one after another, each (16 rows x tiles_per_block) per block. Matrices are of
+ * type A or B. */
 template <class A, class B, int N>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1)
     few_rows_kernel(const __grid_constant__ struct product_list list) {
     extern __shared__ float shared[];
     __shared__ uint32_t lut[A::LUT];
@@ -127,7 +156,8 @@ static __global__ void __launch_bounds__(THREADS, 2)
         for (int i = 0; i < 4; i++) {
             int to = column + fragment_column(j, i, p);
             if (to < n)
-                m.out[(int64_t)to * m.n_out + row0 + fragment_row(i, p)] = total[(j * 4 + i) * THREADS];
+                m.out[(int64_t)to * m.n_out + row0 + fragment_row(i, p)] =
+                    total[(j * 4 + i) * THREADS];
         }
 }
 
@@ -155,25 +185,29 @@ static bool product_of(struct cuda *c, const struct matmul_args *a, struct produ
     return true;
 }
 
-template <class A, class B>
-static void launch_few(struct cuda *c, struct product_list *list) {
-    int n_blocks = 0, floats = 0, groups = list->n <= 8 ? 1 : list->n <= 16 ? 2 : list->n <= 32 ? 4 : 8;
+template <class A, class B, int N> static void launch_few_groups(struct cuda *c, struct product_list *list) {
+    int n_blocks = 0, floats = 0;
     for (int i = 0; i < list->n_products; i++) {
-        struct split split(list->p[i].n_in);
+        struct split split(list->p[i].n_in, N * 8);
         list->p[i].first_block = n_blocks;
-        n_blocks += (int)blocks_for(list->p[i].n_out / TILE_ROWS, split.tiles_per_block);
-        floats = MAX(floats, split.shared_floats(groups * 8));
+        n_blocks += (int)blocks_for(list->p[i].n_out / TILE_ROWS, split.tiles);
+        floats = MAX(floats, split.shared_floats(N * 8));
     }
-    void (*kernel)(struct product_list) = groups == 1   ? few_rows_kernel<A, B, 1>
-                                          : groups == 2 ? few_rows_kernel<A, B, 2>
-                                          : groups == 4 ? few_rows_kernel<A, B, 4>
-                                                        : few_rows_kernel<A, B, 8>;
-    launch(c, kernel, dim3((unsigned)n_blocks), dim3(THREADS), (size_t)floats * sizeof(float), *list);
+    launch(c, few_rows_kernel<A, B, N>, dim3((unsigned)n_blocks), dim3(THREADS),
+           (size_t)floats * sizeof(float), *list);
+}
+
+template <class A, class B> static void launch_few(struct cuda *c, struct product_list *list) {
+    if (list->n <= 8) launch_few_groups<A, B, 1>(c, list);
+    else if (list->n <= 16) launch_few_groups<A, B, 2>(c, list);
+    else if (list->n <= 32) launch_few_groups<A, B, 4>(c, list);
+    else launch_few_groups<A, B, 8>(c, list);
 }
 
 template <class T> static void launch_many(struct cuda *c, const struct product *m, int n) {
-    launch(c, many_rows_kernel<T>, dim3(blocks_for(n, COLUMNS), blocks_for(m->n_out / TILE_ROWS, WARPS)),
-           dim3(THREADS), columns_shared_bytes<T>(), *m, n, (const uint32_t *)c->iq2_selectors);
+    launch(c, many_rows_kernel<T>,
+           dim3(blocks_for(n, COLUMNS), blocks_for(m->n_out / TILE_ROWS, WARPS)), dim3(THREADS),
+           columns_shared_bytes<T>(), *m, n, (const uint32_t *)c->iq2_selectors);
 }
 
 static void run_many(struct cuda *c, enum dtype type, const struct product *m, int n) {
@@ -206,7 +240,17 @@ static bool same_launch(enum dtype a, enum dtype b) {
     return a == b || (a_dense && b_dense);
 }
 
-void run_matmul(struct cuda *c, const struct matmul_args *const *a, int n) {
+uint32_t matmul_wants(struct cuda *c, const struct matmul_args *a) {
+    return a->n > 0 && in_tiles(c, a) ? 1u << act_kind_for(a->weight->type) : 0;
+}
+
+/* Can the launch prepare the output's Q8_0 form? It takes whole blocks of 32 rows. */
+static bool can_emit(const struct product *m, int n) {
+    struct split split(m->n_in, (int)ALIGN_UP(n, 8));
+    return n <= GRAPH_ROWS_MAX && m->n_out % 32 == 0 && split.tiles % 2 == 0;
+}
+
+void run_matmul(struct cuda *c, const struct matmul_args *const *a, const uint32_t *wanted, int n) {
     bool done[MATMUL_GROUP_MAX] = { false };
     for (int i = 0; i < n; i++) {
         if (done[i] || a[i]->n == 0) continue;
@@ -223,8 +267,15 @@ void run_matmul(struct cuda *c, const struct matmul_args *const *a, int n) {
                 continue;
             m->second_type = a[j]->weight->type == DTYPE_F16;
             done[j] = true;
-            if (a[j]->n > GRAPH_ROWS_MAX) run_many(c, a[j]->weight->type, m, a[j]->n);
-            else list.n_products++;
+            if (a[j]->n > GRAPH_ROWS_MAX) {
+                run_many(c, a[j]->weight->type, m, a[j]->n);
+                continue;
+            }
+            list.n_products++;
+            if (!(wanted[j] & 1 << ACT_Q8_0) || !can_emit(m, a[j]->n) || list.emits) continue;
+            struct act_out out = act_out(c, 1 << ACT_Q8_0, m->out, m->n_out, a[j]->n);
+            m->emits = list.emits = out.kinds != 0;
+            m->emitted = out.act[ACT_Q8_0];
         }
         run_few(c, a[i]->weight->type, &list);
     }

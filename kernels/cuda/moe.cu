@@ -1,197 +1,42 @@
-/* Mixture of experts: routing, and the routed experts themselves.
+/* The routed experts.
  *
- *   route    one warp per row
- *   lists    one block: the pairs (row, expert) in the order of experts, each expert's from a multiple of
- * 8; entries of up to 8 or 64 pairs of one expert gate, up -> hidden[pair], weighted        products over
- * entries (tiles), or pair by pair (anything else) down     -> parts[pair] sum      the tree over expert
- * numbers, per row
+ *   gate, up -> hidden[pair], weighted        products over entries (tiles), or pair by pair (anything else)
+ *   down     -> parts[pair]
+ *   sum      the tree over expert numbers, per row
  *
- * A pair's result does not depend on where it stands, so the order within an expert may be any. */
+ * Few rows: activations are read through the pairs' row numbers, and the hidden rows are quantised by
+ * the blocks that read them; many rows: both are prepared in the order of pairs. */
+#include "kernels/cuda/act.cuh"
 #include "kernels/cuda/decode.cuh"
+#include "kernels/cuda/moe.cuh"
 #include "kernels/cuda/products.cuh"
 
-enum { ROUTE_WARPS = 4, EXPERTS_MAX = 1024, LIST_THREADS = 1024, SUM_THREADS = 256 };
+enum { SUM_THREADS = 256 };
 
-/* ---- routing ---- */
-
-struct route_run {
-    int32_t *ids;
-    float *weights;
-    const float *logits, *bias;
-    const int32_t *tid2eid;
-    struct dbatch batch;
-    float scale;
-    int n_expert, n_used;
-};
-
-/* Lane e % 32 keeps expert e's score; the best of all lanes is taken n_used times; of equals the lower
- * number. */
-static __device__ int take_best(float *value, int n_expert) {
-    float best = -INFINITY;
-    int id = n_expert;
-#pragma unroll
-    for (int i = 0; i < EXPERTS_MAX / 32; i++)
-        if (32 * i < n_expert && value[i] > best) best = value[i], id = 32 * i + lane_id();
-    for (int step = 16; step > 0; step /= 2) {
-        float other = __shfl_xor_sync(0xffffffffu, best, step);
-        int other_id = __shfl_xor_sync(0xffffffffu, id, step);
-        if (other > best || (other == best && other_id < id)) best = other, id = other_id;
-    }
-#pragma unroll
-    for (int i = 0; i < EXPERTS_MAX / 32; i++)
-        if (32 * i + lane_id() == id) value[i] = -INFINITY;
-    return id < n_expert ? id : 0;
-}
-
-static __device__ void route_row(const struct route_run &a, int row, int32_t *ids) {
-    const float *logits = a.logits + (int64_t)row * a.n_expert;
-    if (a.tid2eid) {
-        const int32_t *from = a.tid2eid + (int64_t)a.batch.token[row] * a.n_used;
-        if (lane_id() < a.n_used) ids[lane_id()] = max(0, min(from[lane_id()], a.n_expert - 1));
-        return;
-    }
-    float value[EXPERTS_MAX / 32];
-#pragma unroll
-    for (int i = 0; i < EXPERTS_MAX / 32; i++) {
-        int e = 32 * i + lane_id();
-        value[i] = -INFINITY;
-        if (e < a.n_expert) value[i] = sqrtf(f32_softplus(logits[e])) + (a.bias ? a.bias[e] : 0);
-    }
-    for (int u = 0; u < a.n_used; u++) {
-        int id = take_best(value, a.n_expert);
-        if (lane_id() == 0) ids[u] = id;
-    }
-}
-
-static __global__ void __launch_bounds__(ROUTE_WARPS * 32) route_kernel(struct route_run a) {
-    __shared__ int32_t all_ids[ROUTE_WARPS][MOE_USED_MAX];
-    device_wait();
-    int row = (int)blockIdx.x * ROUTE_WARPS + (int)threadIdx.x / 32;
-    if (row >= a.batch.n_rows) return;
-    int32_t *ids = all_ids[threadIdx.x / 32];
-    route_row(a, row, ids);
-    __syncwarp();
-    if (lane_id() != 0) return;
-    float score[MOE_USED_MAX], sum = 0;
-    for (int i = 1; i < a.n_used; i++)
-        for (int j = i; j > 0 && ids[j] < ids[j - 1]; j--) {
-            int32_t swap = ids[j];
-            ids[j] = ids[j - 1];
-            ids[j - 1] = swap;
-        }
-    for (int i = 0; i < a.n_used; i++) {
-        score[i] = sqrtf(f32_softplus(a.logits[(int64_t)row * a.n_expert + ids[i]]));
-        sum += score[i];
-    }
-    sum = fmaxf(sum, 6.103515625e-5f);             /* no real router comes near: a guard against 0/0 */
-    for (int i = 0; i < a.n_used; i++) {
-        a.ids[row * a.n_used + i] = ids[i];
-        a.weights[row * a.n_used + i] = score[i] / sum * a.scale;
-    }
-}
-
-void run_moe_route(struct cuda *c, const struct moe_route_args *a) {
-    struct route_run r = {};
-    r.ids = (int32_t *)a->ids->data, r.weights = f32_of(a->weights), r.logits = f32_of(a->logits);
-    r.bias = a->bias ? f32_of(a->bias) : NULL,
-    r.tid2eid = a->tid2eid ? (const int32_t *)a->tid2eid->data : NULL;
-    r.batch = c->batch.d, r.scale = a->scale, r.n_expert = (int)a->logits->ne[0], r.n_used = a->n_used;
-    CHECK(r.n_expert <= EXPERTS_MAX);
-    launch(c, route_kernel, dim3(blocks_for(a->batch->n_rows, ROUTE_WARPS)), dim3(ROUTE_WARPS * 32), 0, r);
-}
-
-/* ---- who computes what ---- */
-
-struct entry {
-    int expert, first, n;                          /* pairs first .. first+n, of the range's expert */
-};
-
-struct lists {
-    int32_t *row;                                  /* [slots] of a pair, -1 for gaps */
-    float *weight;                                 /* [slots] */
-    int32_t *slot;                                 /* [n * n_used] where each pair is, -1 when not ours */
-    struct entry *entries;
-    int32_t *n_entries, *n_slots;                  /* device counters */
-    int n_slots_max, n_entries_max;
-};
-
-struct lists_run {
+struct experts_run {
     struct lists l;
-    const int32_t *ids;
-    const float *weights;
-    int n_pairs, n_used, e_begin, n_e, entry_pairs;
+    const uint8_t *gate, *up, *down;
+    struct act x, hidden_act;                    /* x: rows (few) or pairs (many); hidden_act: many */
+    float *hidden, *parts;                       /* [slots][n_ff], [slots][n_embd] */
+    int n_ff, n_embd;
+    float clamp;
+    const uint32_t *lut;
 };
 
-static __global__ void __launch_bounds__(LIST_THREADS) lists_kernel(struct lists_run a) {
-    __shared__ int count[EXPERTS_MAX], first[EXPERTS_MAX], n_entries, n_slots;
-    device_wait();
-    for (int e = (int)threadIdx.x; e < a.n_e; e += LIST_THREADS) count[e] = 0;
-    for (int s = (int)threadIdx.x; s < a.l.n_slots_max; s += LIST_THREADS) a.l.row[s] = -1;
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < a.n_pairs; i += LIST_THREADS) {
-        int e = a.ids[i] - a.e_begin;
-        if (e >= 0 && e < a.n_e) atomicAdd(&count[e], 1);
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) { /* places and entries: 32 experts at a time, prefix sums over lanes */
-        int slots = 0, entries = 0;
-        for (int e0 = 0; e0 < a.n_e; e0 += 32) {
-            int e = e0 + lane_id(), n = e < a.n_e ? count[e] : 0, room = (n + 7) / 8 * 8,
-                parts = (n + a.entry_pairs - 1) / a.entry_pairs;
-            int room_sum = room, parts_sum = parts;
-            for (int step = 1; step < 32; step *= 2) {
-                int r = __shfl_up_sync(0xffffffffu, room_sum, step),
-                    p = __shfl_up_sync(0xffffffffu, parts_sum, step);
-                if (lane_id() >= step) room_sum += r, parts_sum += p;
-            }
-            int at = slots + room_sum - room, entry = entries + parts_sum - parts;
-            if (e < a.n_e) first[e] = at, count[e] = 0;
-            for (int done = 0; done < n; done += a.entry_pairs)
-                a.l.entries[entry++] = { e, at + done, min(a.entry_pairs, n - done) };
-            slots += __shfl_sync(0xffffffffu, room_sum, 31);
-            entries += __shfl_sync(0xffffffffu, parts_sum, 31);
-        }
-        if (lane_id() == 0) n_entries = entries, n_slots = slots;
-    }
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < a.n_pairs; i += LIST_THREADS) {
-        int e = a.ids[i] - a.e_begin, slot = -1;
-        if (e >= 0 && e < a.n_e) {
-            slot = first[e] + atomicAdd(&count[e], 1);
-            a.l.row[slot] = i / a.n_used;
-            a.l.weight[slot] = a.weights[i];
-        }
-        a.l.slot[i] = slot;
-    }
-    if (threadIdx.x == 0) *a.l.n_entries = n_entries, *a.l.n_slots = n_slots;
-}
-
-static bool lists_reserve(struct cuda *c, struct lists *l, int n_pairs, int n_e, int entry_pairs) {
-    int experts = MIN(n_pairs, n_e);
-    l->n_slots_max = (int)ALIGN_UP(n_pairs + 7 * experts, 8);
-    l->n_entries_max = n_pairs / entry_pairs + experts;
-    uint64_t ints = (uint64_t)l->n_slots_max * 2 + (uint64_t)n_pairs + (uint64_t)l->n_entries_max * 3 + 2;
-    int32_t *at = (int32_t *)cuda_scratch(c, SCRATCH_LISTS, ints * sizeof(int32_t));
-    if (!at) return false;
-    l->row = at, at += l->n_slots_max;
-    l->weight = (float *)at, at += l->n_slots_max;
-    l->slot = at, at += n_pairs;
-    l->entries = (struct entry *)at, at += (int64_t)l->n_entries_max * 3;
-    l->n_entries = at, l->n_slots = at + 1;
-    return true;
+template <class T> static __device__ __forceinline__ void load_table(uint32_t *lut, const uint32_t *table) {
+    if (T::LUT > 1) lut[threadIdx.x % T::LUT] = table[threadIdx.x % T::LUT];
 }
 
 /* ---- few rows: entries of up to 8 pairs ---- */
 
-/* Activations in the order of rows, read through the pairs' row numbers. */
+/* Activations in the order of rows, read through an entry's row numbers. */
 struct x_pairs {
     const struct act act;
-    int own, first, second;                        /* rows of columns g, 2t, 2t+1; -1: none */
+    int own, first, second;                      /* rows of columns g, 2t, 2t+1; own -1: none */
     int t;
-    __device__ x_pairs(const struct act &a, const int32_t *row, int n, const lane_pos &p)
-        : act(a), own(p.g < n ? row[p.g] : -1), first(2 * p.t < n ? row[2 * p.t] : 0),
-          second(2 * p.t + 1 < n ? row[2 * p.t + 1] : 0), t(p.t) {
-    }
+    __device__ x_pairs(const struct act &a, const struct entry &e, const lane_pos &p)
+        : act(a), own(p.g < e.n ? e.row[p.g] : -1), first(2 * p.t < e.n ? e.row[2 * p.t] : 0),
+          second(2 * p.t + 1 < e.n ? e.row[2 * p.t + 1] : 0), t(p.t) {}
     __device__ __forceinline__ uint2 at(const void *base, int block) const {
         if (own < 0) return make_uint2(0, 0);
         return *(const uint2 *)((const uint8_t *)base + ((int64_t)block * act.n_pad + own) * 32 + t * 8);
@@ -206,92 +51,139 @@ struct x_pairs {
     }
 };
 
-struct experts_run {
-    struct lists l;
-    const uint8_t *gate, *up, *down;
-    struct act x, hidden_act;                      /* x: rows (few) or pairs (many) */
-    float *hidden, *parts;                         /* [slots][n_ff], [slots][n_embd] */
-    int n_ff, n_embd;
-    float clamp;
-    const uint32_t *lut;
+/* One segment of up to 8 hidden rows, quantised by the block that multiplies it. Blocks count from the
+ * segment's first. */
+struct hidden_segment {
+    __align__(16) int8_t q[ENTRY_PAIRS_FEW][SEGMENT];
+    __align__(16) uint16_t sum[ENTRY_PAIRS_FEW][SEGMENT / 16];
+    float d[ENTRY_PAIRS_FEW][SEGMENT / 32];      /* per 256 or per 32 */
 };
 
-template <class T> static __device__ __forceinline__ void load_table(uint32_t *lut, const uint32_t *table) {
-    if (T::LUT > 1) lut[threadIdx.x % T::LUT] = table[threadIdx.x % T::LUT];
-}
+template <enum act_kind KIND> struct x_hidden {
+    const struct hidden_segment *s;
+    int segment, n, g, t;
+    static const int D_VALUES = KIND == ACT_Q8_0 ? 32 : 256;
+    __device__ __forceinline__ uint2 q(int block, int) const {
+        if (g >= n) return make_uint2(0, 0);
+        return *(const uint2 *)(s->q[g] + (block - segment * (SEGMENT / 32)) * 32 + t * 8);
+    }
+    __device__ __forceinline__ uint2 sum(int block, int) const {
+        if (g >= n) return make_uint2(0, 0);
+        return *(const uint2 *)(s->sum[g] + (block - segment * (SEGMENT / 256)) * 16 + t * 4);
+    }
+    __device__ __forceinline__ float2 d(int block, int) const {
+        int at = block - segment * (SEGMENT / D_VALUES);
+        return make_float2(s->d[2 * t][at], s->d[2 * t + 1][at]);
+    }
+};
 
-/* Grid: row tiles x entries. Each warp multiplies its segments of the gate and of the up tile. */
-template <class T>
-static __global__ void __launch_bounds__(THREADS)
-    few_gate_up_kernel(const __grid_constant__ struct experts_run a) {
-    extern __shared__ float shared[];
-    __shared__ uint32_t lut[T::LUT];
-    load_table<T>(lut, a.lut);
-    device_wait();
-    if ((int)blockIdx.y >= *a.l.n_entries) return;
-    struct entry entry = a.l.entries[blockIdx.y];
-    lane_pos p;
-    struct split split(a.n_embd);
-    int warp = (int)threadIdx.x / 32, slot = warp / split.warps_per_tile,
-        segment = warp % split.warps_per_tile;
-    int tile0 = (int)blockIdx.x * split.tiles_per_block, tile = tile0 + slot, n_tiles = a.n_ff / TILE_ROWS;
-    const int sums_per_tile = split.n_segments * 8 * COLUMN_STRIDE;
-    int64_t tile_bytes = (int64_t)(a.n_embd / T::STEP) * T::STEP_BYTES,
-            at = ((int64_t)entry.expert * n_tiles + tile) * tile_bytes;
-    if (T::LUT > 1) __syncthreads();
-    if (slot < split.tiles_per_block && tile < n_tiles) {
-        x_pairs x(a.x, a.l.row + entry.first, entry.n, p);
-        typename T::regs w;
-        for (int m = 0; m < 2; m++) {
-            const uint8_t *weight = (m ? a.up : a.gate) + at;
-            T::load(w, weight, a.n_embd, segment * (SEGMENT / T::STEP), p);
-            segments_multiply<T, 1>(shared + (m * split.tiles_per_block + slot) * sums_per_tile, weight,
-                                    a.n_embd, split, segment, w, x, p, lut);
+/* By one warp. x: the first row's segment, rows n_ff apart; left: values of the row from there on. */
+template <enum act_kind KIND>
+static __device__ __forceinline__ void quantise_hidden(struct hidden_segment *to, const float *x,
+                                                       int n, int n_ff, int left) {
+    const int STRETCH = KIND == ACT_Q8_0 ? ACT_STRETCH_Q8_0 : 256;
+    for (int j = 0; j < n; j++, x += n_ff)
+#pragma unroll
+        for (int b = 0; b < SEGMENT / STRETCH; b++) {
+            if (b * STRETCH >= left) break;
+            struct act act = { to->q[j], to->d[j], to->sum[j], 1 };      /* as a row with no rows beside it */
+            if (KIND == ACT_Q8_0) act_q8_0(act, 0, x, left, b);
+            else act_q8_k(act, 0, x, b);
         }
+}
+
+/* The gate's items, then the up matrix's of the same rows. */
+template <class T> struct gate_up_work {
+    const struct experts_run &a;
+    const struct entry &entry;
+    int tile0, n_segments, n_items, n_tiles;
+    const lane_pos &p;
+    __device__ __forceinline__ const uint8_t *tile(int item) const {
+        int tile = tile0 + item % n_items / n_segments;
+        if (tile >= n_tiles) return NULL;
+        int64_t at = ((int64_t)entry.expert * n_tiles + tile) * (a.n_embd / T::STEP) * T::STEP_BYTES;
+        return (item < n_items ? a.gate : a.up) + at;
     }
+    __device__ __forceinline__ x_pairs x(int) const { return x_pairs(a.x, entry, p); }
+};
+
+/* Grid: groups of row tiles x entries. */
+template <class T>
+static __global__ void __launch_bounds__(THREADS, 2)
+    few_gate_up_kernel(const __grid_constant__ struct experts_run a) {
+    extern __shared__ __align__(16) float shared[];
+    __shared__ uint32_t lut[T::LUT];
+    __shared__ struct entry entry;
+    load_table<T>(lut, a.lut);
+    device_wait();
+    if ((int)blockIdx.y >= *a.l.n_entries) return;
+    if (threadIdx.x < sizeof entry / 4)
+        ((int32_t *)&entry)[threadIdx.x] = ((const int32_t *)&a.l.entries[blockIdx.y])[threadIdx.x];
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < split.tiles_per_block * 8 * TILE_ROWS; i += THREADS) {
-        int row = i % TILE_ROWS, column = i / TILE_ROWS % 8, s = i / (TILE_ROWS * 8);
-        if (tile0 + s >= n_tiles || column >= entry.n) continue;
-        float gate = segments_sum(shared + s * sums_per_tile, split.n_segments, 8, column, row);
-        float up = segments_sum(shared + (split.tiles_per_block + s) * sums_per_tile, split.n_segments, 8,
-                                column, row);
-        a.hidden[(int64_t)(entry.first + column) * a.n_ff + (tile0 + s) * TILE_ROWS + row] =
-            a.l.weight[entry.first + column] * swiglu(gate, up, a.clamp);
+    lane_pos p;
+    struct split split(a.n_embd, 8);
+    int tile0 = (int)blockIdx.x * split.tiles, n_tiles = a.n_ff / TILE_ROWS, warp = (int)threadIdx.x / 32;
+    gate_up_work<T> work = { a, entry, tile0, split.n_segments, split.n_items, n_tiles, p };
+    ahead<T, few_ahead<T, 1>()> first;
+    first.start(work.tile(warp), a.n_embd, warp % split.n_segments, p);
+    items_multiply<T, 1>(shared, work, a.n_embd, split, 2 * split.n_items, first, p, lut);
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < split.tiles * entry.n * TILE_ROWS; i += THREADS) {
+        int row = i % TILE_ROWS, column = i / TILE_ROWS % entry.n, tile = i / (TILE_ROWS * entry.n);
+        if (tile0 + tile >= n_tiles) continue;
+        float gate = segments_sum(shared, split.n_segments, 8, tile, column, row);
+        float up = segments_sum(shared, split.n_segments, 8, split.tiles + tile, column, row);
+        a.hidden[(int64_t)(entry.first + column) * a.n_ff + (tile0 + tile) * TILE_ROWS + row] =
+            entry.weight[column] * swiglu(gate, up, a.clamp);
     }
 }
 
-/* Grid: row tiles x entries. */
+template <class T> struct down_work {
+    const struct experts_run &a;
+    const struct hidden_segment *hidden;
+    int expert, tile0, n_segments, n_tiles, n;
+    const lane_pos &p;
+    __device__ __forceinline__ const uint8_t *tile(int item) const {
+        int tile = tile0 + item / n_segments;
+        if (tile >= n_tiles) return NULL;
+        return a.down + ((int64_t)expert * n_tiles + tile) * (a.n_ff / T::STEP) * T::STEP_BYTES;
+    }
+    __device__ __forceinline__ x_hidden<T::KIND> x(int item) const {
+        int segment = item % n_segments;
+        return x_hidden<T::KIND>{ hidden + segment, segment, n, p.g, p.t };
+    }
+};
+
+/* Grid: groups of row tiles x entries. The hidden rows are quantised while the first weights are on
+ * their way. */
 template <class T>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 2)
     few_down_kernel(const __grid_constant__ struct experts_run a) {
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     __shared__ uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
     device_wait();
     if ((int)blockIdx.y >= *a.l.n_entries) return;
-    struct entry entry = a.l.entries[blockIdx.y];
+    const struct entry *entry = &a.l.entries[blockIdx.y];
+    int expert = entry->expert, n = entry->n, first_pair = entry->first;
     lane_pos p;
-    struct split split(a.n_ff);
-    int warp = (int)threadIdx.x / 32, slot = warp / split.warps_per_tile,
-        segment = warp % split.warps_per_tile;
-    int tile0 = (int)blockIdx.x * split.tiles_per_block, tile = tile0 + slot, n_tiles = a.n_embd / TILE_ROWS;
-    const int sums_per_tile = split.n_segments * 8 * COLUMN_STRIDE;
-    if (T::LUT > 1) __syncthreads();
-    if (slot < split.tiles_per_block && tile < n_tiles) {
-        const uint8_t *weight =
-            a.down + ((int64_t)entry.expert * n_tiles + tile) * (a.n_ff / T::STEP) * T::STEP_BYTES;
-        typename T::regs w;
-        T::load(w, weight, a.n_ff, segment * (SEGMENT / T::STEP), p);
-        segments_multiply<T, 1>(shared + slot * sums_per_tile, weight, a.n_ff, split, segment, w,
-                                x_global<1>(a.hidden_act, entry.first, entry.first + entry.n, p), p, lut);
-    }
+    struct split split(a.n_ff, 8);
+    int tile0 = (int)blockIdx.x * split.tiles, n_tiles = a.n_embd / TILE_ROWS, warp = (int)threadIdx.x / 32;
+    struct hidden_segment *hidden = (struct hidden_segment *)(shared + split.shared_floats(8));
+    down_work<T> work = { a, hidden, expert, tile0, split.n_segments, n_tiles, n, p };
+    ahead<T, few_ahead<T, 1>()> first;
+    if (warp < split.n_items) first.start(work.tile(warp), a.n_ff, warp % split.n_segments, p);
+    for (int s = warp; s < split.n_segments; s += WARPS)
+        quantise_hidden<T::KIND>(hidden + s, a.hidden + (int64_t)first_pair * a.n_ff + s * SEGMENT, n, a.n_ff,
+                                 a.n_ff - s * SEGMENT);
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < split.tiles_per_block * 8 * TILE_ROWS; i += THREADS) {
-        int row = i % TILE_ROWS, column = i / TILE_ROWS % 8, s = i / (TILE_ROWS * 8);
-        if (tile0 + s >= n_tiles || column >= entry.n) continue;
-        a.parts[(int64_t)(entry.first + column) * a.n_embd + (tile0 + s) * TILE_ROWS + row] =
-            segments_sum(shared + s * sums_per_tile, split.n_segments, 8, column, row);
+    items_multiply<T, 1>(shared, work, a.n_ff, split, split.n_items, first, p, lut);
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < split.tiles * n * TILE_ROWS; i += THREADS) {
+        int row = i % TILE_ROWS, column = i / TILE_ROWS % n, tile = i / (TILE_ROWS * n);
+        if (tile0 + tile >= n_tiles) continue;
+        a.parts[(int64_t)(first_pair + column) * a.n_embd + (tile0 + tile) * TILE_ROWS + row] =
+            segments_sum(shared, split.n_segments, 8, tile, column, row);
     }
 }
 
@@ -301,30 +193,31 @@ static __global__ void __launch_bounds__(THREADS)
 template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
     many_gate_up_kernel(const __grid_constant__ struct experts_run a) {
-    extern __shared__ uint8_t memory[];
+    extern __shared__ __align__(16) uint8_t memory[];
     __shared__ uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
     device_wait();
     if ((int)blockIdx.x >= *a.l.n_entries) return;
-    struct entry entry = a.l.entries[blockIdx.x];
+    const struct entry *entry = &a.l.entries[blockIdx.x];
     lane_pos p;
     int warp = (int)threadIdx.x / 32, n_tiles = a.n_ff / TILE_ROWS,
         tile = (int)blockIdx.y * (WARPS / 2) + warp % (WARPS / 2);
-    int64_t at =
-        ((int64_t)entry.expert * n_tiles + min(tile, n_tiles - 1)) * (a.n_embd / T::STEP) * T::STEP_BYTES;
-    columns_multiply<T>(memory, (warp < WARPS / 2 ? a.gate : a.up) + at, a.n_embd, a.x, entry.first,
-                        (entry.n + 7) / 8, p, lut);
+    int64_t at = ((int64_t)entry->expert * n_tiles + min(tile, n_tiles - 1)) *
+                 (a.n_embd / T::STEP) * T::STEP_BYTES;
+    int n = entry->n, first = entry->first;
+    columns_multiply<T>(memory, (warp < WARPS / 2 ? a.gate : a.up) + at, a.n_embd, a.x, first,
+                        (n + 7) / 8, p, lut);
     __syncthreads();
     if (tile >= n_tiles) return;
     const float *gate = (const float *)memory + threadIdx.x % (THREADS / 2), *up = gate + THREADS / 2;
-    for (int j = warp / (WARPS / 2) * (GROUPS / 2), end = j + GROUPS / 2; j < end;
-         j++) /* half of the columns each */
+    /* half of the columns each */
+    for (int j = warp / (WARPS / 2) * (GROUPS / 2), end = j + GROUPS / 2; j < end; j++)
         for (int i = 0; i < 4; i++) {
             int column = fragment_column(j, i, p);
-            if (column >= entry.n) continue;
+            if (column >= n) continue;
             float g = gate[(j * 4 + i) * THREADS], u = up[(j * 4 + i) * THREADS];
-            a.hidden[(int64_t)(entry.first + column) * a.n_ff + tile * TILE_ROWS + fragment_row(i, p)] =
-                a.l.weight[entry.first + column] * swiglu(g, u, a.clamp);
+            a.hidden[(int64_t)(first + column) * a.n_ff + tile * TILE_ROWS + fragment_row(i, p)] =
+                a.l.weight[first + column] * swiglu(g, u, a.clamp);
         }
 }
 
@@ -332,25 +225,25 @@ static __global__ void __launch_bounds__(THREADS, 2)
 template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
     many_down_kernel(const __grid_constant__ struct experts_run a) {
-    extern __shared__ uint8_t memory[];
+    extern __shared__ __align__(16) uint8_t memory[];
     __shared__ uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
     device_wait();
     if ((int)blockIdx.x >= *a.l.n_entries) return;
-    struct entry entry = a.l.entries[blockIdx.x];
+    const struct entry *entry = &a.l.entries[blockIdx.x];
     lane_pos p;
     int n_tiles = a.n_embd / TILE_ROWS, tile = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32;
-    const uint8_t *weight = a.down + ((int64_t)entry.expert * n_tiles + min(tile, n_tiles - 1)) *
-                                         (a.n_ff / T::STEP) * T::STEP_BYTES;
-    columns_multiply<T>(memory, weight, a.n_ff, a.hidden_act, entry.first, (entry.n + 7) / 8, p, lut);
+    int64_t at = ((int64_t)entry->expert * n_tiles + min(tile, n_tiles - 1)) * (a.n_ff / T::STEP) *
+                 T::STEP_BYTES;
+    int n = entry->n, first = entry->first;
+    columns_multiply<T>(memory, a.down + at, a.n_ff, a.hidden_act, first, (n + 7) / 8, p, lut);
     if (tile >= n_tiles) return;
     const float *total = (const float *)memory + threadIdx.x;
     for (int j = 0; j < GROUPS; j++)
         for (int i = 0; i < 4; i++) {
             int column = fragment_column(j, i, p);
-            if (column < entry.n)
-                a.parts[(int64_t)(entry.first + column) * a.n_embd + tile * TILE_ROWS +
-                        fragment_row(i, p)] = total[(j * 4 + i) * THREADS];
+            int64_t to = (int64_t)(first + column) * a.n_embd + tile * TILE_ROWS + fragment_row(i, p);
+            if (column < n) a.parts[to] = total[(j * 4 + i) * THREADS];
         }
 }
 
@@ -370,7 +263,8 @@ struct plain_run {
 };
 
 /* Grid: pairs x weight rows / 8. gate and up: hidden rows; else down: parts. */
-static __global__ void __launch_bounds__(THREADS) plain_experts_kernel(struct plain_run a) {
+static __global__ void __launch_bounds__(THREADS)
+    plain_experts_kernel(const __grid_constant__ struct plain_run a) {
     device_wait();
     int row = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32, pair = (int)blockIdx.x,
         e = a.ids[pair] - a.e_begin;
@@ -384,9 +278,8 @@ static __global__ void __launch_bounds__(THREADS) plain_experts_kernel(struct pl
     }
     first = warp_sum(first);
     second = warp_sum(second);
-    if (lane_id() == 0)
-        a.out[(int64_t)pair * a.n_out + row] =
-            a.gate ? a.weights[pair] * swiglu(first, second, a.clamp) : first;
+    float value = a.gate ? a.weights[pair] * swiglu(first, second, a.clamp) : first;
+    if (lane_id() == 0) a.out[(int64_t)pair * a.n_out + row] = value;
 }
 
 /* ---- the sum over experts ---- */
@@ -394,13 +287,13 @@ static __global__ void __launch_bounds__(THREADS) plain_experts_kernel(struct pl
 struct sum_run {
     float *out;
     const float *parts;
-    const int32_t *ids, *slot; /* slot NULL: a pair's own number, when its expert is in the range */
+    const int32_t *ids, *slot;           /* slot NULL: a pair's own number, when its expert is in the range */
     int n_used, n_embd, e_begin, n_e;
 };
 
-/* Of neighbouring partial sums those that share the most high bits are added first. Grid: rows x parts of
- * n_embd. */
-static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(struct sum_run a) {
+/* Of neighbouring partial sums those that share the most high bits are added first. Grid: rows x parts
+ * of n_embd. */
+static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(const __grid_constant__ struct sum_run a) {
     __shared__ int from[MOE_USED_MAX], target[MOE_USED_MAX], source[MOE_USED_MAX], n_parts;
     __shared__ float part[MOE_USED_MAX][SUM_THREADS];
     device_wait();
@@ -408,9 +301,9 @@ static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(struct sum_run 
     if (threadIdx.x == 0) {
         int id[MOE_USED_MAX], at[MOE_USED_MAX], n = 0;
         for (int u = 0; u < a.n_used; u++) {
-            int e = a.ids[pair0 + u], slot = a.slot                                    ? a.slot[pair0 + u]
-                                             : e >= a.e_begin && e < a.e_begin + a.n_e ? pair0 + u
-                                                                                       : -1;
+            int e = a.ids[pair0 + u];
+            bool ours = e >= a.e_begin && e < a.e_begin + a.n_e;
+            int slot = a.slot ? a.slot[pair0 + u] : ours ? pair0 + u : -1;
             if (slot < 0) continue;
             id[n] = e, at[n] = n, from[n++] = slot;
         }
@@ -447,16 +340,16 @@ static void run_plain_experts(struct cuda *c, const struct moe_experts_args *a) 
     if (!hidden || !parts) return;
     CHECK(a->gate->type == a->up->type);
     struct plain_run r = {};
-    r.x = f32_of(a->x), r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data,
-    r.type = a->gate->type;
-    r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_embd), r.ids = (const int32_t *)a->ids->data,
-    r.weights = f32_of(a->weights);
-    r.out = hidden, r.n_in = (int)n_embd, r.n_out = (int)n_ff, r.n_used = a->n_used, r.e_begin = a->e_begin;
-    r.n_e = a->e_end - a->e_begin, r.clamp = a->clamp, r.grid = c->iq2_grid;
+    r.x = f32_of(a->x), r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data;
+    r.type = a->gate->type, r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_embd);
+    r.ids = (const int32_t *)a->ids->data, r.weights = f32_of(a->weights), r.clamp = a->clamp,
+    r.grid = c->iq2_grid;
+    r.n_used = a->n_used, r.e_begin = a->e_begin, r.n_e = a->e_end - a->e_begin;
+    r.out = hidden, r.n_in = (int)n_embd, r.n_out = (int)n_ff;
     launch(c, plain_experts_kernel, dim3((unsigned)n_pairs, blocks_for(n_ff, WARPS)), dim3(THREADS), 0, r);
-    r.x = hidden, r.gate = r.up = NULL, r.down = (const uint8_t *)a->down->data, r.type = a->down->type;
-    r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_ff), r.out = parts, r.n_in = (int)n_ff,
-    r.n_out = (int)n_embd;
+    r.x = hidden, r.gate = r.up = NULL, r.down = (const uint8_t *)a->down->data;
+    r.type = a->down->type, r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_ff);
+    r.out = parts, r.n_in = (int)n_ff, r.n_out = (int)n_embd;
     launch(c, plain_experts_kernel, dim3((unsigned)n_pairs, blocks_for(n_embd, WARPS)), dim3(THREADS), 0, r);
     run_sum(c, a, parts, NULL);
 }
@@ -467,8 +360,8 @@ template <class T> static void launch_gate_up(struct cuda *c, const struct exper
         launch(c, many_gate_up_kernel<T>, grid, dim3(THREADS), columns_shared_bytes<T>(), *r);
         return;
     }
-    struct split split(r->n_embd);
-    dim3 grid(blocks_for(r->n_ff / TILE_ROWS, split.tiles_per_block), (unsigned)r->l.n_entries_max);
+    struct split split(r->n_embd, 8);
+    dim3 grid(blocks_for(r->n_ff / TILE_ROWS, split.tiles), (unsigned)r->l.n_entries_max);
     launch(c, few_gate_up_kernel<T>, grid, dim3(THREADS),
            2 * (size_t)split.shared_floats(8) * sizeof(float), *r);
 }
@@ -479,9 +372,11 @@ template <class T> static void launch_down(struct cuda *c, const struct experts_
         launch(c, many_down_kernel<T>, grid, dim3(THREADS), columns_shared_bytes<T>(), *r);
         return;
     }
-    struct split split(r->n_ff);
-    dim3 grid(blocks_for(r->n_embd / TILE_ROWS, split.tiles_per_block), (unsigned)r->l.n_entries_max);
-    launch(c, few_down_kernel<T>, grid, dim3(THREADS), (size_t)split.shared_floats(8) * sizeof(float), *r);
+    struct split split(r->n_ff, 8);
+    dim3 grid(blocks_for(r->n_embd / TILE_ROWS, split.tiles), (unsigned)r->l.n_entries_max);
+    size_t shared = (size_t)split.shared_floats(8) * sizeof(float);
+    shared += (size_t)split.n_segments * sizeof(struct hidden_segment);
+    launch(c, few_down_kernel<T>, grid, dim3(THREADS), shared, *r);
 }
 
 static bool experts_type(enum dtype type) {
@@ -489,13 +384,13 @@ static bool experts_type(enum dtype type) {
            type == DTYPE_Q8_0;
 }
 
-#define EXPERTS_BY_TYPE(type, call)                          \
-    switch (type) {                                          \
+#define EXPERTS_BY_TYPE(type, call)                             \
+    switch (type) {                                             \
     case DTYPE_IQ2_XXS: call<tile_iq2_xxs>(c, &r, many); break; \
-    case DTYPE_Q2_K: call<tile_q2_k>(c, &r, many); break;    \
-    case DTYPE_Q4_K: call<tile_q4_k>(c, &r, many); break;    \
-    case DTYPE_MXFP4: call<tile_mxfp4>(c, &r, many); break;  \
-    default: call<tile_q8_0>(c, &r, many); break;            \
+    case DTYPE_Q2_K: call<tile_q2_k>(c, &r, many); break;       \
+    case DTYPE_Q4_K: call<tile_q4_k>(c, &r, many); break;       \
+    case DTYPE_MXFP4: call<tile_mxfp4>(c, &r, many); break;     \
+    default: call<tile_q8_0>(c, &r, many); break;               \
     }
 
 /* The matrices' columns: rows (few, read through the lists) or pairs (many, gathered here). */
@@ -513,44 +408,54 @@ static bool prepare_x(struct cuda *c, const struct moe_experts_args *a, struct e
     return true;
 }
 
+static bool prepare_memory(struct cuda *c, const struct moe_experts_args *a, struct experts_run *r,
+                           bool many) {
+    uint64_t slots = (uint64_t)r->l.n_slots_max;
+    r->hidden = (float *)cuda_scratch(c, SCRATCH_HIDDEN, slots * (uint64_t)r->n_ff * sizeof(float));
+    r->parts = (float *)cuda_scratch(c, SCRATCH_PARTS, slots * (uint64_t)r->n_embd * sizeof(float));
+    if (!r->hidden || !r->parts) return false;
+    if (!many) return true;
+    enum act_kind kind = act_kind_for(a->down->type);
+    void *memory = cuda_scratch(c, SCRATCH_ACT_HIDDEN, act_bytes(kind, r->n_ff, (int64_t)slots));
+    if (memory) r->hidden_act = act_at(memory, kind, r->n_ff, (int64_t)slots);
+    return memory != NULL;
+}
+
 static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a) {
     struct experts_run r = {};
+    struct lists_run lists;
     bool many = a->n > GRAPH_ROWS_MAX;
-    int n_pairs = a->n * a->n_used, n_e = a->e_end - a->e_begin;
+    if (!lists_reserve(c, &lists, a)) return;
+    r.l = lists.l;
     r.n_embd = (int)a->x->ne[0], r.n_ff = (int)a->gate->ne[1], r.clamp = a->clamp, r.lut = c->iq2_selectors;
-    r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data,
+    r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data;
     r.down = (const uint8_t *)a->down->data;
-    if (!lists_reserve(c, &r.l, n_pairs, n_e, many ? COLUMNS : 8)) return;
-    uint64_t slots = (uint64_t)r.l.n_slots_max;
-    enum act_kind down_kind = act_kind_for(a->down->type);
-    r.hidden = (float *)cuda_scratch(c, SCRATCH_HIDDEN, slots * (uint64_t)r.n_ff * sizeof(float));
-    r.parts = (float *)cuda_scratch(c, SCRATCH_PARTS, slots * (uint64_t)r.n_embd * sizeof(float));
-    void *hidden_act = cuda_scratch(c, SCRATCH_ACT_HIDDEN, act_bytes(down_kind, r.n_ff, (int64_t)slots));
-    if (!r.hidden || !r.parts || !hidden_act) return;
-    r.hidden_act = act_at(hidden_act, down_kind, r.n_ff, (int64_t)slots);
-
-    struct lists_run l = { r.l,
-                           (const int32_t *)a->ids->data,
-                           f32_of(a->weights),
-                           n_pairs,
-                           a->n_used,
-                           a->e_begin,
-                           n_e,
-                           many ? COLUMNS : 8 };
-    CHECK(n_e <= EXPERTS_MAX);
-    launch(c, lists_kernel, dim3(1), dim3(LIST_THREADS), 0, l);
+    if (!prepare_memory(c, a, &r, many)) return;
+    if (c->listed_ids != lists.ids) run_lists(c, &lists);
+    c->listed_ids = NULL;
     if (!prepare_x(c, a, &r, many)) return;
     EXPERTS_BY_TYPE(a->gate->type, launch_gate_up)
-    act_prepare(c, &r.hidden_act, down_kind, r.hidden, r.n_ff, r.l.n_slots_max, NULL, r.l.n_slots);
+    if (many)
+        act_prepare(c, &r.hidden_act, act_kind_for(a->down->type), r.hidden, r.n_ff,
+                    r.l.n_slots_max, NULL, r.l.n_slots);
     EXPERTS_BY_TYPE(a->down->type, launch_down)
     run_sum(c, a, r.parts, r.l.slot);
 }
 
+static bool are_tiled(struct cuda *c, const struct moe_experts_args *a) {
+    if (a->gate->type != a->up->type || !experts_type(a->gate->type) ||
+        !experts_type(a->down->type))
+        return false;
+    return weight_in_tiles(c, a->gate, a->gate->ne[1]) && weight_in_tiles(c, a->up, a->up->ne[1]) &&
+           weight_in_tiles(c, a->down, a->down->ne[1]);
+}
+
+uint32_t experts_want(struct cuda *c, const struct moe_experts_args *a) {
+    return a->n > 0 && a->n <= GRAPH_ROWS_MAX && are_tiled(c, a) ? 1u << act_kind_for(a->gate->type) : 0;
+}
+
 void run_moe_experts(struct cuda *c, const struct moe_experts_args *a) {
     if (a->n == 0) return;
-    bool tiled = a->gate->type == a->up->type && experts_type(a->gate->type) && experts_type(a->down->type);
-    tiled = tiled && weight_in_tiles(c, a->gate, a->gate->ne[1]);
-    tiled = tiled && weight_in_tiles(c, a->up, a->up->ne[1]) && weight_in_tiles(c, a->down, a->down->ne[1]);
-    if (tiled) run_tiled_experts(c, a);
+    if (are_tiled(c, a)) run_tiled_experts(c, a);
     else run_plain_experts(c, a);
 }

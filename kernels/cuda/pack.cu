@@ -1,19 +1,26 @@
 /* Weights in tiles: the blocks of 16 rows rearranged in place, once, so that a warp's loads are whole
  * lines and land in the registers that the tensor cores read. Nothing is rounded and nothing grows: a
- * tile takes exactly the bytes of its 16 rows.
+ * tile takes exactly the bytes of its
+ * 16 rows.
  *
- * A lane of the tensor cores' A operand is (g, t) = (lane / 4, lane % 4): it holds rows g and g + 8, and
- * of a block of 32 values the eight from 8 t. The layouts (n = values of a row; all pieces follow one
- * another within the tile): F16      [n/16][lane][row g: 4t, 4t+1 | row g+8: 4t, 4t+1 | row g: 4t+2, 4t+3
- * | row g+8: 4t+2, 4t+3] Q8_0     [n/32][lane][row g: 4 bytes from 8t | row g+8 | row g: 4 bytes from
- * 8t+4 | row g+8], then scales [n/128][g][4 blocks][row g, row g+8] MXFP4    per 128 values: [row
- * half][lane][4 blocks]: 8 codes from 8t, low nibble first; then exponents [row][4 blocks] Q2_K     per
- * 256: [row half][lane][4 words]: word w, bits 8b + 2i: value 32 (2w + i/2) + 8t + 4 (i%2) + b; then
- * scales [row][16]; then [row] d, dmin Q4_K     per 256: [row half][4 blocks' half][lane][4 blocks]: byte
- * b: low nibble value 8t + b, high 8t + 4 + b; then [row] d, dmin, 12 scale bytes IQ2_XXS  per 256: [4
- * pairs of groups][row][4 grid indices | signs and scale | the same of the second group]; at the end of
- * the tile [n/256][g][row g, row g+8] d. Signs: bit 4j + 2 + t is bit j of run t's sign index; the
- * scale's bits 0..3 are bits 30, 31, 0, 1. */
+ * A lane of the tensor cores' A operand is (g, t) = (lane / 4, lane % 4): it holds rows g and g + 8,
+ * and of a block of
+ * 32 values the eight from 8 t. The layouts (n = values of a row; all pieces follow one another within
+ *   the tile): F16
+ * [n/16][lane][row g: 4t, 4t+1 | row g+8: 4t, 4t+1 | row g: 4t+2, 4t+3 | row g+8: 4t+2, 4t+3] Q8_0
+ *   [n/32][lane][row
+ * g: 4 bytes from 8t | row g+8 | row g: 4 bytes from 8t+4 | row g+8], then scales [n/128][g][4
+ * blocks][row g, row g+8]
+ *   MXFP4    per 128 values: [row half][lane][4 blocks]: 8 codes from 8t, low nibble first; then
+ *     exponents [row][4
+ * blocks] Q2_K     per 256: [row half][lane][4 words]: word w, bits 8b + 2i: value 32 (2w + i/2) + 8t
+ *            + 4 (i%2) + b;
+ *            then scales [row][16]; then [row] d, dmin
+ *   Q4_K     per 256: [row half][4 blocks' half][lane][4 blocks]: byte b: low nibble value 8t + b,
+ *     high 8t + 4 + b;
+ * then [row] d, dmin, 12 scale bytes IQ2_XXS per 256: [4 pairs of groups][row][4 grid indices | signs
+ * and scale | the same of the second group]; at the end of the tile [n/256][g][row g, row g+8] d.
+ * Signs: bit 4j + 2 + t is bit j of run t's sign index; the scale's bits 0..3 are bits 30, 31, 0, 1. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/decode.cuh"
 
@@ -158,8 +165,8 @@ static bool pack(struct cuda *c, struct kmem *mem, enum dtype type, int64_t n_in
                (const uint8_t *)source, type, (uint32_t)n_in, (uint32_t)(tile_bytes / 16));
     }
     mem->layout = LAYOUT_TILES;
-    cuda_ok(c, cudaStreamSynchronize(c->stream),
-            "rearrange weights"); /* kernels read weights before they wait for others */
+    /* kernels read weights before they wait for others */
+    cuda_ok(c, cudaStreamSynchronize(c->stream), "rearrange weights");
     return source && !cuda_failed(c);
 }
 

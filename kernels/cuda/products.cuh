@@ -1,10 +1,10 @@
 /* products - kernels over tiles (tiles.cuh), for few rows and for many.
  *
- * Few rows: memory is the limit, so k is cut over the warps of a block, each streaming one segment of 16
- * weight rows; the sums meet in shared memory. The first weights are on their way before the kernel waits
- * for its predecessor. Many rows: arithmetic is the limit. A block is 128 weight rows x 64 columns: each
- * warp owns 16 rows and reads its weights straight into registers, once for all columns; activations come
- * through shared memory, three stages ahead. */
+ * Few rows: memory is the limit, so k is cut over the warps of a block, each streaming one segment of
+ * 16 weight rows; the sums meet in shared memory. The first weights are on their way before the kernel
+ * waits for its predecessor. Many rows: arithmetic is the limit. A block is 128 weight rows x 64
+ * columns: each warp owns 16 rows and reads its weights straight into registers, once for all columns;
+ * activations come through shared memory, three stages ahead. */
 #ifndef KERNELS_CUDA_PRODUCTS_CUH
 #define KERNELS_CUDA_PRODUCTS_CUH
 
@@ -12,49 +12,70 @@
 
 enum {
     WARPS = 8,
-    THREADS = WARPS * 32,
-    COLUMN_STRIDE = 20, /* floats per column of a 16-row sum: lanes meet different banks */
-    COLUMNS = 64,       /* of a block with many rows */
+    THREADS = WARPS * 32, /* of a block with many rows */
+    COLUMN_STRIDE = 20,   /* floats per column of a 16-row sum: lanes meet different banks */
+    COLUMNS = 64,         /* of a block with many rows */
     GROUPS = COLUMNS / 8,
     STAGES = 3,
 };
 
 /* ---- few rows ---- */
 
-/* How segments and tiles fall on the warps of a block. */
+/* A block takes a few tiles of 16 rows; an item is one segment of one tile. Warp w has the items w, w +
+ * 8, ..., and its loads run AHEAD steps before its products, also from one item into the next. */
 struct split {
-    int n_segments, warps_per_tile, tiles_per_block;
-    __host__ __device__ explicit split(int n_in) {
+    int n_segments, tiles, n_items;              /* of a block */
+    __host__ __device__ split(int n_in, int columns) {
         n_segments = (n_in + SEGMENT - 1) / SEGMENT;
-        warps_per_tile = n_segments < WARPS ? n_segments : WARPS;
-        tiles_per_block = WARPS / warps_per_tile;
+        tiles = n_segments >= 2 * WARPS ? 1 : 2 * WARPS / n_segments;
+        if (columns > 16) tiles = n_segments >= WARPS ? 1 : WARPS / n_segments;      /* sums must fit */
+        else tiles = tiles < 2 ? 2 : tiles / 2 * 2;  /* pairs are blocks of Q8_0 */
+        n_items = tiles * n_segments;
     }
     __host__ __device__ int shared_floats(int columns) const {
-        return tiles_per_block * n_segments * columns * COLUMN_STRIDE;
+        return n_items * columns * COLUMN_STRIDE;
     }
 };
 
-/* A tile's segments dealt to warps; sums to shared[segment][column][row]. first: weights of the first
- * step, loaded already. */
-template <class T, int N, class X>
+template <class T, int N> static __host__ __device__ constexpr int few_ahead() {
+    return N > 2 ? 2 : T::AHEAD;
+}
+
+/* Weights on their way: the next AHEAD steps. */
+template <class T, int AHEAD> struct ahead {
+    typename T::regs w[AHEAD];
+    __device__ __forceinline__ void load(int i, const uint8_t *tile, int n_in, int segment,
+                                         const lane_pos &p) {
+        int step = segment * (SEGMENT / T::STEP) + i;
+        if (tile && step < n_in / T::STEP) T::load(w[i % AHEAD], tile, n_in, step, p);
+    }
+    __device__ __forceinline__ void start(const uint8_t *tile, int n_in, int segment, const lane_pos &p) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) load(i, tile, n_in, segment, p);
+    }
+};
+
+/* The warp's items. work.tile(item): the weights or NULL, work.x(item): the activations. Sums to
+ * shared[item][column][row]. a: the first item's start. */
+template <class T, int N, class WORK, int AHEAD>
 static __device__ __forceinline__ void
-segments_multiply(float *shared, const uint8_t *tile, int n_in, const struct split &split, int segment0,
-                  typename T::regs first, const X &x, const lane_pos &p, const uint32_t *lut) {
+items_multiply(float *shared, const WORK &work, int n_in, const struct split &split, int n_items,
+               ahead<T, AHEAD> &a, const lane_pos &p, const uint32_t *lut) {
+    const int STEPS = SEGMENT / T::STEP;
     struct sums<N> s;
-    typename T::regs w = first;
-    for (int segment = segment0; segment < split.n_segments; segment += split.warps_per_tile) {
-        int step = segment * (SEGMENT / T::STEP),
-            end = min(n_in / T::STEP, (segment + 1) * (SEGMENT / T::STEP));
+    for (int item = (int)threadIdx.x / 32; item < n_items; item += WARPS) {
+        int segment = item % split.n_segments, next = item + WARPS, next_segment = next % split.n_segments;
+        const uint8_t *tile = work.tile(item), *next_tile = next < n_items ? work.tile(next) : NULL;
+        int step0 = segment * STEPS, n = tile ? min(STEPS, n_in / T::STEP - step0) : 0;
+        auto x = work.x(item);
         s.clear();
-        if (segment != segment0) T::load(w, tile, n_in, step, p);
-#pragma unroll 2
-        for (; step < end; step++) {
-            typename T::regs next;
-            if (step + 1 < end) T::load(next, tile, n_in, step + 1, p);
-            T::template multiply<N>(s, w, x, step, N, p, lut);
-            w = next;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            if (i < n) T::template multiply<N>(s, a.w[i % AHEAD], x, step0 + i, N, p, lut);
+            if (i + AHEAD < STEPS) a.load(i + AHEAD, tile, n_in, segment, p);
+            else a.load(i + AHEAD - STEPS, next_tile, n_in, next_segment, p);
         }
-        float *to = shared + segment * N * 8 * COLUMN_STRIDE;
+        float *to = shared + item * N * 8 * COLUMN_STRIDE;
 #pragma unroll
         for (int j = 0; j < N; j++) {
             if (T::KIND == ACT_F16X2) scale_segment(s.acc[j], x.d(segment, j));
@@ -66,10 +87,11 @@ segments_multiply(float *shared, const uint8_t *tile, int n_in, const struct spl
 }
 
 /* The sum of a tile's segments, in order, at (column, row). */
-static __device__ __forceinline__ float segments_sum(const float *shared, int n_segments, int columns,
-                                                     int column, int row) {
+static __device__ __forceinline__ float segments_sum(const float *shared, int n_segments,
+                                                     int columns, int tile, int column, int row) {
     float total = 0;
-    for (int s = 0; s < n_segments; s++) total += shared[(s * columns + column) * COLUMN_STRIDE + row];
+    for (int s = tile * n_segments; s < (tile + 1) * n_segments; s++)
+        total += shared[(s * columns + column) * COLUMN_STRIDE + row];
     return total;
 }
 
@@ -91,8 +113,8 @@ template <int LEFT> static __device__ __forceinline__ void copies_wait() {
 /* One stage of activations in shared memory: 64 columns x STAGE_K values. */
 template <enum act_kind KIND> struct x_stage {
     static const int STAGE_K = KIND == ACT_Q8_0 ? 128 : KIND == ACT_Q8_K ? 256 : 64;
-    static const int Q_BYTES =
-        KIND == ACT_F16X2 ? STAGE_K * COLUMNS * 4 : STAGE_K * COLUMNS; /* F16X2: hi, then lo */
+    /* F16X2: hi, then lo */
+    static const int Q_BYTES = KIND == ACT_F16X2 ? STAGE_K * COLUMNS * 4 : STAGE_K * COLUMNS;
     static const int D_BYTES = KIND == ACT_Q8_0   ? STAGE_K / 32 * COLUMNS * 4
                                : KIND == ACT_Q8_K ? COLUMNS * 4
                                                   : 0;
@@ -142,8 +164,8 @@ template <enum act_kind KIND> struct x_stage {
         copy_part(to + Q_BYTES, (const uint8_t *)(act.d + (int64_t)stage * blocks * n + column),
                   COLUMNS * 4, n * 4, blocks);
         if (KIND == ACT_Q8_K)
-            copy_part(to + Q_BYTES + D_BYTES,
-                      (const uint8_t *)(act.sum + ((int64_t)stage * n + column) * 16), BLOCK_BYTES, 0, 1);
+            copy_part(to + Q_BYTES + D_BYTES, (const uint8_t *)(act.sum + ((int64_t)stage * n + column) * 16),
+                      BLOCK_BYTES, 0, 1);
     }
 };
 

@@ -1,24 +1,25 @@
 /* The queue: operations are recorded with copies of their arguments, and run later, in an order that
  * keeps every dependency.
  *
- *   kernels_matmul(...) ──► record ──► queue_run: same bytes as an earlier run? ── yes ──► launch its
- * graph │ no, but seen once before ──► capture, keep, launch └ never seen ──► run
+ *   kernels_matmul(...) ──► record ──► queue_run: same bytes as an earlier run? ── yes ──► launch its graph
+ *                                                   │ no, but seen once before ──► capture, keep, launch
+ *                                                   └ never seen ──► run
  *
- * Recording copies field by field into zeroed memory at a fixed address, so two runs of the same step are
- * equal bytes. Running looks ahead: products of one input become one launch even when something unrelated
- * stands between them. A graph is only made on the second occurrence, when all work space has its final
- * size. */
+ * Recording copies field by field into zeroed memory at a fixed address, so two runs of the same step
+ * are equal bytes. Running looks ahead: products of one input become one launch even when something
+ * unrelated stands between them. A graph is only made on the second occurrence, when all work space has
+ * its final size. */
 #include "kernels/cuda/cuda.h"
 
 #include <stdlib.h>
 
 enum {
-    QUEUE_OPS = 256, /* a step is several runs: the device starts while the host still records */
+    QUEUE_OPS = 256,              /* a step is several runs: the device starts while the host still records */
     QUEUE_BYTES = 512 << 10,
     QUEUE_OP_BYTES_MAX = 4096,
     GRAPHS_MAX = 256,
-    LOOK_AHEAD = 16,
-    TENSORS_MAX = 10, /* of one operation */
+    LOOK_AHEAD = 20,
+    TENSORS_MAX = 10,                              /* of one operation */
 };
 
 /* ---- what the arguments consist of ---- */
@@ -30,7 +31,7 @@ struct field {
     uint16_t offset, size;
 };
 
-#define AT(op, name)                                                                                     \
+#define AT(op, name)                                                                               \
     (uint16_t) offsetof(struct op##_args, name), (uint16_t)sizeof(((struct op##_args *)0)->name)
 #define READ(op, name) { FIELD_READ, AT(op, name) }
 #define WRITE(op, name) { FIELD_WRITE, AT(op, name) }
@@ -106,11 +107,12 @@ static const struct field index_select_fields[] = {
     BATCH(index_select),          SCALAR(index_select, row0),  SCALAR(index_select, n),
     SCALAR(index_select, n_head), SCALAR(index_select, top_k), END
 };
-static const struct field attention_fields[] = {
-    CHANGE(attention, q),    READ(attention, rows),  READ(attention, sinks),    READ(attention, rope),
-    READ(attention, sel),    READ(attention, n_sel), LAYER(attention),          BATCH(attention),
-    SCALAR(attention, row0), SCALAR(attention, n),   SCALAR(attention, n_head), END
-};
+static const struct field attention_fields[] = { CHANGE(attention, q),      READ(attention, rows),
+                                                 READ(attention, sinks),    READ(attention, rope),
+                                                 READ(attention, sel),      READ(attention, n_sel),
+                                                 LAYER(attention),          BATCH(attention),
+                                                 SCALAR(attention, row0),   SCALAR(attention, n),
+                                                 SCALAR(attention, n_head), END };
 static const struct field swiglu_fields[] = {
     WRITE(swiglu, out), READ(swiglu, gate), READ(swiglu, up), SCALAR(swiglu, clamp), SCALAR(swiglu, n), END };
 static const struct field moe_route_fields[] = {
@@ -161,7 +163,8 @@ struct queue {
     struct step step;
     uint8_t *bytes;                                /* QUEUE_BYTES, never moves */
     struct record ops[QUEUE_OPS];
-    bool done[QUEUE_OPS];                          /* while running: ran already */
+    uint16_t done[QUEUE_OPS];                   /* while running: the launch that it went with, 0: none yet */
+    uint16_t n_launches;
     struct graph graphs[GRAPHS_MAX];
     int n_graphs;
     uint64_t clock;
@@ -233,7 +236,8 @@ static int32_t pos_bound_of(const struct kbatch *b) {
 static bool batch_is_set(const struct cuda *c, const struct kbatch *b) {
     const struct kbatch *v = &c->batch.view;
     size_t row_bytes = (size_t)b->n_rows * sizeof(int32_t);
-    return v->n_rows == b->n_rows && v->n_seg == b->n_seg && memcmp(v->pos, b->pos, row_bytes) == 0 &&
+    return v->n_rows == b->n_rows && v->n_seg == b->n_seg &&
+           memcmp(v->pos, b->pos, row_bytes) == 0 &&
            (!b->token || memcmp(v->token, b->token, row_bytes) == 0) &&
            memcmp(v->seg, b->seg, row_bytes) == 0 &&
            memcmp(v->segs, b->segs, (size_t)b->n_seg * sizeof(struct kseg)) == 0;
@@ -277,8 +281,7 @@ static void record(struct cuda *c, enum kernel_op op, const void *args) {
     if (cuda_failed(c)) return;
     if (queue_full(q)) queue_run(c);
     const struct field *fields = op_types[op].fields;
-    for (const struct field *f = fields; f->kind != FIELD_END;
-         f++) /* first, because it may run the queue */
+    for (const struct field *f = fields; f->kind != FIELD_END; f++)  /* first, because it may run the queue */
         if (f->kind == FIELD_BATCH)
             batch_set(c, *(const struct kbatch *const *)((const uint8_t *)args + f->offset));
     uint8_t *copy = (uint8_t *)queue_room(q, op_types[op].size);
@@ -297,7 +300,7 @@ static void record(struct cuda *c, enum kernel_op op, const void *args) {
         else pointer = tensor_copy(q, (const struct tensor *)pointer);
         memcpy(copy + f->offset, &pointer, sizeof pointer);
     }
-    if (c->base.timing) { /* each operation alone, to the end: kernels.c takes the time */
+    if (c->base.timing) {                     /* each operation alone, to the end: kernels.c takes the time */
         queue_run(c);
         cuda_ok(c, cudaStreamSynchronize(c->stream), "run");
     }
@@ -391,97 +394,253 @@ static bool independent(const struct queue *q, int earlier, int later) {
            !overlap(a.read, a.n_read, b.write, b.n_write);
 }
 
+/* ---- running ---- */
+
+/* The forms in which the operations after i will read what i writes to `out`. */
+static uint32_t wanted(struct cuda *c, int i, const struct tensor *out, int32_t n) {
+    const struct queue *q = c->queue;
+    struct range range = range_of(out);
+    uint32_t kinds = 0;
+    for (int j = i + 1; j < MIN(q->step.n_ops, i + LOOK_AHEAD); j++) {
+        if (q->ops[j].op == KERNEL_matmul) {
+            const struct matmul_args *a = (const struct matmul_args *)args_of(q, j);
+            if (a->in->data == out->data && a->n == n) kinds |= matmul_wants(c, a);
+        } else if (q->ops[j].op == KERNEL_moe_experts) {
+            const struct moe_experts_args *a = (const struct moe_experts_args *)args_of(q, j);
+            if (a->x->data == out->data && a->n == n) kinds |= experts_want(c, a);
+        }
+        struct access access;
+        access_of(q, j, &access);
+        if (overlap(access.write, access.n_write, &range, 1)) break;
+    }
+    return kinds;
+}
+
 static void forget_written(struct cuda *c, int i) {
     struct access a;
     access_of(c->queue, i, &a);
     for (int w = 0; w < a.n_write; w++) act_forget(c, a.write[w].begin, a.write[w].end);
 }
 
-/* ---- running ---- */
+/* The operation at i is being run: its place in the queue is used up, and what it writes is no longer
+ * prepared. */
+static void *take(struct cuda *c, int i) {
+    c->queue->done[i] = c->queue->n_launches;
+    forget_written(c, i);
+    return args_of(c->queue, i);
+}
+
+/* Could the operation at i run now, together with the one at first? What ran in earlier launches is no
+ * hindrance. */
+static bool can_join(const struct queue *q, int first, int i) {
+    for (int k = first; k < i; k++)
+        if ((!q->done[k] || q->done[k] == q->n_launches) && !independent(q, k, i)) return false;
+    return true;
+}
+
+static int window_end(const struct queue *q, int first) {
+    return MIN(q->step.n_ops, first + LOOK_AHEAD);
+}
+
+/* -- products of one input -- */
 
 static bool joins_product(const struct queue *q, int first, int i) {
-    const struct matmul_args *a = (const struct matmul_args *)args_of(q, first),
-                             *b = (const struct matmul_args *)args_of(q, i);
-    if (q->done[i] || q->ops[i].op != KERNEL_matmul || b->in->data != a->in->data || b->n != a->n ||
-        b->n_group != a->n_group || b->weight->ne[0] != a->weight->ne[0])
-        return false;
-    for (int k = first; k < i; k++)
-        if (!independent(q, k, i)) return false;
-    return true;
+    const struct matmul_args *a = (const struct matmul_args *)args_of(q, first);
+    const struct matmul_args *b = (const struct matmul_args *)args_of(q, i);
+    if (q->done[i] || q->ops[i].op != KERNEL_matmul) return false;
+    return b->in->data == a->in->data && b->n == a->n && b->n_group == a->n_group &&
+           b->weight->ne[0] == a->weight->ne[0] && can_join(q, first, i);
 }
 
 static void run_products(struct cuda *c, int first) {
     struct queue *q = c->queue;
     const struct matmul_args *group[MATMUL_GROUP_MAX];
-    int members[MATMUL_GROUP_MAX], n = 0;
-    for (int i = first; i < MIN(q->step.n_ops, first + LOOK_AHEAD) && n < MATMUL_GROUP_MAX; i++) {
+    uint32_t kinds[MATMUL_GROUP_MAX];
+    int n = 0;
+    for (int i = first; i < window_end(q, first) && n < MATMUL_GROUP_MAX; i++) {
         if (i > first && !joins_product(q, first, i)) continue;
-        members[n] = i;
-        group[n++] = (const struct matmul_args *)args_of(q, i);
+        group[n] = (const struct matmul_args *)args_of(q, i);
+        kinds[n] = wanted(c, i, group[n]->out, group[n]->n);
+        n++;
+        take(c, i);
     }
-    run_matmul(c, group, n);
-    for (int i = 0; i < n; i++) {
-        q->done[members[i]] = true;
-        forget_written(c, members[i]);
-    }
+    run_matmul(c, group, kinds, n);
 }
 
-/* The hc_pre right after an hc_post reads the streams that it wrote: one pass over them does both. */
-static bool pre_follows_post(const struct queue *q, int post) {
-    if (post + 1 >= q->step.n_ops || q->ops[post + 1].op != KERNEL_hc_pre) return false;
-    const struct hc_post_args *a = (const struct hc_post_args *)args_of(q, post);
-    const struct hc_pre_args *b = (const struct hc_pre_args *)args_of(q, post + 1);
-    return a->x->data == b->x->data && a->n == b->n && a->x->ne[0] == b->x->ne[0];
+/* -- hyper-connections: the hc_pre right after an hc_post reads the streams that it wrote -- */
+
+static void run_hc_pre_at(struct cuda *c, int i, const struct hc_post_args *before) {
+    const struct hc_pre_args *a = (const struct hc_pre_args *)take(c, i);
+    run_hc_pre(c, a, before, wanted(c, i, a->out, a->n));
 }
 
-static int run_hc_post_at(struct cuda *c, int i) {
+static void run_hc_post_at(struct cuda *c, int i) {
     const struct queue *q = c->queue;
-    const struct hc_post_args *a = (const struct hc_post_args *)args_of(q, i);
-    if (!pre_follows_post(q, i)) {
-        run_hc_post(c, a);
-        return 1;
+    const struct hc_post_args *a = (const struct hc_post_args *)take(c, i);
+    if (i + 1 < q->step.n_ops && q->ops[i + 1].op == KERNEL_hc_pre) {
+        const struct hc_pre_args *b = (const struct hc_pre_args *)args_of(q, i + 1);
+        if (a->x->data == b->x->data && a->n == b->n && a->x->ne[0] == b->x->ne[0]) {
+            run_hc_pre_at(c, i + 1, a);
+            return;
+        }
     }
-    run_hc_pre(c, (const struct hc_pre_args *)args_of(q, i + 1), a);
-    forget_written(c, i + 1);
-    return 2;
+    run_hc_post(c, a);
 }
 
-/* Runs the operation at i (and those that go with it); how many steps the queue moves on. */
-static int run_at(struct cuda *c, int i) {
+/* -- state: few rows take one launch for everything between the first products and attention -- */
+
+/* Rows may go to the ring before attention reads it, if none that attention wants is overwritten. */
+static const struct kv_commit_args *find_commit(struct cuda *c, int i, const struct kv_rows_args *rows) {
+    struct queue *q = c->queue;
+    for (int j = i + 1; j < window_end(q, i); j++) {
+        if (q->ops[j].op != KERNEL_kv_commit || q->done[j]) continue;
+        const struct kv_commit_args *a = (const struct kv_commit_args *)args_of(q, j);
+        bool same = a->rows->data == rows->rows->data && a->layer->slices == rows->layer->slices;
+        if (!same || c->batch.seg_rows_max > a->layer->raw_cap - a->layer->n_swa + 1) return NULL;
+        take(c, j);
+        return a;
+    }
+    return NULL;
+}
+
+static bool joins_state(struct cuda *c, int i, struct state_ops *ops) {
     const struct queue *q = c->queue;
-    if (q->done[i]) return 1;
     const void *args = args_of(q, i);
-    int n = 1;
+    int32_t n = c->batch.view.n_rows;
     switch ((enum kernel_op)q->ops[i].op) {
+    case KERNEL_rms_norm:
+        if (ops->norm || ((const struct rms_norm_args *)args)->n != n) return false;
+        ops->norm = (const struct rms_norm_args *)args;
+        ops->norm_wanted = wanted(c, i, ops->norm->out, n);
+        return true;
+    case KERNEL_kv_rows:
+        if (ops->rows || ((const struct kv_rows_args *)args)->n != n) return false;
+        ops->rows = (const struct kv_rows_args *)args;
+        ops->commit = find_commit(c, i, ops->rows);
+        return true;
+    case KERNEL_compress: {
+        const struct compress_args *a = (const struct compress_args *)args;
+        if (ops->compress[a->is_index]) return false;
+        ops->compress[a->is_index] = a;
+        return true;
+    }
+    case KERNEL_index_select: {
+        const struct index_select_args *a = (const struct index_select_args *)args;
+        if (ops->select || a->n != n || !index_selects_all(c, a)) return false;
+        ops->select = a;
+        return true;
+    }
+    default: return false;
+    }
+}
+
+/* False: there is nothing to put together, or the batch is large. */
+static bool run_state_at(struct cuda *c, int first) {
+    struct queue *q = c->queue;
+    struct state_ops ops = {};
+    if (c->batch.view.n_rows > GRAPH_ROWS_MAX || c->base.timing || !joins_state(c, first, &ops)) return false;
+    take(c, first);
+    for (int i = first + 1; i < window_end(q, first); i++)
+        if (!q->done[i] && can_join(q, first, i) && joins_state(c, i, &ops)) take(c, i);
+    run_state(c, &ops);
+    return true;
+}
+
+/* -- attention and experts, with what can go along -- */
+
+static void run_attention_at(struct cuda *c, int i, const struct q_rope_args *rope) {
+    const struct attention_args *a = (const struct attention_args *)take(c, i);
+    run_attention(c, a, rope, wanted(c, i, a->q, a->n));
+}
+
+static void run_q_rope_at(struct cuda *c, int i) {
+    const struct queue *q = c->queue;
+    const struct q_rope_args *a = (const struct q_rope_args *)take(c, i);
+    if (i + 1 < q->step.n_ops && q->ops[i + 1].op == KERNEL_attention) {
+        const struct attention_args *b = (const struct attention_args *)args_of(q, i + 1);
+        if (b->q->data == a->q->data && b->n == a->n && attention_ropes(c, b)) {
+            run_attention_at(c, i + 1, a);
+            return;
+        }
+    }
+    run_q_rope(c, a);
+}
+
+static void run_swiglu_at(struct cuda *c, int i) {
+    const struct swiglu_args *a = (const struct swiglu_args *)take(c, i);
+    run_swiglu(c, a, wanted(c, i, a->out, a->n));
+}
+
+/* Routing, the lists of the experts that follow, and the shared expert's activation. */
+static void run_moe_route_at(struct cuda *c, int i) {
+    struct queue *q = c->queue;
+    const struct moe_route_args *a = (const struct moe_route_args *)take(c, i);
+    const struct moe_experts_args *experts = NULL;
+    const struct swiglu_args *swiglu = NULL;
+    uint32_t kinds = 0;
+    for (int j = i + 1; j < window_end(q, i) && a->batch->n_rows <= GRAPH_ROWS_MAX && !c->base.timing; j++) {
+        const void *args = args_of(q, j);
+        if (q->done[j]) continue;
+        if (q->ops[j].op == KERNEL_moe_experts && !experts) {
+            const struct moe_experts_args *e = (const struct moe_experts_args *)args;
+            if (e->ids->data == a->ids->data && e->n == a->batch->n_rows && experts_want(c, e)) experts = e;
+        } else if (q->ops[j].op == KERNEL_swiglu && !swiglu && can_join(q, i, j)) {
+            swiglu = (const struct swiglu_args *)take(c, j);
+            kinds = wanted(c, j, swiglu->out, swiglu->n);
+        }
+    }
+    run_moe_route(c, a, experts, swiglu, kinds);
+}
+
+static void run_at(struct cuda *c, int i) {
+    const struct queue *q = c->queue;
+    enum kernel_op op = (enum kernel_op)q->ops[i].op;
+    switch (op) {
+    case KERNEL_matmul: run_products(c, i); return;
+    case KERNEL_hc_pre: run_hc_pre_at(c, i, NULL); return;
+    case KERNEL_hc_post: run_hc_post_at(c, i); return;
+    case KERNEL_q_rope: run_q_rope_at(c, i); return;
+    case KERNEL_attention: run_attention_at(c, i, NULL); return;
+    case KERNEL_swiglu: run_swiglu_at(c, i); return;
+    case KERNEL_moe_route: run_moe_route_at(c, i); return;
+    case KERNEL_rms_norm: case KERNEL_kv_rows: case KERNEL_compress: case KERNEL_index_select:
+        if (run_state_at(c, i)) return;
+        break;
+    default: break;
+    }
+    const void *args = take(c, i);
+    switch (op) {
 #define RUN(name) case KERNEL_##name: run_##name(c, (const struct name##_args *)args); break;
     RUN(embed)
-    RUN(hc_head)
     RUN(rms_norm)
     RUN(add_streams)
-    RUN(q_rope)
     RUN(kv_rows)
     RUN(kv_commit)
     RUN(compress)
     RUN(index_select)
-    RUN(attention)
-    RUN(swiglu)
-    RUN(moe_route)
     RUN(moe_experts)
 #undef RUN
-    case KERNEL_hc_pre: run_hc_pre(c, (const struct hc_pre_args *)args, NULL); break;
-    case KERNEL_hc_post: n = run_hc_post_at(c, i); break;
-    case KERNEL_matmul: run_products(c, i); return 1;
-    case KERNEL_COUNT: break;
+    case KERNEL_hc_head: {
+        const struct hc_head_args *a = (const struct hc_head_args *)args;
+        run_hc_head(c, a, wanted(c, i, a->out, a->n));
+        break;
     }
-    forget_written(c, i);
-    return n;
+    default: CHECK(false);
+    }
 }
 
 static void run_all(struct cuda *c) {
     struct queue *q = c->queue;
     memset(q->done, 0, sizeof q->done);
     act_forget(c, NULL, (const void *)UINTPTR_MAX);
-    for (int i = 0; i < q->step.n_ops;) i += run_at(c, i);
+    memset(c->act_turn, 0, sizeof c->act_turn);
+    c->listed_ids = NULL;
+    q->n_launches = 0;
+    for (int i = 0; i < q->step.n_ops; i++) {
+        if (q->done[i]) continue;
+        q->n_launches++;
+        run_at(c, i);
+    }
 }
 
 /* ---- graphs ---- */

@@ -1,5 +1,5 @@
-/* rows - writing the state's packed rows: a block of threads turns one f32 row in shared memory into a KV
- * row or an indexer key. */
+/* rows - writing the state's packed rows: a block of threads turns one f32 row in shared memory into a
+ * KV row or an indexer key. */
 #ifndef KERNELS_CUDA_ROWS_CUH
 #define KERNELS_CUDA_ROWS_CUH
 
@@ -67,8 +67,8 @@ static __device__ __forceinline__ void hadamard(float *x, int dim) {
 static __device__ __forceinline__ uint32_t fp4_code(float x, int *e) {
     *e = ceil_log2(fmaxf(warp_max(fabsf(x)), 0x1.8p-124f) / 6.0f);     /* at least 6 * 2^-126 */
     float v = fabsf(x) * pow2(-*e);
-    uint32_t n =
-        (v > 0.25f) + (v >= 0.75f) + (v > 1.25f) + (v >= 1.75f) + (v > 2.5f) + (v >= 3.5f) + (v > 5.0f);
+    uint32_t n = (v > 0.25f) + (v >= 0.75f) + (v > 1.25f) + (v >= 1.75f) + (v > 2.5f) +
+                 (v >= 3.5f) + (v > 5.0f);
     return n | (__float_as_uint(x) >> 28 & 8);
 }
 

@@ -2,26 +2,27 @@
  *
  * Hyper-connections run in two launches. The first cuts the channels in slices of 64: a block takes one
  * slice of all four streams, mixes in the sublayer's output (hc_post), and multiplies the new streams
- * with the slice's part of fn (hc_pre); each streams' value is read once for both. The second adds the
+ * with the slice's part of fn (hc_pre); each stream's value is read once for both. The second adds the
  * slices' sums and makes the collapsed, normed row; the mixing matrix takes twenty rounds of divisions,
  * so it has a block of its own beside it. */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/act.cuh"
 #include "kernels/cuda/decode.cuh"
 
 enum {
     SLICE = 64,      /* channels: two per lane */
-    SLICE_WARPS = 8, /* rows of fn are dealt to these */
+    SLICE_WARPS = 4, /* rows of fn are dealt to these */
     ROWS_PER_WARP = HC_MIX / SLICE_WARPS,
     SLICE_TOKENS = 16, /* a block's part of fn stays in registers for so many tokens */
-    FINISH_THREADS = 512,
+    FINISH_THREADS = 1024,
+    FINISH_QUADS = 2,                              /* n_embd <= FINISH_THREADS * FINISH_QUADS * 4 */
     ROW_THREADS = 256,
 };
 
 /* ---- embedding ---- */
 
-static __global__ void embed_kernel(float *out, const uint8_t *table, enum dtype type, int64_t n_embd,
-                                    uint64_t row_bytes, int n_streams, struct dbatch batch,
-                                    const uint64_t *grid) {
+static __global__ void embed_kernel(float *out, const uint8_t *table, enum dtype type,
+                                    int64_t n_embd, uint64_t row_bytes, int n_streams,
+                                    struct dbatch batch, const uint64_t *grid) {
     device_wait();
     int64_t d = (int64_t)blockIdx.y * blockDim.x + threadIdx.x;
     if (d >= n_embd) return;
@@ -33,8 +34,9 @@ void run_embed(struct cuda *c, const struct embed_args *a) {
     int64_t n_embd = a->table->ne[0];
     CHECK(!a->table->mem || a->table->mem->layout == LAYOUT_FILE);
     launch(c, embed_kernel, dim3((unsigned)a->batch->n_rows, blocks_for(n_embd, ROW_THREADS)),
-           dim3(ROW_THREADS), 0, f32_of(a->out), (const uint8_t *)a->table->data, a->table->type, n_embd,
-           dtype_row_bytes(a->table->type, (uint64_t)n_embd), a->n_streams, c->batch.d, c->iq2_grid);
+           dim3(ROW_THREADS), 0, f32_of(a->out), (const uint8_t *)a->table->data, a->table->type,
+           n_embd, dtype_row_bytes(a->table->type, (uint64_t)n_embd), a->n_streams, c->batch.d,
+           c->iq2_grid);
 }
 
 /* ---- hyper-connections (spec 2.2) ---- */
@@ -51,76 +53,134 @@ struct slice_args {
     int n, n_embd, n_fn;
 };
 
+struct slice_values {
+    float x[HC_STREAMS][2];
+};
+
+/* A token's channels of this slice. */
+static __device__ __forceinline__ void slice_load(struct slice_values *v,
+                                                  const struct slice_args &a, const int *d, int t) {
+    const float *x = a.x + (int64_t)(a.row_i ? a.row_i[t] : t) * HC_STREAMS * a.n_embd;
+#pragma unroll
+    for (int s = 0; s < HC_STREAMS; s++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) v->x[s][h] = d[h] < a.n_embd ? x[(int64_t)s * a.n_embd + d[h]] : 0;
+}
+
+/* hc_post: the streams mixed, and the sublayer's output added. */
+static __device__ __forceinline__ void slice_mix(struct slice_values *v, const struct slice_args &a,
+                                                 const int *d, int t) {
+    const float *post = a.post + (int64_t)t * 4, *comb = a.comb + (int64_t)t * 16;
+    float y[2] = { 0, 0 };
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (d[h] < a.n_embd)
+            y[h] =
+                a.y[(int64_t)t * a.n_embd + d[h]] + (a.y2 ? a.y2[(int64_t)t * a.n_embd + d[h]] : 0);
+    struct slice_values in = *v;
+#pragma unroll
+    for (int k = 0; k < HC_STREAMS; k++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float sum = post[k] * y[h];
+#pragma unroll
+            for (int j = 0; j < HC_STREAMS; j++) sum = fmaf(comb[4 * j + k], in.x[j][h], sum);
+            v->x[k][h] = sum;
+        }
+}
+
+/* Eight sums over the warp at once: lanes trade halves of the values until each holds one. Adds in the
+ * order of warp_sum. The sum of value i ends in lanes whose bits 4, 3, 2 are i's bits 0, 1, 2. */
+static __device__ __forceinline__ float warp_sum_8(float *v) {
+#pragma unroll
+    for (int step = 16, n = 4; step >= 4; step /= 2, n /= 2) {
+        bool upper = lane_id() & step;
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            float keep = upper ? v[2 * i + 1] : v[2 * i], give = upper ? v[2 * i] : v[2 * i + 1];
+            v[i] = keep + __shfl_xor_sync(0xffffffffu, give, step);
+        }
+    }
+    v[0] += __shfl_xor_sync(0xffffffffu, v[0], 2);
+    return v[0] + __shfl_xor_sync(0xffffffffu, v[0], 1);
+}
+
+/* The warp's part of fn; zero where there is none. F16, the usual type, is loaded without a branch, all
+ * at once. */
+static __device__ __forceinline__ void slice_weights(float w[ROWS_PER_WARP][HC_STREAMS][2],
+                                                     const struct slice_args &a, const int *d,
+                                                     int warp) {
+    bool half = a.fn_type == DTYPE_F16;
+    uint16_t raw[ROWS_PER_WARP][HC_STREAMS][2];
+#pragma unroll
+    for (int i = 0; i < ROWS_PER_WARP * HC_STREAMS * 2 && half; i++) {
+        int row = min(warp + i / 8 * SLICE_WARPS, a.n_fn - 1), s = i / 2 % HC_STREAMS;
+        const uint16_t *fn = (const uint16_t *)(a.fn + (uint64_t)row * a.fn_row_bytes);
+        raw[i / 8][s][i % 2] = fn[(int64_t)s * a.n_embd + min(d[i % 2], a.n_embd - 1)];
+    }
+#pragma unroll
+    for (int i = 0; i < ROWS_PER_WARP * HC_STREAMS * 2; i++) {
+        int row = warp + i / 8 * SLICE_WARPS, s = i / 2 % HC_STREAMS, h = i % 2;
+        if (row >= a.n_fn || d[h] >= a.n_embd) w[i / 8][s][h] = 0;
+        else if (half) w[i / 8][s][h] = f16_value(raw[i / 8][s][h]);
+        else w[i / 8][s][h] = decode_called(a.fn_type, a.fn + (uint64_t)row * a.fn_row_bytes,
+                                            (int64_t)s * a.n_embd + d[h], a.grid);
+    }
+}
+
 /* Grid: slices x groups of tokens. All warps hold the same channels and different rows of fn; the first
  * warp writes. */
-static __global__ void __launch_bounds__(SLICE_WARPS * 32) hc_slice_kernel(struct slice_args a) {
+static __global__ void __launch_bounds__(SLICE_WARPS * 32)
+    hc_slice_kernel(const __grid_constant__ struct slice_args a) {
     int warp = (int)threadIdx.x / 32, lane = lane_id(), slice = (int)blockIdx.x;
     int d[2] = { slice * SLICE + lane, slice * SLICE + 32 + lane };
     float w[ROWS_PER_WARP][HC_STREAMS][2];
-    for (int i = 0; i < ROWS_PER_WARP; i++) {
-        int row = warp + i * SLICE_WARPS;
-        for (int s = 0; s < HC_STREAMS; s++)
-            for (int h = 0; h < 2; h++) {
-                bool there = a.fn && row < a.n_fn && d[h] < a.n_embd;
-                w[i][s][h] = there ? decode(a.fn_type, a.fn + (uint64_t)row * a.fn_row_bytes,
-                                            (int64_t)s * a.n_embd + d[h], a.grid)
-                                   : 0;
-            }
-    }
+    if (a.fn) slice_weights(w, a, d, warp);
     device_wait();
+    struct slice_values v, next;
+    slice_load(&next, a, d, (int)blockIdx.y);
     for (int t = (int)blockIdx.y; t < a.n; t += (int)gridDim.y) {
-        float *x = a.x + (int64_t)(a.row_i ? a.row_i[t] : t) * HC_STREAMS * a.n_embd;
-        float in[HC_STREAMS][2];
-        for (int s = 0; s < HC_STREAMS; s++)
-            for (int h = 0; h < 2; h++) in[s][h] = d[h] < a.n_embd ? x[(int64_t)s * a.n_embd + d[h]] : 0;
+        v = next;
+        if (t + (int)gridDim.y < a.n) slice_load(&next, a, d, t + (int)gridDim.y);
         if (a.y) {
-            const float *post = a.post + (int64_t)t * 4, *comb = a.comb + (int64_t)t * 16;
-            for (int h = 0; h < 2; h++) {
-                float y = 0, mixed[HC_STREAMS];
-                if (d[h] < a.n_embd)
-                    y = a.y[(int64_t)t * a.n_embd + d[h]] +
-                        (a.y2 ? a.y2[(int64_t)t * a.n_embd + d[h]] : 0);
-                for (int k = 0; k < HC_STREAMS; k++) {
-                    mixed[k] = post[k] * y;
-                    for (int j = 0; j < HC_STREAMS; j++) mixed[k] = fmaf(comb[4 * j + k], in[j][h], mixed[k]);
-                }
-                for (int k = 0; k < HC_STREAMS; k++) in[k][h] = mixed[k];
-            }
+            slice_mix(&v, a, d, t);
             __syncthreads();                       /* everybody has read the old streams */
-            for (int s = 0; s < HC_STREAMS && warp == 0; s++)
-                for (int h = 0; h < 2; h++)
-                    if (d[h] < a.n_embd) x[(int64_t)s * a.n_embd + d[h]] = in[s][h];
+            float *x = a.x + (int64_t)t * HC_STREAMS * a.n_embd;
+            for (int s = warp; s < HC_STREAMS; s += SLICE_WARPS)
+#pragma unroll
+                for (int k = 0; k < HC_STREAMS; k++)                   /* a constant index into v */
+                    for (int h = 0; h < 2; h++)
+                        if (k == s && d[h] < a.n_embd) x[(int64_t)s * a.n_embd + d[h]] = v.x[k][h];
         }
         if (!a.sums) continue;
-        float *sums = a.sums + ((int64_t)t * gridDim.x + slice) * (a.n_fn + 1);
-        for (int i = 0; i < ROWS_PER_WARP; i++) {
-            int row = warp + i * SLICE_WARPS;
-            if (row >= a.n_fn) break;
-            float sum = 0;
-            for (int s = 0; s < HC_STREAMS; s++)
-                for (int h = 0; h < 2; h++) sum = fmaf(w[i][s][h], in[s][h], sum);
-            sum = warp_sum(sum);
-            if (lane == 0) sums[row] = sum;
-        }
-        if (warp > 0) continue;
-        float sum = 0;
+        float sum[8] = {};
+#pragma unroll
         for (int s = 0; s < HC_STREAMS; s++)
-            for (int h = 0; h < 2; h++) sum = fmaf(in[s][h], in[s][h], sum);
-        sum = warp_sum(sum);
-        if (lane == 0) sums[a.n_fn] = sum;
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+#pragma unroll
+                for (int i = 0; i < ROWS_PER_WARP; i++) sum[i] = fmaf(w[i][s][h], v.x[s][h], sum[i]);
+                sum[6] = fmaf(v.x[s][h], v.x[s][h], sum[6]);
+            }
+        float total = warp_sum_8(sum);
+        int i = (lane >> 4 & 1) | (lane >> 2 & 2) | (lane & 4),
+            row = i == 6 ? a.n_fn : warp + i * SLICE_WARPS;
+        bool ours = i < ROWS_PER_WARP ? row < a.n_fn : i == 6 && warp == 0;
+        if (ours && lane % 4 == 0) a.sums[((int64_t)t * gridDim.x + slice) * (a.n_fn + 1) + row] = total;
     }
 }
 
 struct finish_args {
-    float *out, *post, *comb;                      /* comb NULL: head */
+    float *out, *post, *comb;                    /* comb NULL: head */
     const float *x, *sums, *scale, *base, *norm;
     const int32_t *row_i;
     int n_slices, n_fn, n_embd, n_sinkhorn;
     float rms_eps, hc_eps;
+    struct act_out act;                          /* forms of the row that are wanted */
 };
 
-/* Lanes 0..15 hold m[lane / 4][lane % 4]; lane pairs differ in one bit, so sums over rows and columns are
- * two exchanges. */
+/* Lanes 0..15 hold m[lane / 4][lane % 4]; neighbours differ in one bit, so sums over rows and columns
+ * are two exchanges. */
 static __device__ float sinkhorn(float m, int n_rounds, float eps) {
     float top = fmaxf(m, __shfl_xor_sync(0xffff, m, 1));
     top = fmaxf(top, __shfl_xor_sync(0xffff, top, 2));
@@ -128,33 +188,50 @@ static __device__ float sinkhorn(float m, int n_rounds, float eps) {
     for (int round = 0; round < n_rounds; round++) {
         float row = m + __shfl_xor_sync(0xffff, m, 1);
         row += __shfl_xor_sync(0xffff, row, 2);
-        m = round == 0 ? m / row + eps : m / (row + eps);              /* the softmax is the first row pass */
+        /* the softmax is the first row pass */
+        m = round == 0 ? __fdividef(m, row) + eps : __fdividef(m, row + eps);
         float column = m + __shfl_xor_sync(0xffff, m, 4);
         column += __shfl_xor_sync(0xffff, column, 8);
-        m = m / (column + eps);
+        m = __fdividef(m, column + eps);
     }
     return m;
 }
 
-/* Grid: tokens x 2. Part 0 makes the row; part 1 the mixing matrix and post. */
-static __global__ void __launch_bounds__(FINISH_THREADS) hc_finish_kernel(struct finish_args a) {
-    extern __shared__ float row[];                 /* n_embd: the collapsed row */
+static __device__ __forceinline__ float4 weighted(float w, float4 x, float4 sum) {
+    return make_float4(fmaf(w, x.x, sum.x), fmaf(w, x.y, sum.y), fmaf(w, x.z, sum.z), fmaf(w, x.w, sum.w));
+}
+
+/* Grid: tokens x 2. Part 0 makes the row, four channels per thread at a time; part 1 the mixing matrix
+ * and post. */
+static __global__ void __launch_bounds__(FINISH_THREADS)
+    hc_finish_kernel(const __grid_constant__ struct finish_args a) {
+    extern __shared__ __align__(16) float row[]; /* n_embd */
     __shared__ float mix[HC_MIX + 1], shared[FINISH_THREADS / 32];
     device_wait();
-    int t = (int)blockIdx.x, warp = (int)threadIdx.x / 32, lane = lane_id();
+    int t = (int)blockIdx.x, warp = (int)threadIdx.x / 32, lane = lane_id(), quads = a.n_embd / 4;
+    const float4 *x = (const float4 *)(a.x + (int64_t)(a.row_i ? a.row_i[t] : t) * HC_STREAMS * a.n_embd);
+    float4 v[FINISH_QUADS][HC_STREAMS];          /* on their way while the sums are added */
+#pragma unroll
+    for (int i = 0; i < FINISH_QUADS; i++)
+#pragma unroll
+        for (int s = 0; s < HC_STREAMS; s++) {
+            int d = (int)threadIdx.x + i * FINISH_THREADS;
+            if (blockIdx.y == 0 && d < quads) v[i][s] = x[(int64_t)s * quads + d];
+        }
     const float *sums = a.sums + (int64_t)t * a.n_slices * (a.n_fn + 1);
-    for (int v = warp; v <= a.n_fn; v += FINISH_THREADS / 32) {
+    for (int f = warp; f <= a.n_fn; f += FINISH_THREADS / 32) {
         float sum = 0;
-        for (int s = lane; s < a.n_slices; s += 32) sum += sums[s * (a.n_fn + 1) + v];
+        for (int s = lane; s < a.n_slices; s += 32) sum += sums[s * (a.n_fn + 1) + f];
         sum = warp_sum(sum);
-        if (lane == 0) mix[v] = sum;
+        if (lane == 0) mix[f] = sum;
     }
     __syncthreads();
     float r = 1.0f / sqrtf(mix[a.n_fn] / (float)(a.n_embd * HC_STREAMS) + a.rms_eps);
     if (blockIdx.y == 1) {
         if (warp != 0) return;
         if (lane < 4)
-            a.post[t * 4 + lane] = 2.0f * f32_sigmoid(mix[4 + lane] * r * a.scale[1] + a.base[4 + lane]);
+            a.post[t * 4 + lane] =
+                2.0f * f32_sigmoid(mix[4 + lane] * r * a.scale[1] + a.base[4 + lane]);
         if (lane < 16)
             a.comb[t * 16 + lane] =
                 sinkhorn(mix[8 + lane] * r * a.scale[2] + a.base[8 + lane], a.n_sinkhorn, a.hc_eps);
@@ -162,16 +239,28 @@ static __global__ void __launch_bounds__(FINISH_THREADS) hc_finish_kernel(struct
     }
     float pre[HC_STREAMS], square = 0;
     for (int s = 0; s < HC_STREAMS; s++) pre[s] = f32_sigmoid(mix[s] * r * a.scale[0] + a.base[s]) + a.hc_eps;
-    const float *x = a.x + (int64_t)(a.row_i ? a.row_i[t] : t) * HC_STREAMS * a.n_embd;
-    for (int d = (int)threadIdx.x; d < a.n_embd; d += FINISH_THREADS) {
-        float sum = pre[0] * x[d];
-        for (int s = 1; s < HC_STREAMS; s++) sum = fmaf(pre[s], x[(int64_t)s * a.n_embd + d], sum);
-        row[d] = sum;
-        square = fmaf(sum, sum, square);
+#pragma unroll
+    for (int i = 0; i < FINISH_QUADS; i++) {
+        if ((int)threadIdx.x + i * FINISH_THREADS >= quads) break;
+        float4 sum = make_float4(pre[0] * v[i][0].x, pre[0] * v[i][0].y, pre[0] * v[i][0].z,
+                                 pre[0] * v[i][0].w);
+        for (int s = 1; s < HC_STREAMS; s++) sum = weighted(pre[s], v[i][s], sum);
+        square = fmaf(sum.x, sum.x, fmaf(sum.y, sum.y, fmaf(sum.z, sum.z, fmaf(sum.w, sum.w, square))));
+        v[i][0] = sum;
     }
     float scale = 1.0f / sqrtf(block_sum(square, shared) / (float)a.n_embd + a.rms_eps);
-    for (int d = (int)threadIdx.x; d < a.n_embd; d += FINISH_THREADS)
-        a.out[(int64_t)t * a.n_embd + d] = a.norm[d] * (row[d] * scale);
+#pragma unroll
+    for (int i = 0; i < FINISH_QUADS; i++) {
+        int d = (int)threadIdx.x + i * FINISH_THREADS;
+        if (d >= quads) break;
+        float4 w = ((const float4 *)a.norm)[d], sum = v[i][0];
+        sum = make_float4(w.x * (sum.x * scale), w.y * (sum.y * scale), w.z * (sum.z * scale),
+                          w.w * (sum.w * scale));
+        ((float4 *)(a.out + (int64_t)t * a.n_embd))[d] = sum;
+        ((float4 *)row)[d] = sum;
+    }
+    __syncthreads();
+    act_emit(a.act, t, row, a.n_embd, warp, FINISH_THREADS / 32);
 }
 
 static void slices_run(struct cuda *c, const struct slice_args *a) {
@@ -201,9 +290,12 @@ static bool slices_add_fn(struct cuda *c, struct slice_args *s, const struct ten
     return s->sums != NULL;
 }
 
-static void finish_run(struct cuda *c, const struct slice_args *s, struct finish_args *f, unsigned parts) {
+static void finish_run(struct cuda *c, const struct slice_args *s, struct finish_args *f, unsigned parts,
+                       uint32_t wanted) {
+    CHECK(s->n_embd % 4 == 0 && s->n_embd <= FINISH_THREADS * FINISH_QUADS * 4);
     f->x = s->x, f->sums = s->sums, f->row_i = s->row_i;
     f->n_slices = (int)blocks_for(s->n_embd, SLICE), f->n_fn = s->n_fn, f->n_embd = s->n_embd;
+    f->act = act_out(c, wanted, f->out, s->n_embd, s->n);
     launch(c, hc_finish_kernel, dim3((unsigned)s->n, parts), dim3(FINISH_THREADS),
            (size_t)s->n_embd * sizeof(float), *f);
 }
@@ -214,7 +306,8 @@ void run_hc_post(struct cuda *c, const struct hc_post_args *a) {
     slices_run(c, &s);
 }
 
-void run_hc_pre(struct cuda *c, const struct hc_pre_args *a, const struct hc_post_args *before) {
+void run_hc_pre(struct cuda *c, const struct hc_pre_args *a, const struct hc_post_args *before,
+                uint32_t wanted) {
     struct slice_args s = slices_of(a->x, a->n);
     struct finish_args f = {};
     if (before) slices_add_post(&s, before);
@@ -223,10 +316,10 @@ void run_hc_pre(struct cuda *c, const struct hc_pre_args *a, const struct hc_pos
     f.out = f32_of(a->out), f.post = f32_of(a->post), f.comb = f32_of(a->comb);
     f.scale = f32_of(a->scale), f.base = f32_of(a->base), f.norm = f32_of(a->norm);
     f.rms_eps = a->rms_eps, f.hc_eps = a->hc_eps, f.n_sinkhorn = a->n_sinkhorn;
-    finish_run(c, &s, &f, 2);
+    finish_run(c, &s, &f, 2, wanted);
 }
 
-void run_hc_head(struct cuda *c, const struct hc_head_args *a) {
+void run_hc_head(struct cuda *c, const struct hc_head_args *a, uint32_t wanted) {
     struct slice_args s = slices_of(a->x, a->n);
     struct finish_args f = {};
     s.row_i = f.row_i = a->row_i;                  /* device memory by now (queue.cu) */
@@ -234,7 +327,7 @@ void run_hc_head(struct cuda *c, const struct hc_head_args *a) {
     slices_run(c, &s);
     f.out = f32_of(a->out), f.scale = f32_of(a->scale), f.base = f32_of(a->base), f.norm = f32_of(a->norm);
     f.rms_eps = a->rms_eps, f.hc_eps = a->hc_eps;
-    finish_run(c, &s, &f, 1);
+    finish_run(c, &s, &f, 1, wanted);
 }
 
 /* ---- norms and element-wise rows ---- */
@@ -266,8 +359,8 @@ static __global__ void add_streams_kernel(float *x, const float *e, int64_t n_em
 
 void run_add_streams(struct cuda *c, const struct add_streams_args *a) {
     int64_t n_embd = a->e->ne[0];
-    launch(c, add_streams_kernel, dim3((unsigned)a->n, blocks_for(n_embd, ROW_THREADS)),
-           dim3(ROW_THREADS), 0, f32_of(a->x), (const float *)f32_of(a->e), n_embd);
+    launch(c, add_streams_kernel, dim3((unsigned)a->n, blocks_for(n_embd, ROW_THREADS)), dim3(ROW_THREADS), 0,
+           f32_of(a->x), (const float *)f32_of(a->e), n_embd);
 }
 
 static __global__ void swiglu_kernel(float *out, const float *gate, const float *up, float clamp, int64_t n) {
@@ -276,7 +369,7 @@ static __global__ void swiglu_kernel(float *out, const float *gate, const float 
     if (i < n) out[i] = swiglu(gate[i], up[i], clamp);
 }
 
-void run_swiglu(struct cuda *c, const struct swiglu_args *a) {
+void run_swiglu(struct cuda *c, const struct swiglu_args *a, uint32_t) {
     int64_t n = a->gate->ne[0] * a->n;
     launch(c, swiglu_kernel, dim3(blocks_for(n, ROW_THREADS)), dim3(ROW_THREADS), 0, f32_of(a->out),
            (const float *)f32_of(a->gate), (const float *)f32_of(a->up), a->clamp, n);
@@ -285,8 +378,8 @@ void run_swiglu(struct cuda *c, const struct swiglu_args *a) {
 /* ---- queries: one warp per head, pairs of values per lane ---- */
 
 static __global__ void __launch_bounds__(ROW_THREADS)
-    q_rope_kernel(float *q, const float *rope, int64_t n_heads_all, int n_head, int head_dim, int n_rot,
-                  float eps) {
+    q_rope_kernel(float *q, const float *rope, int64_t n_heads_all, int n_head, int head_dim,
+                  int n_rot, float eps) {
     device_wait();
     int64_t head = (int64_t)blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32;
     if (head >= n_heads_all) return;
@@ -307,6 +400,6 @@ static __global__ void __launch_bounds__(ROW_THREADS)
 
 void run_q_rope(struct cuda *c, const struct q_rope_args *a) {
     int64_t heads = (int64_t)a->n * a->n_head;
-    launch(c, q_rope_kernel, dim3(blocks_for(heads, ROW_THREADS / 32)), dim3(ROW_THREADS), 0,
-           f32_of(a->q), (const float *)f32_of(a->rope), heads, a->n_head, a->head_dim, a->n_rot, a->eps);
+    launch(c, q_rope_kernel, dim3(blocks_for(heads, ROW_THREADS / 32)), dim3(ROW_THREADS), 0, f32_of(a->q),
+           (const float *)f32_of(a->rope), heads, a->n_head, a->head_dim, a->n_rot, a->eps);
 }

@@ -1,17 +1,17 @@
 /* tiles - products of 16 weight rows in tiles (pack.cu) with groups of 8 prepared activation rows, on
  * tensor cores.
  *
- * Each struct below is one weight type: load() takes a step's weights into registers, multiply() adds the
- * step's products to sums.acc[group][4], of which a lane (g, t) holds (row g, columns 2t, 2t+1), (row
- * g+8, the same). A step is STEP values of k and STEP_BYTES of a tile; LUT is the size of the type's
- * table in shared memory.
+ * Each struct below is one weight type: load() takes a step's weights into registers, multiply() adds
+ * the step's products to sums.acc[group][4], of which a lane (g, t) holds (row g, columns 2t, 2t+1),
+ * (row g+8, the same). A step is STEP values of k and STEP_BYTES of a tile; LUT is the size of the
+ * type's table in shared memory; AHEAD: steps that few columns leave room to load early.
  *
  * What a product is, whoever computes it and however many columns there are: k is cut into segments of
- * 512. Within a segment the sum is one chain over ascending blocks, acc = fma((float)isum, dw * dx, acc),
- * where isum is the exact integer sum over the block; types with minima then add fma(-(float)msum, dmin *
- * dx, acc). F16 chains the tensor cores' own f32 sums, hi before lo, and multiplies by the segment's
- * power of two. The segments' sums are added in order, starting from 0. Neither splitting k over warps
- * nor the number of columns changes a bit. */
+ * 512. Within a segment the sum is one chain over ascending blocks, acc = fma((float)isum, dw * dx,
+ * acc), where isum is the exact integer sum over the block; types with minima then add
+ * fma(-(float)msum, dmin * dx, acc). F16 chains the tensor cores' own f32 sums, hi before lo, and
+ * multiplies by the segment's power of two. The segments' sums are added in order, starting from 0.
+ * Neither splitting k over warps nor the number of columns changes a bit. */
 #ifndef KERNELS_CUDA_TILES_CUH
 #define KERNELS_CUDA_TILES_CUH
 
@@ -36,8 +36,8 @@ template <int N> struct sums {
     }
 };
 
-static __device__ __forceinline__ void mma_s8(int *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                              uint2 b) {
+static __device__ __forceinline__ void mma_s8(int *c, uint32_t a0, uint32_t a1, uint32_t a2,
+                                              uint32_t a3, uint2 b) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
@@ -52,8 +52,7 @@ static __device__ __forceinline__ void mma_f16(float *c, uint32_t a0, uint32_t a
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y));
 }
 
-static __device__ __forceinline__ uint4
-load16(const uint8_t *p) { /* weights: read once, not kept in L1 */
+static __device__ __forceinline__ uint4 load16(const uint8_t *p) { /* weights: read once, not kept in L1 */
     uint4 v;
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
@@ -99,7 +98,7 @@ static __device__ __forceinline__ uint32_t bytes_to_halves(uint32_t bytes, uint3
 struct tile_q8_0 {
     static const enum act_kind KIND = ACT_Q8_0;
     static const enum dtype TYPE = DTYPE_Q8_0;
-    static const int STEP = 128, STEP_BYTES = 2176, LUT = 1;
+    static const int STEP = 128, STEP_BYTES = 2176, LUT = 1, AHEAD = 2;
     struct regs {
         uint4 q[4], d;                             /* d: word i: scales of rows g, g+8 in block i */
     };
@@ -112,7 +111,8 @@ struct tile_q8_0 {
     }
     template <int N, class X>
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
-                                                    int n_groups, const lane_pos &, const uint32_t *) {
+                                                    int n_groups, const lane_pos &,
+                                                    const uint32_t *) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float2 dw = half_pair(word(w.d, i));
@@ -130,7 +130,7 @@ struct tile_q8_0 {
 struct tile_mxfp4 {
     static const enum act_kind KIND = ACT_Q8_0;
     static const enum dtype TYPE = DTYPE_MXFP4;
-    static const int STEP = 128, STEP_BYTES = 1088, LUT = 1;
+    static const int STEP = 128, STEP_BYTES = 1088, LUT = 1, AHEAD = 2;
     struct regs {
         uint4 q[2];                                /* rows g, g+8: word i: eight codes of block i */
         uint32_t e[2];
@@ -154,7 +154,8 @@ struct tile_mxfp4 {
     }
     template <int N, class X>
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
-                                                    int n_groups, const lane_pos &, const uint32_t *) {
+                                                    int n_groups, const lane_pos &,
+                                                    const uint32_t *) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float2 dw = make_float2(scale(w.e[0] >> 8 * i & 255), scale(w.e[1] >> 8 * i & 255));
@@ -177,7 +178,7 @@ struct tile_mxfp4 {
 struct tile_q2_k {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_Q2_K;
-    static const int STEP = 256, STEP_BYTES = 1344, LUT = 1;
+    static const int STEP = 256, STEP_BYTES = 1344, LUT = 1, AHEAD = 2;
     struct regs {
         uint4 q[2], s[2];
         uint32_t d[2];
@@ -193,14 +194,16 @@ struct tile_q2_k {
     }
     template <int N, class X>
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
-                                                    int n_groups, const lane_pos &p, const uint32_t *) {
+                                                    int n_groups, const lane_pos &p,
+                                                    const uint32_t *) {
         uint32_t sc[2][4], m[2];
 #pragma unroll
-        for (int r = 0; r < 2;
-             r++) { /* bytes 0 and 2 of word i: this lane's sub-blocks of blocks 2i, 2i+1 */
+        for (int r = 0; r < 2; r++) { /* bytes 0 and 2 of word i: this lane's sub-blocks of blocks 2i, 2i+1 */
             for (int i = 0; i < 4; i++) sc[r][i] = word(w.s[r], i) >> 8 * (p.t >> 1) & 0x000f000f;
-            m[r] = (p.t < 2 ? (p.t == 0 ? w.s[r].x : w.s[r].y) : (p.t == 2 ? w.s[r].z : w.s[r].w)) >> 4 &
-                   0x0f0f0f0f;
+            m[r] =
+                (p.t < 2 ? (p.t == 0 ? w.s[r].x : w.s[r].y) : (p.t == 2 ? w.s[r].z : w.s[r].w)) >>
+                    4 &
+                0x0f0f0f0f;
         }
 #pragma unroll
         for (int j = 0; j < N; j++)
@@ -236,7 +239,7 @@ struct tile_q2_k {
 struct tile_q4_k {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_Q4_K;
-    static const int STEP = 256, STEP_BYTES = 2304, LUT = 1;
+    static const int STEP = 256, STEP_BYTES = 2304, LUT = 1, AHEAD = 2;
     struct regs {
         uint4 q[2][2], h[2];                       /* h: d | dmin, then 12 bytes of scales */
     };
@@ -250,7 +253,8 @@ struct tile_q4_k {
     }
     template <int N, class X>
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
-                                                    int n_groups, const lane_pos &p, const uint32_t *) {
+                                                    int n_groups, const lane_pos &p,
+                                                    const uint32_t *) {
         uint32_t sc[2][2], m[2];
 #pragma unroll
         for (int r = 0; r < 2; r++) {              /* eight 6-bit scales and minima */
@@ -295,11 +299,12 @@ struct tile_q4_k {
 };
 
 /* A step is a quarter of a block: two groups of 32. lut: the grid as nibbles. A nibble of 4 + i selects
- * the negative. */
+ * the negative.
+ * */
 struct tile_iq2_xxs {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_IQ2_XXS;
-    static const int STEP = 64, STEP_BYTES = 264, LUT = 256;
+    static const int STEP = 64, STEP_BYTES = 264, LUT = 256, AHEAD = 8;
     struct regs {
         uint4 q[2];                                /* rows g, g+8: indices, signs; indices, signs */
         uint32_t d;
@@ -311,8 +316,8 @@ struct tile_iq2_xxs {
         w.q[1] = load16(at + 128);
         w.d = load4(tile + (int64_t)n_in * 4 + (int64_t)(step / 4) * 32 + p.g * 4);
     }
-    static __device__ __forceinline__ uint32_t selectors(uint32_t indices, uint32_t signs,
-                                                         const lane_pos &p, const uint32_t *lut) {
+    static __device__ __forceinline__ uint32_t selectors(uint32_t indices, uint32_t signs, const lane_pos &p,
+                                                         const uint32_t *lut) {
         uint32_t sign = signs >> p.t & 0x04444444;
         return lut[indices >> 8 * p.t & 255] ^ sign ^ ((uint32_t)__popc(sign) << 30 & 0x40000000u);
     }
@@ -357,7 +362,7 @@ struct tile_iq2_xxs {
 struct tile_f16 {
     static const enum act_kind KIND = ACT_F16X2;
     static const enum dtype TYPE = DTYPE_F16;
-    static const int STEP = 64, STEP_BYTES = 2048, LUT = 1;
+    static const int STEP = 64, STEP_BYTES = 2048, LUT = 1, AHEAD = 2;
     struct regs {
         uint4 q[4];
     };
@@ -368,7 +373,8 @@ struct tile_f16 {
     }
     template <int N, class X>
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
-                                                    int n_groups, const lane_pos &, const uint32_t *) {
+                                                    int n_groups, const lane_pos &,
+                                                    const uint32_t *) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -407,8 +413,7 @@ template <int N> struct x_global {
     int g, t;
     __device__ x_global(const struct act &act, int column0, int n, const lane_pos &p)
         : q_(act.q), d_(act.d), sum_(act.sum), n_pad(act.n_pad), column(column0),
-          here(N > 1 || column0 + p.g < n), g(p.g), t(p.t) {
-    }
+          here(N > 1 || column0 + p.g < n), g(p.g), t(p.t) {}
     __device__ __forceinline__ uint2 at(const void *base, int64_t index, int bytes) const {
         if (!here) return make_uint2(0, 0);
         return *(const uint2 *)((const uint8_t *)base + index * bytes + t * 8);
