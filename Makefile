@@ -251,7 +251,8 @@ $(B)/sim/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	@echo "  CC    $< (simulation)"
 	$(Q)$(CC) $(CFLAGS_ALL) $(CFLAGS) -DPLEIADES_PLANTS -MMD -MP -c $< -o $@
-$(SIM): $(SRC_SIM:%.c=$(B)/sim/%.o) $(addprefix $(B)/common/base/,trace.o sm.o mark.o pool.o rng.o err.o)
+$(SIM): $(SRC_SIM:%.c=$(B)/sim/%.o) $(addprefix $(B)/common/base/,trace.o sm.o mark.o pool.o rng.o err.o buf.o utf8.o) \
+        $(addprefix $(B)/common/wire/,codec_pack.o codec_unpack.o) $(OBJ_PROTO)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LDLIBS_ALL) $(LDLIBS)

@@ -18,7 +18,7 @@
  *             tokens; pos0 + n fits; tokens are not negative; wants ascend and are below n_row; a want's
  *             bias range lies in the list and ascends in it
  *   RESULT    rows ascend and are below MSG_ROWS_MAX
- *   SYNC      seq and dead ascend, seq below seq_next, dead at or above batch_done
+ *   SYNC      seq and dead ascend, seq below seq_next
  *   EXPERTS, EXPERTS_DONE     1 <= n_row <= MSG_ROWS_MAX; n_used <= MSG_USED_MAX
  *   WEIGHTS_GET  1 <= bytes <= MSG_PIECE_BYTES_MAX; offset + bytes fits
  *   WEIGHTS   offset <= total_bytes

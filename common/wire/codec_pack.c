@@ -106,8 +106,13 @@ static Pleiades__Hop *put_hop(struct packer *k, const struct msg_hop *s) {
 
 static void put_plan(struct packer *k, const struct msg_assign *a, Pleiades__Assign *out) {
     if (!count_is_fine(k, "ASSIGN: helpers", a->n_helper, MSG_HELPERS_MAX)) return;
+    if (!count_is_fine(k, "ASSIGN: peers", a->n_peer, MSG_NODES_MAX)) return;
     out->next = put_hop(k, &a->next);
     out->source = put_hop(k, &a->source);
+    out->n_peer = a->n_peer;
+    out->peer = take(k, a->n_peer, sizeof *out->peer);
+    for (uint32_t i = 0; i < a->n_peer; i++)
+        out->peer[i] = text_out(k, a->peer[i].text, sizeof a->peer[i].text);
     out->n_helper = a->n_helper;
     out->helper = take(k, a->n_helper, sizeof *out->helper);
     for (uint32_t i = 0; i < a->n_helper; i++) {

@@ -125,6 +125,7 @@ static const struct unpack_kind kinds[MSG_KINDS] = {
 /* Memory behind what protobuf-c took; NULL, with the complaint made, when there is none. */
 static void *take(struct unpacker *u, size_t n, size_t size) {
     void *piece = u->rc < 0 ? NULL : block_alloc(u->c, n * size);
+    if (piece) memset(piece, 0, n * size);         /* holes between members, too: records may be compared */
     if (!piece && u->rc == 0) u->rc = err_set(u->e, ERR_LIMIT, "%s is too large", msg_kind_name(u->kind));
     return piece;
 }
@@ -153,7 +154,6 @@ static void get_files(struct unpacker *u, const Pleiades__Hello *from, struct ms
     for (size_t i = 0; i < from->n_file && u->rc == 0; i++) {
         const Pleiades__File *p = from->file[i];
         struct msg_file *s = &file[i];
-        memset(s, 0, sizeof *s);
         FIELDS_FILE(GET_V, GET_N, GET_T)
         demand(u, p->layers.len == sizeof s->layers, "layers of a file", "have another length");
         if (u->rc == 0) memcpy(s->layers, p->layers.data, sizeof s->layers);
@@ -179,7 +179,6 @@ static void get_helpers(struct unpacker *u, const Pleiades__Assign *from, struct
     uint32_t end = 0;
     for (size_t i = 0; i < from->n_helper && u->rc == 0; i++) {
         const Pleiades__Helper *p = from->helper[i];
-        memset(&s[i], 0, sizeof s[i]);
         get_hop(u, p->hop, &s[i].hop);
         demand(u, p->expert_begin >= end && p->expert_begin < p->expert_end, "experts of a helper",
                "are no range of their own");
@@ -188,6 +187,17 @@ static void get_helpers(struct unpacker *u, const Pleiades__Assign *from, struct
     }
     a->helper = s;
     a->n_helper = (uint32_t)from->n_helper;
+}
+
+static void get_peers(struct unpacker *u, const Pleiades__Assign *from, struct msg_assign *a) {
+    if (!count_is_fine(u, "peers", from->n_peer, MSG_NODES_MAX)) return;
+    struct msg_key *s = take(u, from->n_peer, sizeof *s);
+    for (size_t i = 0; i < from->n_peer && u->rc == 0; i++) {
+        text_in(u, from->peer[i], s[i].text, sizeof s[i].text, "key of a peer");
+        key_check(u, s[i].text);
+    }
+    a->peer = s;
+    a->n_peer = (uint32_t)from->n_peer;
 }
 
 static void get_plan(struct unpacker *u, const Pleiades__Assign *p, struct msg_assign *a) {
@@ -201,6 +211,7 @@ static void get_plan(struct unpacker *u, const Pleiades__Assign *p, struct msg_a
     demand(u, a->n_ctx_max > 0, "n_ctx_max", "is 0");
     demand(u, a->n_credit <= MSG_BATCHES_MAX && a->n_window <= MSG_BATCHES_MAX, "window", "is too large");
     get_helpers(u, p, a);
+    get_peers(u, p, a);
 }
 
 static const struct msg_timing *get_timings(struct unpacker *u, const Pleiades__Timings *p, uint32_t *n_out) {
@@ -313,7 +324,6 @@ static void get_alive(struct unpacker *u, const Pleiades__Sync *p, struct msg_sy
     demand(u, ascends(p->seq, p->n_seq), "sequences", "do not ascend");
     demand(u, ascends(p->dead, p->n_dead), "batches", "do not ascend");
     demand(u, !p->n_seq || p->seq[p->n_seq - 1] < s->seq_next, "a sequence", "is not below seq_next");
-    demand(u, !p->n_dead || p->dead[0] >= s->batch_done, "a batch", "is below batch_done");
     s->seq = p->seq;
     s->n_seq = (uint32_t)p->n_seq;
     s->dead = p->dead;
@@ -326,7 +336,6 @@ static void get_link_list(struct unpacker *u, const Pleiades__Links *from, struc
     for (size_t i = 0; i < from->n_link && u->rc == 0; i++) {
         const Pleiades__Link *p = from->link[i];
         struct msg_link *s = &link[i];
-        memset(s, 0, sizeof *s);
         FIELDS_LINK(GET_V, GET_N, GET_T)
     }
     l->link = link;

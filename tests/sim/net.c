@@ -2,6 +2,7 @@
 #include "tests/sim/world.h"
 
 #include "common/base/check.h"
+#include "common/wire/codec.h"
 
 #include "common/base/banned.h"
 
@@ -98,9 +99,25 @@ static int parts_of(struct msg *m, struct part *part) {
     return n;
 }
 
-static struct parcel *pack(const struct msg *m) {
+/* Every message takes the way over the wire: what the codec loses, changes or refuses shows in the run. */
+static struct msg through_the_codec(struct world *w, const struct msg *m) {
+    static struct codec *codec;
+    static struct buf bytes;
+    struct msg out;
+    struct err e;
+    if (!codec) codec = codec_new(), buf_init(&bytes, MSG_HEADER_BYTES_MAX);
+    buf_clear(&bytes);
+    if (codec_pack(m, &bytes, &e) == 0 &&
+        codec_unpack(codec, bytes.data, bytes.size, &out, &e) == 0)
+        return out;
+    world_fail(w, "the codec: %s", e.text);
+    return *m;
+}
+
+static struct parcel *pack(struct world *w, const struct msg *original) {
     struct part part[8];
-    struct msg shallow = *m;
+    struct msg decoded = through_the_codec(w, original), shallow = decoded;
+    const struct msg *m = &decoded;
     size_t bytes = 0;
     int n = parts_of(&shallow, part);
     for (int i = 0; i < n; i++) bytes += padded(part[i].bytes);
@@ -139,7 +156,7 @@ static void post(struct world *w, struct conn *c, int direction, struct parcel *
 
 /* Out of order and twice: no transport of ours does that, and still nothing may break. */
 static void post_again(struct world *w, const struct parcel *first) {
-    struct parcel *p = pack(&first->msg);
+    struct parcel *p = pack(w, &first->msg);
     p->payload = first->payload.generation ? payload_copy(w, first->payload) : (struct payload){ 0 };
     p->conn = first->conn;
     p->conn_generation = first->conn_generation;
@@ -167,7 +184,7 @@ void net_send(struct world *w, uint8_t from, uint32_t link, const struct msg *m,
         if (p.generation) payload_free_one(w, NOBODY, p);
         return;
     }
-    struct parcel *parcel = pack(m);
+    struct parcel *parcel = pack(w, m);
     parcel->payload = p;
     post(w, c, opener ? 0 : 1, parcel);
     if (fault_hits(w, FAULT_DUPLICATE, m->kind == MSG_ROW ? 2 : 30)) post_again(w, parcel);
@@ -175,7 +192,7 @@ void net_send(struct world *w, uint8_t from, uint32_t link, const struct msg *m,
 }
 
 void net_inject(struct world *w, uint8_t to, uint32_t link, const struct msg *m) {
-    struct parcel *p = pack(m);
+    struct parcel *p = pack(w, m);
     p->payload = (struct payload){ 0 };
     p->conn = NOBODY;
     p->conn_generation = link;
