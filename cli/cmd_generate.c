@@ -86,12 +86,23 @@ static void print_json(const struct generate *s, size_t n_prompt) {
            (unsigned long long)memory.work);
 }
 
+/* Said before the first id is printed; a prompt that is too long by itself is engine_eval's to refuse. */
+static int check_room(const struct generate *s, const char *ids_path, int n, struct err *e) {
+    uint64_t n_fed = (uint64_t)s->ids.n + (uint64_t)n - 1;             /* the last new token is not fed */
+    if (s->ids.n > s->g.n_ctx || n_fed <= s->g.n_ctx) return 0;
+    return err_set(e, ERR_LIMIT,
+                   "%s: %zu tokens and %d new ones are past the context limit of %u tokens (see --ctx and "
+                   "--predict)",
+                   ids_path, s->ids.n, n, s->g.n_ctx);
+}
+
 static int generate(struct generate *s, const struct engine_options *o, const char *ids_path, int n,
                     struct err *e) {
     int rc = ids_read_file(ids_path, &s->ids, e);
     size_t n_prompt = s->ids.n;
     if (rc == 0) rc = engine_open(&s->g, o, e);
     if (rc == 0) rc = ids_check(ids_path, &s->ids, engine_hparams(&s->g)->n_vocab, e);
+    if (rc == 0) rc = check_room(s, ids_path, n, e);
     if (rc < 0) return rc;
     int n_vocab = (int)engine_hparams(&s->g)->n_vocab;
     rc = sampler_params_check(&s->params, n_vocab, e);

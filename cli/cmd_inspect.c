@@ -1,13 +1,15 @@
 /* inspect - what a model file holds: hyper-parameters, bytes by class and by layer, and what a context costs.
  *
- * Only headers are read, so a file of any size answers at once. The figures are collected into one
- * struct first; plain text and JSON are two ways to print it. A file without (valid) hyper-parameters
- * still shows its tensors. */
+ * Headers and small tables are read, so a file of any size answers at once. The figures are collected into
+ * one struct first; plain text and JSON are two ways to print it. A file that could not be loaded still
+ * shows what it has; then the reason follows, as for any command that fails. */
 #include "cli/cmd.h"
 
 #include "cli/opts.h"
 #include "common/base/check.h"
 #include "common/model/hparams.h"
+#include "common/model/shard.h"
+#include "node/weights.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -90,9 +92,9 @@ struct report {
     struct layer layer[HP_LAYERS_MAX];
     uint32_t n_layer;                                 /* one more than the largest that a tensor names */
     uint64_t n_unknown;                         /* tensors of unknown type: their bytes are not in the sums */
-    bool has_hparams;
+    bool has_hparams, loads;
     struct hparams hp;
-    struct err why_not;
+    struct err why_not;                               /* why it cannot be loaded */
     struct fact fact[FACTS_MAX];
     int n_facts;
 };
@@ -165,12 +167,33 @@ static void add_facts(struct report *r) {
     add_fact(r, "swiglu_clamp_shexp", (double)hp->swiglu_clamp_shexp[0]);
 }
 
-static void collect(struct report *r, const struct gguf *g) {
+/* What this file says it holds: all layers, or a stage's. Of a shard with some of the experts only no stage
+ * takes all tensors; `shard verify` checks it. */
+static int check_tensors(const struct report *r, struct err *e) {
+    struct weights_range range = { 0, r->hp.n_layer, true, true };
+    if (shard_is(r->g)) {
+        struct shard_info s;
+        int rc = shard_info_read(&s, r->g, e);
+        if (rc < 0) return rc;
+        const struct shard_part *part = &s.part;
+        bool all_experts = part->n_range == 1 && part->expert[0].begin == 0 &&
+                           part->expert[0].end == r->hp.n_expert;
+        if (!part->dense || !all_experts) return 0;
+        range = (struct weights_range){ part->layer_begin, part->layer_end, part->embed, part->head };
+    }
+    return weights_check(r->g, &r->hp, &range, e);
+}
+
+/* alone: a part of a split file, in which tensors are missing for a good reason. The MTP block's file has
+ * nothing but its tensors: the shape is in the model's. */
+static void collect(struct report *r, const struct gguf *g, bool alone) {
     memset(r, 0, sizeof *r);
     r->g = g;
     for (uint64_t i = 0; i < gguf_n_tensors(g); i++) add_tensor(r, gguf_tensor_at(g, i));
     r->has_hparams = hparams_read(&r->hp, g, &r->why_not) == 0;
     if (r->has_hparams) add_facts(r);
+    bool only_mtp = r->all.n_tensors && r->class[CLASS_MTP].n_tensors == r->all.n_tensors;
+    r->loads = only_mtp || (r->has_hparams && (alone || check_tensors(r, &r->why_not) == 0));
 }
 
 static uint64_t state_bytes(const struct hparams *hp, uint64_t n_ctx) {
@@ -381,6 +404,7 @@ static void print_json(const struct report *r, bool tensors) {
     json_object_set_new(root, "layers", layers_json(r));
     if (r->has_hparams) json_object_set_new(root, "state", state_json(r));
     if (tensors) json_object_set_new(root, "tensors", tensors_json(r->g));
+    if (!r->loads) json_object_set_new(root, "error", json_string(r->why_not.text));
     json_dumpf(root, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(root);
@@ -399,7 +423,8 @@ int cmd_inspect(int argc, char **argv) {
                                "FILE",
                                "Shows what a GGUF holds: hyper-parameters, bytes by class and by "
                                "layer, and the state that "
-                               "contexts of 8K to 1M tokens need. Reads headers only.",
+                               "contexts of 8K to 1M tokens need. Reads headers and small tables only. "
+                               "Fails when the model could not be loaded, and says why.",
                                table,
                                COUNT_OF(table),
                                1,
@@ -411,10 +436,10 @@ int cmd_inspect(int argc, char **argv) {
     int rc = alone ? gguf_open_one(&g, argv[1], &e) : gguf_open(&g, argv[1], &e);
     if (rc < 0) return opts_failure(&spec, &e);
     struct report *r = xcalloc(1, sizeof *r);
-    collect(r, g);
+    collect(r, g, alone);
     if (json) print_json(r, tensors);
     else print_text(r, tensors);
-    int status = r->has_hparams ? 0 : opts_failure(&spec, &r->why_not);
+    int status = r->loads ? 0 : opts_failure(&spec, &r->why_not);
     free(r);
     gguf_close(g);
     return status;

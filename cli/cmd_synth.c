@@ -87,7 +87,8 @@ int cmd_synth(int argc, char **argv) {
                    "also (or only) write the MTP block, as a file of its own"),
         OPT_GROUP("The model"),
         OPT_CHOICE('p', "preset", &c.preset, SYNTH_PRESETS,
-                   "tiny: 15 MB for tests; mid: Flash's true layers and vocabulary, 4 layers; "
+                   "tiny: 15 MB for tests; tiny-pro: the same with Pro's pattern of layers; mid: Flash's "
+                   "true layers and vocabulary, 4 layers; "
                    "others: the published shapes"),
         OPT_INT('l', "layers", &c.n_layers, 0, HP_LAYERS_MAX, "N",
                 "number of layers; 0: the preset's"),

@@ -120,7 +120,7 @@ int kv_cache_new(struct kv_cache **out, struct kernels *k, const struct kv_confi
     kv->slices_mem = kernels_alloc(k, per_layer * MAX(kv->n_layers, 1), &slices, e);
     if (!kv->slices_mem) {
         kv_cache_free(kv);
-        return ERR_NOMEM;
+        return err_wrap(e, ERR_NOMEM, "tables of %u sequences", config->n_slots);
     }
     for (uint32_t i = 0; i < kv->n_layers; i++) {
         layer_init(kv, i);
@@ -147,7 +147,8 @@ static int pool_grow(struct kv_cache *kv, struct kv_pool *pool, struct err *e) {
     uint64_t n = MAX(KV_SLAB_BYTES / pool->page_bytes, 1);
     void *data;
     struct kmem *mem = kernels_alloc(kv->k, n * pool->page_bytes, &data, e);
-    if (!mem) return ERR_NOMEM;
+    if (!mem) return err_wrap(e, ERR_NOMEM, "state of sequences, besides %llu pages",
+                              (unsigned long long)pool->n_used);
     struct kv_slab *slab = xcalloc(1, sizeof *slab);
     *slab = (struct kv_slab){ .mem = mem, .pages = xcalloc(n, sizeof *slab->pages), .next = pool->slabs };
     pool->slabs = slab;
@@ -220,7 +221,7 @@ static int list_room(struct kv_cache *kv, struct kv_list *list, uint32_t n, stru
     while (room < n) room *= 2;
     void *table;
     struct kmem *mem = kernels_alloc(kv->k, room * sizeof(void *), &table, e);
-    if (!mem) return ERR_NOMEM;
+    if (!mem) return err_wrap(e, ERR_NOMEM, "table of %u pages of state", room);
     kernels_release(kv->k, list->table_mem);
     list->page = xrealloc(list->page, room * sizeof(struct kv_page *));
     list->table_mem = mem;
@@ -265,7 +266,7 @@ static int rings_open(struct kv_cache *kv, uint32_t slot, struct err *e) {
     struct kv_slot *s = &kv->slot[slot];
     void *data;
     s->rings = kernels_alloc(kv->k, MAX(kv->ring_bytes, 1), &data, e);
-    if (!s->rings) return ERR_NOMEM;
+    if (!s->rings) return err_wrap(e, ERR_NOMEM, "state of a new sequence");
     uint8_t *at = data;
     for (uint32_t i = 0; i < kv->n_layers; i++) {
         struct ring_sizes size = ring_sizes(&kv->layer[i]);

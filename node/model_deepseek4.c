@@ -67,7 +67,7 @@ int model_init(struct model *m, struct kernels *k, const struct hparams *hp, con
     void *data;
     m->mem_bytes = sum.size;
     m->mem = kernels_alloc(k, sum.size, &data, e);
-    if (!m->mem) return ERR_NOMEM;
+    if (!m->mem) return err_wrap(e, ERR_NOMEM, "work space for batches of %u rows", n_rows_max);
     struct layout at = { .base = data, .mem = m->mem };
     model_layout(m, &at, row_bytes);
     m->rope_host = malloc((uint64_t)n_rows_max * hp->n_rot * sizeof(float));

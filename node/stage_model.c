@@ -290,7 +290,10 @@ int stage_model_open(struct stage **out, const struct stage_config *config, stru
     int rc = open_files(s, config, e);
     if (rc == 0) rc = open_range(s, config, e);
     if (rc == 0) rc = open_device(s, config, e);
-    if (rc == 0) rc = open_state(s, config, e);
+    if (rc == 0) {
+        rc = open_state(s, config, e);
+        if (rc < 0) rc = err_wrap(e, rc, "%s", config->model_path);    /* the others name their file */
+    }
     if (rc < 0) {
         sm_close(&s->base);
         return rc;

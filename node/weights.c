@@ -17,7 +17,7 @@ struct weights_mem {                               /* one device allocation, in 
 
 struct binder {                                    /* what binding one tensor needs */
     struct weights *w;
-    struct kernels *k;
+    struct kernels *k;                             /* NULL: nothing is bound, only checked */
     const struct gguf *g;
     const struct hparams *hp;
     const char *prefix;                            /* "blk.3." */
@@ -88,11 +88,11 @@ static int bind_data(struct binder *b, struct tensor *out, const struct gguf_ten
     /* f32 and i32 are read as such, so they must lie on their natural border; the GGUF alignment gives
      * that in every sane file */
     bool aligned = (uintptr_t)t->data % 4 == 0;
-    if (kind == VECTOR && (t->type != DTYPE_F32 || !aligned)) return bind_converted(b, out, t, e);
+    if (kind == VECTOR && (t->type != DTYPE_F32 || !aligned)) return b->k ? bind_converted(b, out, t, e) : 0;
     if (!aligned && (kind == TABLE || t->type == DTYPE_F32))
         return err_set(e, ERR_CORRUPT, "starts at an odd address (file offset %llu)",
                        (unsigned long long)t->file_offset);
-    return bind_memory(b, out, kernels_map(b->k, t->data, t->size, &out->data, e));
+    return b->k ? bind_memory(b, out, kernels_map(b->k, t->data, t->size, &out->data, e)) : 0;
 }
 
 static int bind(struct binder *b, struct tensor *out, const char *suffix, enum weight_kind kind,
@@ -173,25 +173,40 @@ static uint64_t range_bytes(const struct gguf *g, const struct weights_range *ra
     return total;
 }
 
-int weights_open(struct weights **out, struct kernels *k, const struct gguf *g, const struct hparams *hp,
-                 const struct weights_range *range, weights_progress *progress, void *ctx, struct err *e) {
-    *out = NULL;
-    if (range->layer_begin > range->layer_end || range->layer_end > hp->n_layer)
-        return err_set(e, ERR_INVALID, "layers %u to %u of a model with %u", range->layer_begin,
-                       range->layer_end, hp->n_layer);
+static struct weights *weights_new(const struct hparams *hp, const struct weights_range *range,
+                                   struct err *e) {
+    if (range->layer_begin > range->layer_end || range->layer_end > hp->n_layer) {
+        err_set(e, ERR_INVALID, "layers %u to %u of a model with %u", range->layer_begin, range->layer_end,
+                hp->n_layer);
+        return NULL;
+    }
     struct weights *w = xcalloc(1, sizeof *w);
     w->layer = xcalloc(hp->n_layer, sizeof *w->layer);
     w->layer_begin = range->layer_begin, w->layer_end = range->layer_end;
     w->has_embed = range->embed, w->has_head = range->head;
-    struct binder b = { .w = w, .k = k, .g = g, .hp = hp, .prefix = "", .progress = progress, .ctx = ctx };
-    if (progress) b.total = range_bytes(g, range);
-    int rc = bind_global(&b, w, range->embed, range->head, e);
-    for (uint32_t l = range->layer_begin; rc == 0 && l < range->layer_end; l++) {
+    return w;
+}
+
+static int bind_range(struct binder *b, struct err *e) {
+    struct weights *w = b->w;
+    int rc = bind_global(b, w, w->has_embed, w->has_head, e);
+    for (uint32_t l = w->layer_begin; rc == 0 && l < w->layer_end; l++) {
         char prefix[32];
         snprintf(prefix, sizeof prefix, "blk.%u.", l);
-        b.prefix = prefix;
-        rc = bind_layer(&b, &w->layer[l], hp->ratio[l], l < hp->n_hash_layer, e);
+        b->prefix = prefix;
+        rc = bind_layer(b, &w->layer[l], b->hp->ratio[l], l < b->hp->n_hash_layer, e);
     }
+    return rc;
+}
+
+int weights_open(struct weights **out, struct kernels *k, const struct gguf *g, const struct hparams *hp,
+                 const struct weights_range *range, weights_progress *progress, void *ctx, struct err *e) {
+    *out = NULL;
+    struct weights *w = weights_new(hp, range, e);
+    if (!w) return ERR_INVALID;
+    struct binder b = { .w = w, .k = k, .g = g, .hp = hp, .prefix = "", .progress = progress, .ctx = ctx };
+    if (progress) b.total = range_bytes(g, range);
+    int rc = bind_range(&b, e);
     if (rc == 0) rc = kernels_finish(k, e);
     if (rc < 0) {
         weights_close(w, k);
@@ -199,6 +214,15 @@ int weights_open(struct weights **out, struct kernels *k, const struct gguf *g, 
     }
     *out = w;
     return 0;
+}
+
+int weights_check(const struct gguf *g, const struct hparams *hp, const struct weights_range *range,
+                  struct err *e) {
+    struct weights *w = weights_new(hp, range, e);
+    if (!w) return ERR_INVALID;
+    int rc = bind_range(&(struct binder){ .w = w, .g = g, .hp = hp, .prefix = "" }, e);
+    weights_close(w, NULL);
+    return rc;
 }
 
 int weights_open_mtp(struct weights *w, struct kernels *k, const struct gguf *mtp_file,

@@ -94,6 +94,9 @@ typedef bool weights_progress(void *ctx, uint64_t done, uint64_t total);
 
 int weights_open(struct weights **out, struct kernels *k, const struct gguf *g, const struct hparams *hp,
                  const struct weights_range *range, weights_progress *progress, void *ctx, struct err *e);
+/* Whether weights_open would take these tensors: names, shapes, types, tables; touches no device. */
+int weights_check(const struct gguf *g, const struct hparams *hp, const struct weights_range *range,
+                  struct err *e);
 /* Adds the MTP block from its own file (mtp.0.* names). */
 int weights_open_mtp(struct weights *w, struct kernels *k, const struct gguf *mtp_file,
                      const struct hparams *hp, struct err *e);

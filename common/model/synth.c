@@ -54,6 +54,15 @@ static void tiny(struct hparams *hp) {
     repeat_ratios(hp, HP_LAYERS_MAX);
 }
 
+/* The layer pattern of Pro on tiny's dimensions: hash routing and heavy compression in the same layers. */
+static void tiny_pro(struct hparams *hp) {
+    struct hparams pro;
+    hparams_pro(&pro);
+    tiny(hp);
+    memcpy(hp->ratio, pro.ratio, sizeof hp->ratio);
+    hp->expert_scale = pro.expert_scale;
+}
+
 static void mid(struct hparams *hp) {
     hparams_flash(hp);
     hp->n_layer = 4;
@@ -66,6 +75,7 @@ static const struct {
     enum synth_mix mix;
 } presets[] = {
     { "tiny", tiny, SYNTH_MIX_Q2 },
+    { "tiny-pro", tiny_pro, SYNTH_MIX_Q2 },
     { "mid", mid, SYNTH_MIX_Q2 },
     { "flash-q2", hparams_flash, SYNTH_MIX_Q2 },
     { "flash-q4", hparams_flash, SYNTH_MIX_Q4 },
@@ -126,7 +136,7 @@ static bool is_weak(const struct tokenizer_vocab *v, uint32_t id) {
 /* A given vocabulary decides the size of a tiny model, and must have that of the others. */
 static int take_vocab(struct synth *s, struct err *e) {
     s->vocab = s->options.vocab;
-    if (s->vocab && strcmp(s->options.preset, "tiny") == 0) s->hp.n_vocab = s->vocab->n_tokens;
+    if (s->vocab && s->hp.n_vocab == TINY_VOCAB) s->hp.n_vocab = s->vocab->n_tokens;
     if (s->vocab && s->vocab->n_tokens != s->hp.n_vocab)
         return err_set(e, ERR_INVALID, "the tokenizer has %u tokens, the model %u", s->vocab->n_tokens,
                        s->hp.n_vocab);

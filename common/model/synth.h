@@ -24,9 +24,10 @@
 
 /* tiny      15 MB: every kind of layer and routing at the least dimensions the fast kernels take;
  *   vocabulary 1024
+ * tiny-pro  the same with the layer pattern of Pro: the first two layers compress by 128
  * mid       the true layers of Flash, few of them (4: SWA CSA HCA CSA); true embedding and head
  * others    the published shapes */
-#define SYNTH_PRESETS "tiny|mid|flash-q2|flash-q4|pro-q2"
+#define SYNTH_PRESETS "tiny|tiny-pro|mid|flash-q2|flash-q4|pro-q2"
 /* Types of the routed experts: gate and up, down. q2: IQ2_XXS, Q2_K. q4: Q4_K. q2q4: q2, the last six
  * layers (or the last third of fewer than eighteen) q4. q8, f16, mxfp4: all three. All other tensors
  * have the published types. */

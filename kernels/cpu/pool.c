@@ -146,7 +146,7 @@ int pool_new(struct pool **out, int n_threads, bool pin, struct err *e) {
         *w = (struct pool_worker){ .pool = p, .index = i };
         if (pthread_create(&w->thread, NULL, pool_worker_main, w) != 0) {
             pool_free(p);
-            return err_set(e, ERR_NOMEM, "cannot start compute thread %d", i);
+            return err_set(e, ERR_NOMEM, "cannot start compute thread %d of %d: no memory", i, wanted);
         }
         p->n_threads = i + 1;
         if (pin && wanted <= n_cores) pool_pin(w->thread, i);

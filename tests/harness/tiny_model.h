@@ -1,10 +1,10 @@
 /* tiny_model - writes small models of the real architecture with random weights, for tests that need a
  * model of known shape.
  *
- * Two shapes with awkward dimensions (nothing is a published value; 'a' has rows of 256 for the K quants,
- * 'b' is smaller and has wider heads and more experts in use), any mix of types, and an MTP block as a
- * file of its own. A file is a function of (shape, mix, seed). The tensor list is the engine's own
- * (weights.h): names and dimensions are tested elsewhere. Header only. */
+ * Shapes with awkward dimensions (nothing is a published value; 'a' has rows of 256 for the K quants, 'b'
+ * is smaller and has wider heads and more experts in use, 'p' is 'a' with the layer pattern of Pro), any
+ * mix of types, and an MTP block as a file of its own. A file is a function of (shape, mix, seed). The
+ * tensor list is the engine's own (weights.h): names and dimensions are tested elsewhere. Header only. */
 #ifndef HARNESS_TINY_MODEL_H
 #define HARNESS_TINY_MODEL_H
 
@@ -76,6 +76,12 @@ static inline void tiny_shape(struct hparams *hp, char shape) {
     };
     tiny_layers(hp, (const uint32_t[]){ 0, 4, 8, 4, 32 }, 5, 3);
     if (shape == 'a') return;
+    if (shape == 'p') {
+        hp->n_hash_layer = 2;
+        snprintf(hp->name, sizeof hp->name, "tiny p");
+        tiny_layers(hp, (const uint32_t[]){ 128, 128, 4, 128, 4 }, 5, 3);
+        return;
+    }
     CHECK(shape == 'b');
     hp->n_embd = 96, hp->n_vocab = 130, hp->n_head = 6, hp->head_dim = 192, hp->n_rot = 64, hp->n_q_lora = 64;
     hp->n_out_group = 3, hp->n_swa = 32, hp->n_idx_head = 8, hp->idx_dim = 128, hp->idx_top_k = 12,

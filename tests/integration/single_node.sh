@@ -52,6 +52,22 @@ if command -v python3 >/dev/null 2>&1; then
     ok "as inspect does" python3 -m json.tool "$tmp/inspect.json"
 fi
 
+# The layer pattern of Pro: hash routing and heavy compression in the first two layers; more tokens than the 128 that
+# such a layer compresses into one entry.
+pro=$tmp/pro.gguf
+ok "synth writes the pattern of Pro" "$pleiades" synth --preset tiny-pro -o "$pro"
+for i in 1 2 3 4 5 6 7 8 9; do cat "$tmp/ids"; done | tr '\n' ' ' >"$tmp/long"
+same "a prompt of more than two windows" 1 "$([ "$(wc -w <"$tmp/long")" -gt 260 ] && echo 1)"
+pro_logits() { "$pleiades" logits -m "$pro" --ids "$tmp/long" --last 40 -o "$@" 2>/dev/null; }
+for numerics in official exact; do
+    pro_logits "$tmp/want" --numerics $numerics --threads 1
+    for change in "--cuts 1" "--cuts 2,4 --threads 2" "--chunk 1" "--chunk 127" "--cuts 1,2,3,4 --chunk 33"; do
+        # shellcheck disable=SC2086
+        pro_logits "$tmp/have" --numerics $numerics $change
+        ok "$change changes no bit of Pro's pattern ($numerics)" cmp "$tmp/want" "$tmp/have"
+    done
+done
+
 # Damaged and missing files: an error that names the file, never a crash.
 fails 1 "a missing model is an error" "$pleiades" generate -m "$tmp/nothing.gguf" --ids "$tmp/ids"
 says "that names the file" "nothing.gguf"

@@ -334,6 +334,9 @@ struct group {
 static const struct group groups[] = {
     { 'a', "q2", "fast", "official", EFFORT_QUICK, 560 },
     { 'b', "f16", "f32", "exact", EFFORT_QUICK, 190 },
+    { 'p', "q2", "fast", "official", EFFORT_NORMAL, 300 },
+    { 'p', "q4", "f32", "official", EFFORT_FULL, 560 },
+    { 'p', "q2", "fast", "exact", EFFORT_FULL, 300 },
     { 'a', "q2", "f32", "official", EFFORT_NORMAL, 110 },
     { 'a', "q2", "fast", "exact", EFFORT_FULL, 190 },
     { 'a', "q2", "f32", "exact", EFFORT_FULL, 190 },

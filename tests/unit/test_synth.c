@@ -160,6 +160,21 @@ static void mid_has_the_true_layers_of_flash(void **state) {
     synth_free(s);
 }
 
+static void tiny_pro_has_the_pattern_of_pro(void **state) {
+    (void)state;
+    struct hparams pro;
+    struct synth *s = plan((struct synth_options){ .preset = "tiny-pro" });
+    const struct hparams *hp = synth_hparams(s);
+    hparams_pro(&pro);
+    assert_int_equal(hp->ratio[0], 128);
+    for (uint32_t i = 0; i < hp->n_layer; i++) {
+        assert_int_equal(hp->ratio[i], pro.ratio[i]);
+        assert_int_equal(i < hp->n_hash_layer, i < pro.n_hash_layer);
+    }
+    assert_int_equal(hp->ratio[hp->n_layer], 0);
+    synth_free(s);
+}
+
 static void unknown_presets_and_mixes_are_refused(void **state) {
     (void)state;
     struct synth *s;
@@ -482,6 +497,7 @@ int main(void) {
         cmocka_unit_test(q2q4_makes_the_last_third_of_few_layers_fine),
         cmocka_unit_test(the_mtp_block_has_the_published_tensors),
         cmocka_unit_test(mid_has_the_true_layers_of_flash),
+        cmocka_unit_test(tiny_pro_has_the_pattern_of_pro),
         cmocka_unit_test(unknown_presets_and_mixes_are_refused),
         cmocka_unit_test(what_is_written_reads_back_as_planned),
         cmocka_unit_test(same_options_give_the_same_bytes_whatever_the_threads),
