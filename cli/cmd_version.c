@@ -9,6 +9,7 @@
 
 #include <histedit.h>
 #include <jansson.h>
+#include <protobuf-c/protobuf-c.h>
 #include <stdio.h>
 #include <uv.h>
 #include <xxhash.h>
@@ -105,6 +106,7 @@ static void add_libraries(struct facts *f) {
     add(f, "libraries", "libuv", "%s", uv_version_string());
     add(f, "libraries", "libzmq", "%d.%d.%d", zmq[0], zmq[1], zmq[2]);
     add(f, "libraries", "curve", "%s", zmq_has("curve") ? "yes" : "no");
+    add(f, "libraries", "protobuf-c", "%s", protobuf_c_version());
     add(f, "libraries", "xxhash", "%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
 }
 

@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-packages="libcmocka-dev libjansson-dev libxxhash-dev libedit-dev libuv1-dev libzmq5"
+packages="libcmocka-dev libjansson-dev libxxhash-dev libedit-dev libuv1-dev libzmq5 libprotobuf-c-dev"
 # Headers and link names alone: what these would pull in (the development files of everything that libzmq can use, of
 # ICU and Kerberos) nobody includes.
 alone="libzmq3-dev"
