@@ -168,8 +168,8 @@ static int open_special(const char *path, struct err *e) {
 
 /* Opens and takes the lock before anything is changed: a second writer must not empty the first one's
  * file. */
-static int open_tmp(const char *tmp, bool keep, struct err *e) {
-    int fd = open(tmp, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+static int open_tmp(const char *tmp, bool keep, mode_t mode, struct err *e) {
+    int fd = open(tmp, O_RDWR | O_CREAT | O_CLOEXEC, mode);
     if (fd < 0) return err_errno(e, ERR_IO, "%s: cannot create", tmp);
     int rc = 0;
     bool taken = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;  /* no locks on this disk: go on */
@@ -189,7 +189,7 @@ static void writer_free(struct file_writer *w) {
     free(w);
 }
 
-int file_writer_new(struct file_writer **out, const char *path, struct err *e) {
+static int writer_new(struct file_writer **out, const char *path, mode_t mode, struct err *e) {
     *out = NULL;
     size_t len = strlen(path);
     if (len == 0 || len + 5 > FILE_PATH_MAX) return err_set(e, ERR_INVALID, "file name is empty or too long");
@@ -200,7 +200,7 @@ int file_writer_new(struct file_writer **out, const char *path, struct err *e) {
     w->in_place = is_special(path);
     snprintf(w->tmp, len + 5, "%s%s", path, w->in_place ? "" : ".tmp");
     w->buffer = xcalloc(1, WRITE_BUFFER);
-    int fd = w->in_place ? open_special(path, e) : open_tmp(w->tmp, false, e);
+    int fd = w->in_place ? open_special(path, e) : open_tmp(w->tmp, false, mode, e);
     w->fd = fd < 0 ? -1 : fd;
     if (fd < 0) {
         writer_free(w);
@@ -208,6 +208,18 @@ int file_writer_new(struct file_writer **out, const char *path, struct err *e) {
     }
     *out = w;
     return 0;
+}
+
+int file_writer_new(struct file_writer **out, const char *path, struct err *e) {
+    return writer_new(out, path, 0644, e);
+}
+
+int file_writer_new_private(struct file_writer **out, const char *path, struct err *e) {
+    if (is_special(path)) return err_set(e, ERR_INVALID, "%s: not a plain file", path);
+    int rc = writer_new(out, path, 0600, e);
+    if (rc < 0 || fchmod((*out)->fd, 0600) == 0) return rc;   /* of a .tmp that somebody else left */
+    file_writer_abort(*out);
+    return err_errno(e, ERR_IO, "%s: cannot be made private", path);
 }
 
 static int write_out(struct file_writer *w, const uint8_t *data, size_t size, struct err *e) {
@@ -369,7 +381,7 @@ int file_pieces_open(struct file_pieces **out, const char *path, uint64_t size, 
     p->path = memcpy(xcalloc(1, len + 1), path, len);
     p->tmp = xcalloc(1, len + 5);
     snprintf(p->tmp, len + 5, "%s.tmp", path);
-    int rc = p->fd = open_tmp(p->tmp, true, e);
+    int rc = p->fd = open_tmp(p->tmp, true, 0644, e);
     if (rc >= 0) rc = fstat(p->fd, &st) < 0 ? err_errno(e, ERR_IO, "%s: fstat", p->tmp) : 0;
     *fresh = rc == 0 && (uint64_t)st.st_size != size;
     if (*fresh) rc = file_pieces_clear(p, e);

@@ -51,6 +51,8 @@ int file_read_all(const char *path, size_t limit, void **out, size_t *size, stru
  * removes the .tmp. */
 struct file_writer;
 int file_writer_new(struct file_writer **out, const char *path, struct err *e);
+/* Nobody else may read it (mode 0600), from the first moment. ERR_INVALID for links and devices. */
+int file_writer_new_private(struct file_writer **out, const char *path, struct err *e);
 int file_writer_write(struct file_writer *w, const void *data, size_t size, struct err *e);
 int file_writer_zeros(struct file_writer *w, uint64_t size, struct err *e);
 uint64_t file_writer_size(const struct file_writer *w);               /* bytes accepted so far */

@@ -44,12 +44,13 @@ void keyring_free(struct keyring *k);             /* NULL is fine */
 const char *keyring_public(const struct keyring *k);           /* ours, as HELLO.key says it */
 /* Who has this key? Writes "node:NAME", "invite:NAME", "coordinator" or "peer" and says true. */
 bool keyring_find(const struct keyring *k, const uint8_t key[32], char *user, size_t user_size);
+bool keyring_knows(const struct keyring *k, const char *user); /* still */
+/* Reads the list again if its file changed (somebody invited or revoked). Cheap when not. */
+int keyring_refresh(struct keyring *k, struct err *e);
 
 /* ---- coordinator ---- */
 
 int keyring_open_cluster(struct keyring **out, const char *folder, struct err *e);
-/* Reads cluster.clients again if it changed (somebody invited or revoked). Cheap when not. */
-int keyring_refresh(struct keyring *k, struct err *e);
 /* HELLO came over a link of `user` (struct link_view), saying `name` and `key`: 0 when that is right, and
  * written down for an invitation; ERR_DENIED with the reason for REFUSE. `tool`: no node, its key is not
  * enrolled, an invitation that is not --once is enough. */
@@ -73,7 +74,7 @@ int keyring_allow(struct keyring *k, const char *key, struct err *e);
 /* The pair to dial the door with `server_key` with: our own; the token's for the coordinator while we
  * are not enrolled. keyring_refused: that dial ended because of keys, so the other one is next. */
 struct keyring_pair { const char *public_key, *secret_key; };
-struct keyring_pair keyring_pair_for(const struct keyring *k, const char *server_key);
+struct keyring_pair keyring_pair_for(const struct keyring *k, const char *server_key); /* NULL: our own */
 void keyring_refused(struct keyring *k, const char *server_key);
 
 /* ---- keys on disk, for `pleiades keys` ---- */

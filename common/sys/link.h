@@ -11,7 +11,7 @@
  * payload freed. Outgoing links dial again for ever, and what comes after a reconnect looks to the other
  * side like a newcomer, with a new number there. Who is who (HELLO, incarnations, deadlines) is the
  * cores' business. Limits: n_accepted_max links in, LINKS_OUT_MAX out, header and payload bytes by config;
- * a peer that sends anything else is dropped, and so is who says nothing for first_frame_ms. */
+ * a peer that sends anything else is dropped. Empty header frames are nothing. */
 #ifndef SYS_LINK_H
 #define SYS_LINK_H
 
@@ -32,7 +32,7 @@ int net_new(struct net **out, struct err *e);
 void net_free(struct net *n);                     /* after all links; waits for zmq. NULL is fine */
 
 /* Checks every newcomer at a door with keys against the keyring (ZAP); one per net. Belongs to `l`. */
-int net_guard(struct net *n, struct loop *l, const struct keyring *k, struct err *e);
+int net_guard(struct net *n, struct loop *l, struct keyring *k, struct err *e);
 void net_unguard(struct net *n);                  /* before the loop and the keyring go away */
 
 /* ---- links ---- */
@@ -79,6 +79,10 @@ void links_disconnect(struct links *l, uint32_t link);         /* an outgoing on
 void links_drop(struct links *l, uint32_t link);
 enum { LINK_QUIET_MS = 250 };
 
+/* HELLO came on an incoming link, saying `name` and `key`: 0 when that goes with the key of the connection
+ * (see keyring_admit), or when this door has no keys. ERR_DENIED: the text is for REFUSE. */
+int links_admit(struct links *l, uint32_t link, const char *name, const char *key, bool tool, struct err *e);
+
 /* One message. The payload is freed in any case, sent or not, unless `borrows`: then it stays the
  * caller's, whose bytes must not change until it is freed (it may be freed at once). ERR_PEER: not up or
  * nobody of that number. ERR_BUSY: the queue of the link is full. Either way it is lost. */
@@ -88,7 +92,7 @@ int links_send(struct links *l, uint32_t link, const void *header, size_t header
 struct link_view {
     bool outgoing, up, encrypted;
     char address[LINK_ADDRESS_MAX];               /* outgoing: dialled; incoming: the peer's host */
-    /* Incoming, with keys: who it is by its key, as the keyring names it (keyring_admit); else "". */
+    /* Incoming, with keys: who it is by its key, as the keyring names it; else "". */
     char user[LINK_USER_MAX];
     uint64_t n_in, n_out, bytes_in, bytes_out, n_lost;
 };

@@ -16,7 +16,7 @@
 struct loop;
 
 int loop_new(struct loop **out, struct err *e);
-/* Closes what is still open and waits for it; not from inside loop_run. NULL is fine. */
+/* Everything that was made on it has been freed before; not from inside loop_run. NULL is fine. */
 void loop_free(struct loop *l);
 
 void loop_run(struct loop *l);                    /* until loop_stop; may be called again after that */
@@ -44,7 +44,7 @@ void loop_wake(struct loop_wake *w);              /* any thread, never blocks */
 void loop_wake_free(struct loop_wake *w);
 
 /* A call to be made on the loop's thread; in the caller's memory until `run` is called (it may free it).
- * In the order of posting. Tasks that are still there when the loop is freed are run by loop_free. */
+ * In the order of posting per thread. Tasks that are still there when the loop is freed run then. */
 struct loop_task {
     void (*run)(struct loop_task *t);
     struct loop_task *next;
@@ -66,6 +66,7 @@ struct uv_loop_s *loop_uv(struct loop *l);
 struct loop_hook {                                /* runs once per round, right before the loop would wait */
     void (*run)(struct loop_hook *h);
     struct loop_hook *next, **back;               /* back NULL: not in a loop */
+    struct loop *loop;
 };
 void loop_hook_add(struct loop *l, struct loop_hook *h);
 void loop_hook_remove(struct loop_hook *h);       /* fine when it is in no loop; also from a hook */

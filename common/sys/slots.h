@@ -27,8 +27,9 @@ struct slots_config {
 };
 
 /* What a process needs, as a sum: see the comments in slots.c. n_window: batches in flight in the whole
- * cluster; n_helper: expert helpers of a stage, or leads of a helper. */
-struct slots_need { uint32_t n_rows_max, n_embd, n_vocab, n_window, n_helper; };
+ * cluster; n_want_max: rows of one batch whose logits are wanted; n_helper: expert helpers of a stage, or
+ * leads of a helper. */
+struct slots_need { uint32_t n_rows_max, n_want_max, n_embd, n_vocab, n_window, n_helper; };
 struct slots_config slots_config_of(const struct slots_need *need);
 
 int slots_new(struct slots **out, struct loop *l, const struct slots_config *config, struct err *e);

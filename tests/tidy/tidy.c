@@ -33,6 +33,8 @@ static const struct layer layers[] = {
     { "common/model/", { "common/base/", "common/model/", "common/sys/file.h" } },
     { "common/wire/", { "common/base/", "common/wire/" } },
     { "common/wire/codec", { "common/base/", "common/wire/", "proto/" } },
+    { "common/share/",
+      { "common/base/", "common/sys/", "common/model/", "common/wire/", "common/share/" } },
     { "kernels/", { "common/base/", "common/model/dtype.h", "kernels/kernels.h" } },
     { "kernels/cpu/",
       { "common/base/", "common/model/dtype.h", "kernels/kernels.h", "kernels/cpu/" } },
@@ -60,7 +62,8 @@ struct home {
 static const struct home homes[] = {
     { "xxhash.h",       { "common/base/hash.c" } },
     { "jansson.h",      { "cli/", "coordinator/api" } },
-    { "zmq.h",          { "common/sys/zpump.c", "common/sys/link_zmq.c", "common/sys/zap.c", "common/sys/curve.c" } },
+    { "zmq.h",          { "common/sys/zpump.c", "common/sys/link_zmq.c", "common/sys/zap.c",
+                          "common/sys/curve.c" } },
     { "uv.h",           { "common/sys/" } },
     { "protobuf-c/",    { "common/wire/codec" } },
     { "microhttpd.h",   { "coordinator/http.c" } },
