@@ -87,13 +87,14 @@ SRC_SYS   := $(wildcard common/sys/*.c)
 SRC_MODEL := $(wildcard common/model/*.c)
 SRC_KERN  := $(wildcard kernels/*.c) $(wildcard kernels/cpu/*.c)
 SRC_WIRE  := $(wildcard common/wire/*.c)
+SRC_SHARE := $(wildcard common/share/*.c)
 SRC_NODE  := $(wildcard node/*.c)
 SRC_COORD := $(wildcard coordinator/*.c)
 SRC_SHARD := $(wildcard shard_tool/*.c)
 SRC_CLI   := $(wildcard cli/*.c)
 SRC_MAIN  := cli/main.c cli/cmd_version.c
-SRC_LIB   := $(SRC_BASE) $(SRC_SYS) $(SRC_MODEL) $(SRC_WIRE) $(SRC_KERN) $(SRC_NODE) $(SRC_COORD) $(SRC_SHARD) \
-             $(filter-out $(SRC_MAIN),$(SRC_CLI))
+SRC_LIB   := $(SRC_BASE) $(SRC_SYS) $(SRC_MODEL) $(SRC_WIRE) $(SRC_SHARE) $(SRC_KERN) $(SRC_NODE) $(SRC_COORD) \
+             $(SRC_SHARD) $(filter-out $(SRC_MAIN),$(SRC_CLI))
 OBJ_LIB   := $(SRC_LIB:%.c=$(B)/%.o)
 OBJ_MAIN  := $(SRC_MAIN:%.c=$(B)/%.o)
 

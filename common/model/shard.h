@@ -117,7 +117,9 @@ void shard_layout_free(struct shard_layout *l);        /* NULL is fine */
 /* The header with these checksums (NULL: zeros); always header_bytes long. */
 int shard_layout_header(const struct shard_layout *l, const struct hash128 *hash, struct buf *out,
                         struct err *e);
-/* The i-th run of bytes that make up an item; false: no more. */
+/* Where in the whole tensor the item's first byte is. Its other bytes follow when the part has one range. */
+uint64_t shard_item_begin(const struct shard_layout *l, const struct shard_item *item);
+/* The i-th run of bytes that make up an item; false: no more. Not for a gguf that is only a header. */
 bool shard_item_run(const struct shard_layout *l, const struct shard_item *item, uint32_t i,
                     const uint8_t **data, uint64_t *size);
 

@@ -131,8 +131,8 @@ static int check_part(const struct shard_part *p, const struct hparams *hp, stru
 }
 
 static int check_tensor(const struct gguf_tensor *t, const struct hparams *hp, bool expert, struct err *e) {
-    if (!t->data || t->size == 0)
-        return err_set(e, ERR_UNSUPPORTED, "tensor %.*s: no data, or of an unknown type",
+    if (t->size == 0)
+        return err_set(e, ERR_UNSUPPORTED, "tensor %.*s: of an unknown type",
                        (int)MIN(t->name.len, 96), t->name.data);
     if (expert && (t->ne[2] != hp->n_expert || t->n_dims != 3))
         return err_set(e, ERR_CORRUPT, "tensor %.*s: %llu experts of %u", (int)MIN(t->name.len, 96),
@@ -318,6 +318,10 @@ void shard_layout_free(struct shard_layout *l) {
     if (!l) return;
     free(l->item);
     free(l);
+}
+
+uint64_t shard_item_begin(const struct shard_layout *l, const struct shard_item *item) {
+    return item->cut ? item->from->size / item->from->ne[2] * l->part.expert[0].begin : 0;
 }
 
 bool shard_item_run(const struct shard_layout *l, const struct shard_item *item, uint32_t i,
