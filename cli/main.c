@@ -20,6 +20,8 @@ static int cmd_help(int argc, char **argv);
 static const struct command commands[] = {
     { "Use a model", NULL, NULL },
     { "run", cmd_run, "talk to the model in the terminal" },
+    { "serve", cmd_serve, "answer requests over HTTP, alone or with other machines" },
+    { "node", cmd_node, "join a cluster and compute a part of the model" },
     { "shard", cmd_shard, "divide a model over machines: plan, split, verify, inspect, join" },
     { "Diagnostics, with stable output", NULL, NULL },
     { "tokenize", cmd_tokenize, "text to token ids" },

@@ -213,6 +213,8 @@ void entry_done(struct entry *t, int code, const char *text) {
     s->totals.n_cached_token += t->n_cached;
     list_remove(s, t);
     atomic_fetch_sub(&s->n_live, 1);
+    if (t->guide) t->guide->free(t->guide);       /* before the listener's owner goes on */
+    t->guide = NULL;
     t->listener.on_done(t->listener.ctx, &done);
     entry_free(t);
 }

@@ -525,6 +525,7 @@ struct node_view node_view(const struct node *n) {
                                .n_sent = n->n_sent,
                                .coordinator_up = n->coordinator.up,
                                .next_up = n->next.up,
+                               .next_rtt_us = n->next.rtt_us,
                                .assign = n->has_assign ? &n->assign : NULL,
                                .counters = counters(n) };
 }

@@ -168,6 +168,7 @@ struct node_view {
     uint64_t epoch;
     uint32_t n_seq, n_batch, n_computing, n_sent;
     bool coordinator_up, next_up;
+    uint32_t next_rtt_us;                                     /* 0: not measured */
     const struct msg_assign *assign;                          /* NULL before the first */
     struct msg_counters counters;
 };

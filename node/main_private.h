@@ -1,0 +1,80 @@
+/* main_private - the node's shell inside: main.c (life, what it says of itself), shell.c (core, links and
+ * compute thread). Everything belongs to the loop's thread. */
+#ifndef NODE_MAIN_PRIVATE_H
+#define NODE_MAIN_PRIVATE_H
+
+#include "node/compute.h"
+#include "node/files.h"
+#include "node/main.h"
+
+#include "common/sys/keyring.h"
+#include "common/sys/link.h"
+#include "common/sys/loop.h"
+#include "common/sys/slots.h"
+#include "common/sys/worker.h"
+#include "common/wire/frame.h"
+
+enum { NODE_KNOWN_MAX = 64, PROBE_MESSAGES = 4, PROBE_BYTES = 1 << 20 };
+
+struct node_job_box {                             /* a job on its way to the compute thread and back */
+    struct compute_job job;
+    bool is_progress;                             /* only assign.epoch and progress count */
+    struct msg_progress progress;
+    struct node_job_box *next;                    /* in the free list */
+};
+
+struct node_probe {                               /* of the link to the next stage, once per connection */
+    bool sent;
+    uint32_t id;
+    uint64_t first_ns, bytes;                     /* the other way: what comes in over an accepted link */
+    uint32_t from_link;
+};
+
+struct node_process {
+    struct node_process_config config;
+    char name[MSG_NAME_MAX], join[LINK_ADDRESS_MAX];
+    struct net *net;
+    bool own_net, own_keyring, guarded;
+    struct keyring *keyring;
+    struct loop *loop;
+    struct slots *slots;
+    struct links *links;
+    struct loop_timer *timer, *last_timer;
+    struct loop_signal *signal[2];
+    int n_signal;
+    struct loop_task stop_task;
+    struct worker *worker;
+    struct compute *compute;
+    struct compute_config compute_config;
+
+    struct node_config core_config;
+    struct node *core;
+    struct node_outs outs;
+    struct codec *codec;
+    struct buf frame;
+    struct node_files files;
+    uint32_t known[NODE_KNOWN_MAX];               /* accepted links that said HELLO */
+    struct node_job_box *boxes;                   /* free ones */
+    uint32_t n_embd, n_vocab;                     /* of what is loaded */
+    uint64_t assigned_epoch;                      /* whose keys may connect */
+    struct node_probe probe_out, probe_in;
+    bool in_step, stopping;
+    char told[160];                               /* last reason why no link comes up, told once */
+    uint64_t progress_ns;                         /* last progress on the compute thread */
+};
+
+/* shell.c */
+void shell_step(struct node_process *p, struct node_event *ev);
+void shell_on_timer(void *ctx);
+void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_bytes,
+                    struct payload payload);
+void shell_on_closed(void *ctx, uint32_t link);
+void shell_on_up(void *ctx, uint32_t link);
+void shell_on_refused(void *ctx, uint32_t link, const char *why);
+void shell_on_answer(void *ctx, void *answer);
+void shell_run_job(void *ctx, void *job);         /* compute thread */
+void shell_drop_job(void *ctx, void *job);
+void shell_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total);   /* compute thread */
+void shell_free_boxes(struct node_process *p);
+
+#endif

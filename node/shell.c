@@ -1,0 +1,416 @@
+/* shell (node) - carries out what the node's core decides.
+ *
+ *     frames in -> on_frame --+                    +-- SEND -> links_send -> frames out
+ *     timer ------------------+-> node_step(event) +-- RUN, LOAD, SEQ_CLOSE -> job ring => compute thread
+ *     answers <= result ring -+                    +-- CONNECT, DROP, FREE
+ *
+ * The slots of a batch's results are taken before the job goes to the compute thread, which owns their
+ * bytes until the job is back. Measuring a link to the next stage is done here, beside the core: a few
+ * large messages when the link comes up, whose time the other side tells. */
+#include "node/main_private.h"
+
+#include "common/base/check.h"
+#include "common/base/log.h"
+#include "common/sys/clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { PROGRESS_MS = 200 };
+
+/* ---- messages out ---- */
+
+static void send(struct node_process *p, uint32_t link, const struct msg *m, struct payload payload,
+                 bool borrows) {
+    struct err e;
+    buf_clear(&p->frame);
+    if (frame_pack(m, payload.bytes, &p->frame, &e) < 0) {
+        log_error("node", "%s cannot be packed: %s", msg_kind_name(m->kind), e.text);
+        if (!borrows) slots_give(p->slots, payload);
+        return;
+    }
+    links_send(p->links, link, p->frame.data, p->frame.size, payload, borrows);
+}
+
+static void say(struct node_process *p, uint32_t link, struct msg *m, struct payload payload) {
+    m->epoch = node_view(p->core).epoch;
+    m->incarnation = p->core_config.incarnation;
+    send(p, link, m, payload, false);
+}
+
+/* ---- who said HELLO ---- */
+
+static bool is_known(const struct node_process *p, uint32_t link) {
+    for (int i = 0; i < NODE_KNOWN_MAX; i++)
+        if (p->known[i] == link) return true;
+    return false;
+}
+
+static void known_set(struct node_process *p, uint32_t link) {
+    for (int i = 0; i < NODE_KNOWN_MAX && !is_known(p, link); i++)
+        if (!p->known[i]) p->known[i] = link;
+}
+
+static void known_clear(struct node_process *p, uint32_t link) {
+    for (int i = 0; i < NODE_KNOWN_MAX; i++)
+        if (p->known[i] == link) p->known[i] = 0;
+}
+
+static void drop(struct node_process *p, uint32_t link) {
+    known_clear(p, link);
+    links_drop(p->links, link);
+}
+
+/* ---- jobs ---- */
+
+static struct node_job_box *box_take(struct node_process *p, enum compute_kind kind) {
+    struct node_job_box *b = p->boxes;
+    if (b) p->boxes = b->next;
+    else b = xcalloc(1, sizeof *b);
+    b->job.kind = kind;
+    b->job.code = 0;
+    b->is_progress = false;
+    return b;
+}
+
+static void box_give(struct node_process *p, struct node_job_box *b) {
+    b->next = p->boxes;
+    p->boxes = b;
+}
+
+void shell_free_boxes(struct node_process *p) {
+    for (struct node_job_box *b = p->boxes, *next; b; b = next) {
+        next = b->next;
+        free(b->job.row);
+        free(b);
+    }
+    p->boxes = NULL;
+}
+
+static void push(struct node_process *p, struct node_job_box *b) {
+    bool taken = worker_push(p->worker, b);
+    CHECK(taken);                                 /* the ring holds more than the core can have open */
+}
+
+/* Compute thread. */
+void shell_run_job(void *ctx, void *job) {
+    struct node_process *p = ctx;
+    struct node_job_box *b = job;
+    if (b->job.code == 0) compute_do(p->compute, &b->job);
+    worker_answer(p->worker, b);
+}
+
+void shell_drop_job(void *ctx, void *job) {
+    box_give(ctx, job);
+}
+
+/* Compute thread. */
+void shell_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total) {
+    struct node_process *p = ctx;
+    uint64_t now = clock_now_ns();
+    if (done < total && now < p->progress_ns + PROGRESS_MS * UINT64_C(1000000)) return;
+    p->progress_ns = now;
+    struct node_job_box *b = xcalloc(1, sizeof *b);
+    b->is_progress = true;
+    b->job.epoch = epoch;
+    b->progress = (struct msg_progress){ .done_bytes = done, .total_bytes = total };
+    worker_answer(p->worker, b);
+}
+
+/* Everybody in the plan, and nobody else. */
+static void allow_peers(struct node_process *p, const struct msg_assign *a) {
+    struct err e;
+    if (!p->own_keyring) return;
+    keyring_allow_nobody(p->keyring);
+    for (uint32_t i = 0; i < a->n_peer; i++)
+        if (keyring_allow(p->keyring, a->peer[i].text, &e) < 0) log_warn("node", "%s", e.text);
+}
+
+static void load(struct node_process *p, const struct node_out *o) {
+    struct node_job_box *b = box_take(p, COMPUTE_LOAD);
+    const char *path = node_files_find(&p->files, o->assign);
+    b->job.epoch = o->epoch;
+    b->job.assign = *o->assign;
+    b->job.assign.helper = NULL;
+    b->job.assign.peer = NULL;
+    b->job.ready = (struct msg_ready){ 0 };
+    snprintf(b->job.model_path, sizeof b->job.model_path, "%s", path ? path : "");
+    if (!path && !p->config.stage) {
+        b->job.code = ERR_NOTFOUND;
+        snprintf(b->job.text, sizeof b->job.text, "no file here holds layers %u to %u of %s",
+                 o->assign->layer_begin, o->assign->layer_end - 1, o->assign->model);
+    }
+    log_info("node", "epoch %llu: stage %u of %u, layers %u to %u", (unsigned long long)o->epoch,
+             o->assign->stage_i + 1, o->assign->n_stage, o->assign->layer_begin, o->assign->layer_end - 1);
+    p->probe_out.sent = false;
+    compute_give_up(p->compute, o->epoch);
+    push(p, b);
+}
+
+static void *part(struct node_process *p, struct payload *to, uint64_t bytes, bool *ok) {
+    *to = bytes <= UINT32_MAX ? slots_take(p->slots, (size_t)bytes) : (struct payload){ 0 };
+    if (!to->generation) *ok = false;
+    return to->generation ? slots_data(p->slots, *to) : NULL;
+}
+
+static void run(struct node_process *p, const struct node_job *j) {
+    struct node_job_box *b = box_take(p, COMPUTE_RUN);
+    struct compute_job *c = &b->job;
+    const struct msg_assign *a = node_view(p->core).assign;
+    bool ok = true;
+    c->run = j;
+    c->in = j->take_in;
+    c->out = c->kept = c->result = (struct payload){ 0 };
+    c->x_in = c->in.generation ? slots_data(p->slots, c->in) : NULL;
+    c->x_out = c->logits = NULL;
+    c->parts = NULL;
+    c->parts_bytes = 0;
+    if (c->in.generation && c->in.bytes != compute_streams_bytes(p->n_embd, j->n_row)) ok = false;
+    if (!a->has_head) {
+        c->x_out = part(p, &c->out, compute_streams_bytes(p->n_embd, j->n_row), &ok);
+    } else if (j->n_want) {
+        c->logits = part(p, &c->kept, compute_logits_bytes(p->n_vocab, j->n_want), &ok);
+        c->parts = part(p, &c->result, compute_parts_bytes(p->n_vocab, j->want, j->n_want), &ok);
+        c->parts_bytes = c->result.bytes;
+    }
+    if (!ok) {
+        c->code = ERR_NOMEM;
+        snprintf(c->text, sizeof c->text, "no slots for a batch of %u rows, or its streams have another size",
+                 j->n_row);
+    }
+    push(p, b);
+}
+
+/* ---- answers ---- */
+
+static void loaded(struct node_process *p, struct node_job_box *b) {
+    struct compute_job *j = &b->job;
+    if (j->code < 0) log_warn("node", "epoch %llu: %s", (unsigned long long)j->epoch, j->text);
+    p->n_embd = j->code < 0 ? 0 : j->n_embd;
+    p->n_vocab = j->code < 0 ? 0 : j->n_vocab;
+    j->ready.n_rows_max = MIN(j->ready.n_rows_max, p->config.n_rows_max);
+    struct node_event ev = { .kind = NODE_EV_LOADED };
+    ev.load = (struct node_load){ .epoch = j->epoch, .ready = j->ready, .code = j->code, .text = j->text };
+    shell_step(p, &ev);
+}
+
+static void computed(struct node_process *p, struct node_job_box *b) {
+    struct compute_job *j = &b->job;
+    struct node_event ev = { .kind = NODE_EV_COMPUTED };
+    slots_give(p->slots, j->in);
+    if (j->code < 0) {
+        slots_give(p->slots, j->out);
+        slots_give(p->slots, j->kept);
+        slots_give(p->slots, j->result);
+        j->out = j->kept = j->result = (struct payload){ 0 };
+    }
+    j->result.bytes = j->parts_bytes;
+    ev.take_payload = j->result.generation ? j->result : j->out;
+    ev.done = (struct node_done){ .job = j->run->handle,
+                                  .code = j->code,
+                                  .text = j->text,
+                                  .row = j->row,
+                                  .n_row = j->code < 0 || !j->result.generation ? 0 : j->run->n_want,
+                                  .compute_us = j->compute_us,
+                                  .take_kept = j->kept };
+    shell_step(p, &ev);
+}
+
+static void progressed(struct node_process *p, const struct node_job_box *b) {
+    struct node_event ev = { .kind = NODE_EV_PROGRESS };
+    ev.load = (struct node_load){ .epoch = b->job.epoch, .progress = b->progress };
+    shell_step(p, &ev);
+}
+
+void shell_on_answer(void *ctx, void *answer) {
+    struct node_process *p = ctx;
+    struct node_job_box *b = answer;
+    if (!p->stopping) {
+        if (b->is_progress) progressed(p, b);
+        else if (b->job.kind == COMPUTE_LOAD) loaded(p, b);
+        else if (b->job.kind == COMPUTE_RUN) computed(p, b);
+    }
+    box_give(p, b);
+}
+
+/* ---- outs ---- */
+
+static void connect_to(struct node_process *p, uint32_t link, const struct msg_hop *hop) {
+    struct err e;
+    p->probe_out.sent = false;
+    if (links_connect(p->links, link, hop->address, hop->key, &e) < 0)
+        log_warn("node", "%s at %s: %s", hop->name, hop->address, e.text);
+}
+
+/* Nobody plans helpers for a node that cannot compute for them; a question that comes all the same is
+ * answered, because somebody waits. */
+static void refuse_experts(struct node_process *p, const struct node_out *o) {
+    struct msg m = { .kind = MSG_EXPERTS_DONE, .trace = o->experts.batch };
+    m.u.experts_done = (struct msg_experts_done){ .batch = o->experts.batch,
+                                                  .layer = o->experts.layer,
+                                                  .n_row = o->experts.n_row,
+                                                  .code = ERR_UNSUPPORTED };
+    slots_give(p->slots, o->payload);
+    say(p, o->link, &m, (struct payload){ 0 });
+}
+
+static void carry_out(struct node_process *p) {
+    for (uint32_t i = 0; i < p->outs.n; i++) {
+        const struct node_out *o = &p->outs.item[i];
+        switch (o->kind) {
+        case NODE_OUT_SEND: send(p, o->link, o->msg, o->payload, o->borrows); break;
+        case NODE_OUT_CONNECT: connect_to(p, o->link, o->hop); break;
+        case NODE_OUT_DISCONNECT: links_disconnect(p->links, o->link); break;
+        case NODE_OUT_DROP: drop(p, o->link); break;
+        case NODE_OUT_LOAD: load(p, o); break;
+        case NODE_OUT_RUN: run(p, o->job); break;
+        case NODE_OUT_SEQ_CLOSE: {
+            struct node_job_box *b = box_take(p, COMPUTE_SEQ_CLOSE);
+            b->job.slot = o->slot;
+            push(p, b);
+            break;
+        }
+        case NODE_OUT_FREE: slots_give(p->slots, o->payload); break;
+        case NODE_OUT_EXPERTS: refuse_experts(p, o); break;
+        case NODE_OUT_EXPERTS_DONE: slots_give(p->slots, o->payload); break;
+        case NODE_OUT_NOTICE:
+            if (o->code == ERR_CANCELLED) log_info("node", "%s", o->text);
+            else log_warn("node", "%s (%s)", o->text, err_text(o->code));
+            break;
+        }
+    }
+}
+
+/* ---- how fast the link to the next stage is ---- */
+
+static void probe_send(struct node_process *p) {
+    p->probe_out.sent = true;
+    p->probe_out.id++;
+    for (int i = 0; i < PROBE_MESSAGES; i++) {
+        struct payload payload = slots_take(p->slots, MIN((uint32_t)PROBE_BYTES, slots_bytes_max(p->slots)));
+        struct msg m = { .kind = MSG_PROBE };
+        if (!payload.generation) return;
+        m.u.probe = (struct msg_probe){ .id = p->probe_out.id, .last = i + 1 == PROBE_MESSAGES };
+        say(p, NODE_LINK_NEXT, &m, payload);
+    }
+}
+
+/* The first message only starts the clock. */
+static void on_probe(struct node_process *p, uint32_t link, const struct msg_probe *probe,
+                     struct payload payload) {
+    struct node_probe *in = &p->probe_in;
+    uint64_t now = clock_now_ns();
+    if (in->from_link != link || in->id != probe->id)
+        *in = (struct node_probe){ .from_link = link, .id = probe->id, .first_ns = now };
+    else in->bytes += payload.bytes;
+    slots_give(p->slots, payload);
+    if (!probe->last) return;
+    struct msg m = { .kind = MSG_PROBE_DONE };
+    m.u.probe_done = (struct msg_probe_done){
+        .id = probe->id, .bytes = in->bytes, .elapsed_us = MAX((now - in->first_ns) / 1000, 1)
+    };
+    say(p, link, &m, (struct payload){ 0 });
+    *in = (struct node_probe){ 0 };
+}
+
+static void on_probe_done(struct node_process *p, const struct msg_probe_done *done) {
+    const struct msg_assign *a = node_view(p->core).assign;
+    if (!a || done->id != p->probe_out.id || !done->elapsed_us) return;
+    struct msg_link link = { .rtt_us = node_view(p->core).next_rtt_us,
+                             .bytes_per_s =
+                                 (uint64_t)((double)done->bytes * 1e6 / (double)done->elapsed_us) };
+    struct msg m = { .kind = MSG_LINKS };
+    snprintf(link.name, sizeof link.name, "%s", a->next.name);
+    m.u.links = (struct msg_links){ .link = &link, .n_link = 1 };
+    say(p, NODE_LINK_COORDINATOR, &m, (struct payload){ 0 });
+}
+
+/* ---- the step ---- */
+
+void shell_step(struct node_process *p, struct node_event *ev) {
+    CHECK(!p->in_step);
+    p->in_step = true;
+    ev->now_ns = clock_now_ns();
+    node_step(p->core, ev, &p->outs);
+    carry_out(p);
+    loop_timer_set(p->timer, p->stopping ? LOOP_NEVER : p->outs.deadline_ns);
+    p->in_step = false;
+    struct node_view v = node_view(p->core);
+    if (!v.next_up) p->probe_out.sent = false;
+    else if (!p->probe_out.sent && v.next_rtt_us && v.state == NODE_READY) probe_send(p);
+}
+
+void shell_on_timer(void *ctx) {
+    shell_step(ctx, &(struct node_event){ .kind = NODE_EV_TICK });
+}
+
+/* ---- messages in ---- */
+
+static void reject(struct node_process *p, uint32_t link, int code, const char *text) {
+    struct msg m = { .kind = MSG_REFUSE };
+    log_warn("node", "link %u is refused: %s", link, text);
+    if (link < NODE_LINK_ACCEPTED) return;
+    m.u.refuse.code = code;
+    snprintf(m.u.refuse.text, sizeof m.u.refuse.text, "%.250s", text);
+    say(p, link, &m, (struct payload){ 0 });
+    drop(p, link);
+}
+
+static void on_welcome(struct node_process *p, uint32_t link, const struct msg_welcome *w) {
+    struct err e;
+    if (link != NODE_LINK_COORDINATOR) return;
+    log_info("node", "joined %s as %s", w->name, p->name);
+    p->told[0] = 0;
+    if (p->own_keyring && keyring_enrolled(p->keyring, &e) < 0) log_error("node", "%s", e.text);
+}
+
+void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_bytes,
+                    struct payload payload) {
+    struct node_process *p = ctx;
+    bool accepted = link >= NODE_LINK_ACCEPTED;
+    struct frame_rules rules = { .kinds = accepted && !is_known(p, link) ? FRAME_KIND(MSG_HELLO) : 0,
+                                 .payload_bytes_max = slots_bytes_max(p->slots) };
+    struct msg m;
+    struct err e = { 0 };
+    int rc = p->stopping ? ERR_CANCELLED
+                         : frame_unpack(p->codec, header, header_bytes, payload.bytes, &rules, &m, &e);
+    if (rc < 0) {
+        slots_give(p->slots, payload);
+        if (!p->stopping) reject(p, link, rc, e.text);
+        return;
+    }
+    if (accepted && m.kind == MSG_HELLO) known_set(p, link);
+    if (m.kind == MSG_WELCOME) on_welcome(p, link, &m.u.welcome);
+    if (m.kind == MSG_ASSIGN && link == NODE_LINK_COORDINATOR && m.epoch > p->assigned_epoch) {
+        p->assigned_epoch = m.epoch;
+        allow_peers(p, &m.u.assign);
+    }
+    if (m.kind == MSG_PROBE && accepted) {
+        on_probe(p, link, &m.u.probe, payload);
+        return;
+    }
+    if (m.kind == MSG_PROBE_DONE && link == NODE_LINK_NEXT) on_probe_done(p, &m.u.probe_done);
+    shell_step(p, &(struct node_event){
+                      .kind = NODE_EV_MSG, .link = link, .msg = &m, .take_payload = payload });
+}
+
+void shell_on_closed(void *ctx, uint32_t link) {
+    struct node_process *p = ctx;
+    known_clear(p, link);
+    if (!p->stopping) shell_step(p, &(struct node_event){ .kind = NODE_EV_LINK_CLOSED, .link = link });
+}
+
+void shell_on_up(void *ctx, uint32_t link) {
+    struct node_process *p = ctx;
+    if (link == NODE_LINK_NEXT) p->probe_out.sent = false;
+    if (!p->stopping) shell_step(p, &(struct node_event){ .kind = NODE_EV_TICK });
+}
+
+/* Each reason once, until it comes up. */
+void shell_on_refused(void *ctx, uint32_t link, const char *why) {
+    struct node_process *p = ctx;
+    if (strncmp(p->told, why, sizeof p->told - 1) != 0) {
+        snprintf(p->told, sizeof p->told, "%s", why);
+        log_warn("node", "%s: %s", link == NODE_LINK_COORDINATOR ? p->join : "the next stage", why);
+    }
+}

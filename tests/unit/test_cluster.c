@@ -1,0 +1,160 @@
+/* A coordinator and nodes over tcp in one process, without keys: tokens are those of one engine whatever
+ * the cuts, whoever starts first, and when a node goes away in the middle. */
+#include "tests/harness/service_rig.h"
+
+#include "node/main.h"
+
+enum { CTX = 512, NODES_MAX = 4 };
+
+struct machine {
+    struct node_process *node;
+    pthread_t thread;
+    char name[8];
+};
+
+static void *machine_main(void *ctx) {
+    node_process_run(((struct machine *)ctx)->node);
+    return NULL;
+}
+
+static void machine_start(struct machine *m, const char *name, const char *join) {
+    struct err e;
+    struct node_process_config c = { .join = join,
+                                     .name = name,
+                                     .bind = "tcp://127.0.0.1:0",
+                                     .model_path = path,
+                                     .backend = "cpu",
+                                     .memory_bytes = 4u << 28,
+                                     .n_threads = 1 };
+    snprintf(m->name, sizeof m->name, "%s", name);
+    assert_fine(node_process_new(&m->node, &c, &e), &e);
+    assert_int_equal(pthread_create(&m->thread, NULL, machine_main, m), 0);
+}
+
+static void machine_stop(struct machine *m) {
+    if (!m->node) return;
+    node_process_stop(m->node);
+    pthread_join(m->thread, NULL);
+    node_process_free(m->node);
+    m->node = NULL;
+}
+
+static void coordinator_start(const char *bind, const char *stages, uint32_t n_node, const char *wire) {
+    struct err e;
+    struct service_config config = { .model_path = path, .bind = bind, .insecure = true, .n_ctx = CTX,
+                                     .n_slot = 6, .n_rows_max = 64, .stages = stages,
+                                     .n_node_expected = n_node, .wire = wire };
+    assert_fine(service_start(&service, &config, &e), &e);
+}
+
+static void coordinator_stop(void) {
+    service_stop(service);
+    service = NULL;
+}
+
+static void ask_many(uint32_t n, uint32_t n_new, uint64_t seed) {
+    static struct client c[16];
+    static int32_t prompt[16][PROMPT];
+    struct service_request r[16];
+    for (uint32_t i = 0; i < n; i++) {
+        client_init(&c[i]);
+        prompt_of(prompt[i], PROMPT, seed + i);
+        r[i] = request_of(prompt[i], 1 + i * 7 % PROMPT, n_new, &c[i]);
+        r[i].sampling.temperature = i % 2 ? 1 : 0;
+        r[i].sampling.seed = seed + i;
+        submit(&r[i], &c[i]);
+    }
+    for (uint32_t i = 0; i < n; i++) client_wait(&c[i]);
+    for (uint32_t i = 0; i < n; i++) {
+        if (c[i].done.code) fail_msg("request %u: %s", i, c[i].done.text);
+        check_equal(&r[i], &c[i], n_new);
+    }
+}
+
+static const struct { const char *stages; uint32_t n; } cuts[] = {
+    { "a=0-4", 1 }, { "a=0-1,b=2-4", 2 }, { "b=0-0,a=1-4", 2 }, { "a=0-0,b=1-2,c=3-4", 3 },
+    { "d=0-0,c=1-1,b=2-2,a=3-4", 4 },
+};
+
+static void tokens_are_the_same_for_one_to_four_stages(void **state) {
+    (void)state;
+    static const char *const names[NODES_MAX] = { "a", "b", "c", "d" };
+    for (size_t i = 0; i < COUNT_OF(cuts); i++) {
+        struct machine m[NODES_MAX] = { { 0 } };
+        coordinator_start("tcp://127.0.0.1:0", cuts[i].stages, cuts[i].n, "f32");
+        for (uint32_t k = 0; k < cuts[i].n; k++)
+            machine_start(&m[k], names[k], service_node_address(service));
+        wait_for(SERVICE_SERVING);
+        ask_many(10, 12, 1000 * i);
+        for (uint32_t k = 0; k < cuts[i].n; k++) machine_stop(&m[k]);
+        coordinator_stop();
+    }
+}
+
+static void nodes_may_come_before_their_coordinator_and_stay_after_it(void **state) {
+    (void)state;
+    struct machine m[2] = { { 0 } };
+    char bind[64];
+    coordinator_start("tcp://127.0.0.1:0", NULL, 0, "f32");           /* finds a free port */
+    snprintf(bind, sizeof bind, "%s", service_node_address(service));
+    coordinator_stop();
+    machine_start(&m[0], "a", bind);
+    machine_start(&m[1], "b", bind);
+    clock_sleep_ms(300);
+    for (int i = 0; i < 2; i++) {
+        coordinator_start(bind, "a=0-1,b=2-4", 2, "f32");
+        wait_for(SERVICE_SERVING);
+        ask_many(4, 8, 50);
+        coordinator_stop();
+    }
+    machine_stop(&m[0]);
+    machine_stop(&m[1]);
+}
+
+static void a_lost_node_is_a_pause_and_the_survivor_goes_on_alone(void **state) {
+    (void)state;
+    struct machine m[2] = { { 0 } };
+    struct client c[3];
+    int32_t prompt[3][PROMPT];
+    struct service_request r[3];
+    coordinator_start("tcp://127.0.0.1:0", "a=0-1,b=2-4", 2, "f32");
+    machine_start(&m[0], "a", service_node_address(service));
+    machine_start(&m[1], "b", service_node_address(service));
+    wait_for(SERVICE_SERVING);
+    for (int i = 0; i < 3; i++) {
+        client_init(&c[i]);
+        prompt_of(prompt[i], PROMPT, 300 + (uint64_t)i);
+        r[i] = request_of(prompt[i], PROMPT, TOKENS_MAX - 1, &c[i]);
+        submit(&r[i], &c[i]);
+    }
+    while (c[0].n_token < 20) clock_sleep_ms(1);
+    machine_stop(&m[1]);
+    for (int i = 0; i < 3; i++) client_wait(&c[i]);
+    for (int i = 0; i < 3; i++) {
+        if (c[i].done.code) fail_msg("request %d: %s", i, c[i].done.text);
+        check_equal(&r[i], &c[i], TOKENS_MAX - 1);
+    }
+    machine_stop(&m[0]);
+    coordinator_stop();
+}
+
+static int open_all(void **state) {
+    (void)state;
+    rig_open(CTX);
+    return 0;
+}
+
+static int close_all(void **state) {
+    (void)state;
+    rig_close();
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(tokens_are_the_same_for_one_to_four_stages),
+        TEST(nodes_may_come_before_their_coordinator_and_stay_after_it),
+        TEST(a_lost_node_is_a_pause_and_the_survivor_goes_on_alone),
+    };
+    return cmocka_run_group_tests(tests, open_all, close_all);
+}
