@@ -10,6 +10,7 @@ int cmd_bench(int argc, char **argv);
 int cmd_detokenize(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
+int cmd_keys(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_node(int argc, char **argv);
 int cmd_render(int argc, char **argv);

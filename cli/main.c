@@ -23,6 +23,7 @@ static const struct command commands[] = {
     { "serve", cmd_serve, "answer requests over HTTP, alone or with other machines" },
     { "node", cmd_node, "join a cluster and compute a part of the model" },
     { "shard", cmd_shard, "divide a model over machines: plan, split, verify, inspect, join" },
+    { "keys", cmd_keys, "make the keys of a cluster and let machines in" },
     { "Diagnostics, with stable output", NULL, NULL },
     { "tokenize", cmd_tokenize, "text to token ids" },
     { "detokenize", cmd_detokenize, "token ids to text" },

@@ -118,10 +118,8 @@ static void refuse(struct service *s, uint32_t link, int code, const char *text)
 
 /* Whether the key under which the link came in belongs to who it says it is. */
 static int admit(struct service *s, uint32_t link, const struct msg_hello *h, struct err *e) {
-    struct link_view v;
     if (!s->keyring || link < SERVICE_NODE_FIRST) return 0;
-    if (!links_view(s->node_links, link, &v)) return err_set(e, ERR_DENIED, "the link is gone");
-    return keyring_admit(s->keyring, v.user, h->name, h->key, h->role == MSG_ROLE_TOOL, e);
+    return links_admit(s->node_links, link, h->name, h->key, h->role == MSG_ROLE_TOOL, e);
 }
 
 static void on_frame(void *ctx, uint32_t link, const void *header, size_t header_bytes,
