@@ -43,9 +43,11 @@ LIBRARIES := \
     libzmq:-lzmq \
     libuv:-luv \
     libprotobuf-c:-lprotobuf-c \
+    libmicrohttpd:-lmicrohttpd \
     libxxhash:-lxxhash \
     jansson:-ljansson \
-    libedit:-ledit
+    libedit:-ledit \
+    libcurl:-lcurl
 
 LIBRARY_NAMES := $(foreach l,$(LIBRARIES),$(firstword $(subst :, ,$(l))))
 library_libs   = $(shell $(PKG_CONFIG) --libs $(firstword $(subst :, ,$(1))) 2>/dev/null || echo $(lastword $(subst :, ,$(1))))

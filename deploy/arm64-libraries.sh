@@ -4,10 +4,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-packages="libcmocka-dev libjansson-dev libxxhash-dev libedit-dev libuv1-dev libzmq5 libprotobuf-c-dev"
+packages="libcmocka-dev libjansson-dev libxxhash-dev libedit-dev libuv1-dev libzmq5 libprotobuf-c-dev libmicrohttpd12"
+packages="$packages libcurl4"
 # Headers and link names alone: what these would pull in (the development files of everything that libzmq can use, of
-# ICU and Kerberos) nobody includes.
-alone="libzmq3-dev"
+# ICU and Kerberos, of GnuTLS) nobody includes.
+alone="libzmq3-dev libmicrohttpd-dev libcurl4-openssl-dev"
 root=build/root-aarch64
 apt=build/apt-arm64
 

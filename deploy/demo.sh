@@ -38,7 +38,7 @@ write_model() {
 
 look_inside() { "$pleiades" inspect "$model" | sed -n 1,15p; }
 
-talk() { "$pleiades" run -m "$model" -p 'Which stars are the Pleiades?' -n 32; }
+talk() { "$pleiades" run -m "$model" -p 'Which stars are the Pleiades?' -n 32 --no-think; }
 
 # One line of ids; the rest are switches that must not change a single one of them.
 ids() {

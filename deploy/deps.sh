@@ -24,7 +24,7 @@ libzmq3-dev|messages between machines, CurveZMQ
 libprotobuf-c-dev|message schemas
 protobuf-c-compiler|message schemas (generator)
 libmicrohttpd-dev|HTTP server
-libcurl4-openssl-dev|downloads
+libcurl4-openssl-dev|HTTP client
 patchelf|self-contained bundles
 python3|test scripts that check our output independently
 git|version in the program
@@ -50,7 +50,7 @@ libuv|event loop, timers, files
 zeromq|messages between machines, CurveZMQ
 protobuf-c|message schemas
 libmicrohttpd|HTTP server
-curl|downloads
+curl|HTTP client
 LIST
 }
 

@@ -67,7 +67,7 @@ static const struct home homes[] = {
     { "uv.h",           { "common/sys/" } },
     { "protobuf-c/",    { "common/wire/codec" } },
     { "microhttpd.h",   { "coordinator/http.c" } },
-    { "curl/",          { "common/sys/" } },
+    { "curl/",          { "common/sys/", "cli/http_client.c" } },
     { "dns_sd.h",       { "common/sys/" } },
     { "histedit.h",     { "cli/" } },
     { "editline/",      { "cli/" } },
