@@ -115,7 +115,8 @@ int sampler_pick_from(struct sampler *s, const struct sampler_candidates *c,
 
 /* Chooses what to ship for these parameters, at most n_item_max items. *whole is set when the row
  * itself is the better parcel (then *out is not). With the history (or NULL) the choice fits better;
- * the answer is right without it. p->allowed plays no part: who extracts does not know it. out->item points into s until its next use. */
+ * the answer is right without it. p->allowed plays no part: who extracts does not know it. out->item
+ * points into s until its next use. */
 int sampler_extract(struct sampler *s, const float *row, const struct sampler_params *p,
                     const struct sampler_history *history, int n_item_max,
                     struct sampler_candidates *out, bool *whole, struct err *e);

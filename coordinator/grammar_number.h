@@ -1,0 +1,26 @@
+/* grammar_number - numbers between two bounds, as part of a grammar.
+ *
+ * Bounds are compared digit by digit as they are written, in decimal, so nothing is rounded. Numbers are
+ * written without exponent, with at most 6 digits behind the point more than the bounds have. Limits: a
+ * bound has at most 18 digits before the point and 15 behind. */
+#ifndef COORDINATOR_GRAMMAR_NUMBER_H
+#define COORDINATOR_GRAMMAR_NUMBER_H
+
+#include "coordinator/grammar.h"
+
+enum { NUMBER_WHOLE_MAX = 18, NUMBER_FRACTION_MAX = 15 };
+
+struct number_bound {
+    bool set, exclusive, negative;
+    char whole[NUMBER_WHOLE_MAX + 1];             /* digits, without leading zeros, "0" for none */
+    char fraction[NUMBER_FRACTION_MAX + 1];       /* without trailing zeros */
+};
+
+/* From the spelling of a JSON number. ERR_INVALID: too many digits. */
+int number_bound_read(struct number_bound *b, struct chat_text text, bool exclusive, struct err *e);
+int number_bound_compare(const struct number_bound *a, const struct number_bound *b);     /* the values */
+
+uint32_t grammar_then_range(struct grammar *g, uint32_t from, const struct number_bound *lo,
+                            const struct number_bound *hi, bool integer);
+
+#endif

@@ -1,0 +1,198 @@
+/* guide - a grammar of the whole answer, and what its state means for the next token.
+ *
+ *     answer := [ reasoning </think> ] body
+ *     body   := JSON value  or  "\n\n" block of calls  or (free) text [ block of calls ]
+ *
+ * Three ways to use it. HOLD: every token must fit. INSIDE: text is free, and once a block has been opened
+ * it must be right (tools that are strict). WATCH: nothing must be; what does not fit is given up on.
+ * Before the end of reasoning a held answer may say anything but its end. */
+#include "coordinator/guide.h"
+
+#include <stdlib.h>
+
+#include "common/base/check.h"
+#include "common/model/chat_format.h"
+#include "coordinator/grammar_calls.h"
+#include "coordinator/grammar_match.h"
+#include "coordinator/grammar_schema.h"
+#include "coordinator/grammar_text.h"
+
+struct guide_vocab {
+    const struct tokenizer *t;
+    struct vocab_trie *trie;
+    int32_t mark_id, think_end_id, eos_id;
+};
+
+#define CALLS_OPEN_REST &CHAT_CALLS_OPEN[sizeof "<" CHAT_DSML - 1]
+
+enum use { HOLD, INSIDE, WATCH };
+
+struct guide {
+    struct service_guide head;
+    const struct guide_vocab *v;
+    struct grammar g;
+    struct match *match;
+    enum use use;
+    bool lost;                                    /* the text left the grammar: no more advice */
+    uint64_t *mask;
+};
+
+/* ---- the vocabulary ---- */
+
+int guide_vocab_new(struct guide_vocab **out, const struct tokenizer *t, struct err *e) {
+    struct guide_vocab *v = xcalloc(1, sizeof *v);
+    v->t = t;
+    v->mark_id = tokenizer_find_added(t, CHAT_DSML);
+    v->think_end_id = tokenizer_find_added(t, CHAT_THINK_END);
+    v->eos_id = tokenizer_eos(t);
+    int rc = vocab_trie_new(&v->trie, t, e);
+    if (rc < 0) guide_vocab_free(v);
+    else *out = v;
+    return rc;
+}
+
+void guide_vocab_free(struct guide_vocab *v) {
+    if (!v) return;
+    vocab_trie_free(v->trie);
+    free(v);
+}
+
+/* ---- one token ---- */
+
+static void set_bit(struct guide *g, int32_t id) {
+    if (id >= 0) g->mask[id >> 6] |= (uint64_t)1 << (id & 63);
+}
+
+static const uint64_t *allowed(struct guide *g) {
+    const struct guide_vocab *v = g->v;
+    memcpy(g->mask, match_mask(g->match), v->trie->n_words * sizeof *g->mask);
+    if (v->mark_id >= 0 && match_allows(g->match, GRAMMAR_MARK)) set_bit(g, v->mark_id);
+    if (v->think_end_id >= 0 && match_allows(g->match, GRAMMAR_THINK_END)) set_bit(g, v->think_end_id);
+    if (match_may_end(g->match)) set_bit(g, v->eos_id);
+    return g->mask;
+}
+
+static void guide_next(struct service_guide *head, struct service_steer *out) {
+    struct guide *g = (struct guide *)head;
+    *out = (struct service_steer){ .greedy = false };
+    if (g->lost) return;
+    out->greedy = match_all(g->match, GRAMMAR_SYNTAX);
+    if (g->use == HOLD || (g->use == INSIDE && !match_any(g->match, GRAMMAR_FREE))) out->allowed = allowed(g);
+}
+
+static bool follows(struct guide *g, int32_t id) {
+    size_t len;
+    if (id == g->v->mark_id) return match_symbol(g->match, GRAMMAR_MARK);
+    if (id == g->v->think_end_id && match_symbol(g->match, GRAMMAR_THINK_END)) return true;
+    const char *bytes = tokenizer_token_bytes(g->v->t, id, &len);
+    if (tokenizer_token_kind(g->v->t, id) != TOKEN_NORMAL)            /* an added token in free text */
+        return match_any(g->match, GRAMMAR_FREE);
+    return len == 0 || match_bytes(g->match, bytes, len);
+}
+
+static bool guide_accept(struct service_guide *head, int32_t id) {
+    struct guide *g = (struct guide *)head;
+    if (id == g->v->eos_id) return true;
+    if (g->lost) return false;
+    g->lost = !follows(g, id);
+    return !g->lost && match_must_end(g->match);
+}
+
+static void guide_free(struct service_guide *head) {
+    struct guide *g = (struct guide *)head;
+    if (!g) return;
+    match_free(g->match);
+    grammar_deinit(&g->g);
+    free(g->mask);
+    free(g);
+}
+
+/* ---- the grammar of an answer ---- */
+
+static int put_format(struct grammar *g, uint32_t from, const struct guide_options *o, uint32_t to,
+                      struct err *e) {
+    uint32_t rule;
+    int rc = 0;
+    if (o->format == GUIDE_JSON_OBJECT) rule = grammar_rule_object(g);
+    else rc = grammar_schema_rule(g, o->schema, false, &rule, e);
+    if (rc == 0) grammar_call(g, from, rule, 1, 1, to);
+    return rc;
+}
+
+static int put_calls(struct grammar *g, uint32_t from, const struct guide_options *o, uint32_t to,
+                     struct err *e) {
+    from = grammar_then_calls(g, grammar_then_word(g, from, "\n\n"), o->tools, o->n_tools, o->one_call, e);
+    if (!from) return ERR_INVALID;
+    grammar_empty(g, from, to);
+    return 0;
+}
+
+/* Text in which a block of calls may come. */
+static int put_free(struct grammar *g, uint32_t from, const struct guide_options *o, enum use use,
+                    uint32_t to, struct err *e) {
+    if (use == INSIDE) {                          /* behind the mark there is no way back into text */
+        from = grammar_then_until(g, from, "<" CHAT_DSML, true, true);
+        from = grammar_then_word(g, from, CALLS_OPEN_REST);
+        from = grammar_then_calls_of(g, from, o->tools, o->n_tools, o->one_call, e);
+    } else {
+        from = grammar_then_until(g, from, CHAT_CALLS_OPEN, true, true);
+        from = grammar_then_any_calls(g, from);
+    }
+    if (!from) return ERR_INVALID;
+    grammar_empty(g, from, to);
+    return 0;
+}
+
+static int put_body(struct grammar *g, uint32_t from, const struct guide_options *o, enum use use,
+                    uint32_t to, struct err *e) {
+    int rc = 0;
+    if (use != HOLD) return put_free(g, from, o, use, to, e);
+    if (o->calls == GUIDE_CALLS_REQUIRED) return put_calls(g, from, o, to, e);
+    rc = put_format(g, from, o, to, e);
+    return rc < 0 || o->calls == GUIDE_CALLS_NONE ? rc : put_calls(g, from, o, to, e);
+}
+
+static int build(struct guide *g, const struct guide_options *o, struct err *e) {
+    struct err why = { .code = 0 };
+    g->g.no_bar = o->calls != GUIDE_CALLS_NONE;
+    g->g.has_mark = g->v->mark_id >= 0;
+    g->g.has_think_end = g->v->think_end_id >= 0;
+    uint32_t root = grammar_node(&g->g), end = grammar_node(&g->g), at = root;
+    grammar_end(&g->g, end);
+    if (o->in_reasoning) at = grammar_then_until(&g->g, at, CHAT_THINK_END, g->use != HOLD, g->use != HOLD);
+    int rc = put_body(&g->g, at, o, g->use, end, &why);
+    if (rc < 0) {
+        if (e) *e = why;
+        return why.code;
+    }
+    rc = grammar_finish(&g->g, root, e);
+    if (rc < 0) return err_wrap(e, rc, "schema");
+    return match_new(&g->match, &g->g, g->v->trie, e);
+}
+
+static bool any_strict(const struct guide_options *o) {
+    for (size_t i = 0; i < o->n_tools; i++)
+        if (o->tools[i].strict) return true;
+    return false;
+}
+
+int guide_new(struct service_guide **out, const struct guide_vocab *v, const struct guide_options *o,
+              struct err *e) {
+    bool held = o->calls == GUIDE_CALLS_REQUIRED || o->format != GUIDE_TEXT;
+    *out = NULL;
+    if (!held && o->calls == GUIDE_CALLS_NONE) return 0;
+    if (o->calls == GUIDE_CALLS_REQUIRED && !o->n_tools)
+        return err_set(e, ERR_INVALID, "a tool call is required, and there is no tool");
+    if (o->n_tools > GUIDE_TOOLS_MAX)
+        return err_set(e, ERR_LIMIT, "%zu tools, at most %d", o->n_tools, GUIDE_TOOLS_MAX);
+    struct guide *g = xcalloc(1, sizeof *g);
+    g->head = (struct service_guide){ guide_next, guide_accept, guide_free };
+    g->v = v;
+    g->use = held ? HOLD : any_strict(o) ? INSIDE : WATCH;
+    g->mask = xcalloc(v->trie->n_words, sizeof *g->mask);
+    grammar_init(&g->g);
+    int rc = build(g, o, e);
+    if (rc < 0) guide_free(&g->head);
+    else *out = &g->head;
+    return rc;
+}

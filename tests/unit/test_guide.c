@@ -1,0 +1,792 @@
+/* Constrained decoding: a model that says anything at all, at random, is held to a schema; what comes out
+ * is parsed by jansson and judged by a validator of the tests' own. */
+#include "coordinator/guide.h"
+
+#include <time.h>
+
+#include "common/base/buf.h"
+#include "common/base/rng.h"
+#include "common/model/chat_format.h"
+#include "common/model/dsml.h"
+#include "common/model/synth_vocab.h"
+#include "common/model/vocab_trie.h"
+#include "coordinator/grammar_match.h"
+#include "coordinator/grammar_schema.h"
+
+#include "tests/harness/schema_check.h"
+
+enum { N_VOCAB = 2048, STEPS = 1500 };
+
+/* ---- a model of chance ---- */
+
+struct world {
+    struct synth_vocab sv;
+    struct tokenizer *t;
+    struct guide_vocab *v;
+    struct vocab_trie *trie;
+    struct sampler sampler;
+    float *row;
+    uint8_t *closes;                              /* tokens that bring an answer to its end */
+    uint32_t n;
+};
+
+static struct world small, full;
+
+static void world_open(struct world *w, uint32_t n) {
+    struct err e;
+    w->n = n;
+    assert_fine(synth_vocab_init(&w->sv, n, &e), &e);
+    assert_fine(tokenizer_new_vocab(&w->t, &w->sv.vocab, &e), &e);
+    assert_fine(guide_vocab_new(&w->v, w->t, &e), &e);
+    assert_fine(vocab_trie_new(&w->trie, w->t, &e), &e);
+    assert_fine(sampler_init(&w->sampler, (int)n, &e), &e);
+    w->row = calloc(n, sizeof *w->row);
+    w->closes = calloc(n, 1);
+    for (uint32_t id = 0; id < n; id++) {
+        size_t len;
+        const char *bytes = tokenizer_token_bytes(w->t, (int32_t)id, &len);
+        for (size_t i = 0; i < len; i++)
+            if (len <= 3 && strchr("\"}]<>/n", bytes[i]) && bytes[i]) w->closes[id] = 1;
+    }
+    w->closes[tokenizer_eos(w->t)] = w->closes[tokenizer_find_added(w->t, CHAT_DSML)] = 1;
+    w->closes[tokenizer_find_added(w->t, CHAT_THINK_END)] = 1;
+}
+
+static void world_close(struct world *w) {
+    sampler_deinit(&w->sampler);
+    vocab_trie_free(w->trie);
+    guide_vocab_free(w->v);
+    tokenizer_free(w->t);
+    synth_vocab_deinit(&w->sv);
+    free(w->row);
+    free(w->closes);
+}
+
+static int open_worlds(void **state) {
+    (void)state;
+    world_open(&small, N_VOCAB);
+    return 0;
+}
+
+static int close_worlds(void **state) {
+    (void)state;
+    world_close(&small);
+    return 0;
+}
+
+struct answer {
+    struct buf text;
+    bool complete, ended;                         /* ended: by the end token */
+    int n_tokens;
+};
+
+/* Chooses by chance what the guide allows, more and more in a hurry; at most `steps` tokens. */
+static void say(struct world *w, struct service_guide *g, uint64_t seed, int steps, struct answer *a) {
+    struct rng r;
+    struct sampler_params p;
+    struct err e;
+    sampler_params_init(&p);
+    p.seed = seed;
+    rng_init(&r, seed, 7);
+    *a = (struct answer){ .complete = false };
+    buf_init(&a->text, 1 << 24);
+    for (; a->n_tokens < steps && !a->complete; a->n_tokens++) {
+        struct service_steer steer;
+        struct sampler_result out;
+        float hurry = a->n_tokens < steps / 8 ? 0 : 12.0f * (float)a->n_tokens / (float)steps + 3;
+        for (uint32_t id = 0; id < w->n; id++) w->row[id] = 2 * rng_normal(&r) + (w->closes[id] ? hurry : 0);
+        g->next(g, &steer);
+        p.allowed = steer.allowed;
+        p.temperature = steer.greedy ? 0 : 1;
+        if (sampler_pick(&w->sampler, w->row, &p, NULL, (uint64_t)a->n_tokens, &out, &e) < 0)
+            fail_msg("behind %s: %s", a->text.data, e.text);
+        size_t len;
+        const char *bytes = tokenizer_token_bytes(w->t, out.id, &len);
+        a->ended = out.id == tokenizer_eos(w->t);
+        if (!a->ended) buf_add(&a->text, bytes, len);
+        a->complete = g->accept(g, out.id);
+    }
+}
+
+static struct service_guide *guide_of(struct world *w, const struct guide_options *o) {
+    struct service_guide *g;
+    struct err e;
+    if (guide_new(&g, w->v, o, &e) < 0) fail_msg("%s\n%.*s", e.text, (int)o->schema.len, o->schema.data);
+    assert_non_null(g);
+    return g;
+}
+
+static json_t *parsed(const char *text) {
+    json_error_t e;
+    json_t *value = json_loads(text, JSON_DECODE_ANY, &e);
+    if (!value) fail_msg("not JSON (%s): %s", e.text, text);
+    return value;
+}
+
+/* True: it came to its end; then it was valid. */
+static bool try_schema(struct world *w, const char *schema, uint64_t seed, int steps) {
+    struct guide_options o = { .format = GUIDE_JSON_SCHEMA, .schema = chat_text_of(schema) };
+    struct service_guide *g = guide_of(w, &o);
+    struct answer a;
+    say(w, g, seed, steps, &a);
+    g->free(g);
+    if (a.complete) {
+        json_t *value = parsed(a.text.data), *root = parsed(schema);
+        if (!check_value(root, root, value)) fail_msg("%s\ndoes not validate: %s", schema, a.text.data);
+        json_decref(value);
+        json_decref(root);
+    }
+    buf_deinit(&a.text);
+    return a.complete;
+}
+
+/* ---- schemas by hand ---- */
+
+static const char *const schemas[] = {
+    "{}",
+    "true",
+    "{\"type\":\"object\"}",
+    "{\"type\":[\"string\",\"null\"]}",
+    "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"age\":{\"type\":"
+    "\"integer\",\"minimum\":0,"
+    "\"maximum\":150},\"email\":{\"type\":\"string\",\"format\":\"email\"}},\"required\":[\"name\","
+    "\"age\"],"
+    "\"additionalProperties\":false}",
+    "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"boolean\"},\"b\":{\"type\":\"null\"}},"
+    "\"additionalProperties\":{\"type\":\"integer\"}}",
+    "{\"type\":\"object\",\"properties\":{\"gr\\u00fcn\":{\"type\":\"boolean\"},\"gr\":{\"const\":"
+    "1}},"
+    "\"additionalProperties\":true,\"required\":[\"gr\"]}",
+    "{\"type\":\"object\",\"required\":[\"x\"],\"additionalProperties\":{\"type\":\"string\","
+    "\"maxLength\":3}}",
+    "{\"enum\":[\"red\",\"green\",1,2.5,null,[1,{\"a\":\"b\"}],\"re\"]}",
+    "{\"type\":\"string\",\"enum\":[\"red\",\"green\",7],\"maxLength\":4}",
+    "{\"const\":{\"k\":[1,2,\"\\\"x\\\\\"]}}",
+    "{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":2,\"maxItems\":4}",
+    "{\"type\":\"array\",\"prefixItems\":[{\"type\":\"string\"},{\"type\":\"boolean\"}],\"items\":"
+    "false,\"minItems\":1}",
+    "{\"type\":\"array\",\"prefixItems\":[{\"const\":1}],\"items\":{\"const\":2},\"minItems\":3,"
+    "\"maxItems\":5}",
+    "{\"type\":\"array\",\"maxItems\":0}",
+    "{\"anyOf\":[{\"type\":\"integer\"},{\"type\":\"string\",\"maxLength\":2},{\"type\":\"object\","
+    "\"properties\":"
+    "{\"k\":{\"type\":\"null\"}},\"additionalProperties\":false}]}",
+    "{\"oneOf\":[{\"type\":\"object\",\"properties\":{\"t\":{\"const\":\"a\"},\"x\":{\"type\":"
+    "\"integer\"}},"
+    "\"required\":[\"t\"]},{\"type\":\"object\",\"properties\":{\"t\":{\"const\":\"b\"}},"
+    "\"required\":[\"t\"]}]}",
+    "{\"allOf\":[{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":["
+    "\"a\"]},"
+    "{\"properties\":{\"b\":{\"type\":\"string\"},\"a\":{\"minimum\":5,\"maximum\":12}},"
+    "\"required\":[\"b\"]}]}",
+    "{\"$ref\":\"#/$defs/"
+    "node\",\"$defs\":{\"node\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},"
+    "\"next\":{\"anyOf\":[{\"$ref\":\"#/$defs/"
+    "node\"},{\"type\":\"null\"}]}},\"required\":[\"v\",\"next\"],"
+    "\"additionalProperties\":false}}}",
+    "{\"type\":\"object\",\"properties\":{\"kids\":{\"type\":\"array\",\"items\":{\"$ref\":\"#\"}}}"
+    ","
+    "\"required\":[\"kids\"],\"additionalProperties\":false}",
+    "{\"type\":\"string\",\"minLength\":3,\"maxLength\":5}",
+    "{\"type\":\"string\",\"pattern\":\"^[a-z]{2,4}-[0-9]+$\"}",
+    "{\"type\":\"string\",\"pattern\":\"^(foo|ba[rz])+x?$\"}",
+    "{\"type\":\"string\",\"pattern\":\"ab|^c\"}",
+    "{\"type\":\"string\",\"pattern\":\"^[!-@]{1,3}$\"}",
+    "{\"type\":\"string\",\"pattern\":\"^\\\\(\\\\+[\\\\\\\\\\\"]\\\\)$\"}",
+    "{\"type\":\"integer\",\"minimum\":-3,\"maximum\":17}",
+    "{\"type\":\"integer\",\"exclusiveMinimum\":99,\"maximum\":1001}",
+    "{\"type\":\"integer\",\"minimum\":-9007199254740991,\"maximum\":9007199254740991}",
+    "{\"type\":\"number\",\"minimum\":0.25,\"maximum\":0.75}",
+    "{\"type\":\"number\",\"exclusiveMinimum\":-1.5,\"exclusiveMaximum\":0}",
+    "{\"type\":\"number\",\"minimum\":1e3}",
+    "{\"type\":\"number\",\"maximum\":-0.001}",
+    "{\"type\":\"integer\",\"minimum\":0.5,\"maximum\":1.5}",
+    "{\"type\":[\"integer\",\"array\"],\"minimum\":5,\"maxItems\":1,\"items\":{\"type\":\"number\","
+    "\"multipleOf\":1}}",
+    "{\"minLength\":2,\"title\":\"no type\",\"description\":\"guessed\",\"x-what\":[1]}",
+};
+
+static void answers_validate_whatever_the_model_wants(void **state) {
+    (void)state;
+    int rounds = test_rounds(60), n_complete = 0;
+    for (size_t i = 0; i < COUNT_OF(schemas); i++)
+        for (int k = 0; k < rounds; k++)
+            n_complete += try_schema(&small, schemas[i], 1000 * i + (uint64_t)k, STEPS);
+    print_message("     %d of %d answers came to an end\n", n_complete, rounds * (int)COUNT_OF(schemas));
+    assert_true(n_complete > rounds * (int)COUNT_OF(schemas) * 9 / 10);
+}
+
+/* ---- schemas by chance ---- */
+
+static void put_schema(struct rng *r, struct buf *b, int depth, bool defs);
+
+static void put_list(struct rng *r, struct buf *b, int depth, bool defs, int n) {
+    buf_add_char(b, '[');
+    for (int i = 0; i < n; i++) {
+        if (i) buf_add_char(b, ',');
+        put_schema(r, b, depth + 1, defs);
+    }
+    buf_add_char(b, ']');
+}
+
+static void put_object_schema(struct rng *r, struct buf *b, int depth, bool defs) {
+    static const char *const names[] = { "a", "ab", "abc", "b", "\xc3\xa9t\xc3\xa9", "x y", "\\\"q\\\"", "" };
+    int n = (int)rng_below(r, 5);
+    bool need[COUNT_OF(names)] = { false };
+    buf_add_text(b, "{\"type\":\"object\",\"properties\":{");
+    for (int i = 0; i < n; i++) {
+        buf_printf(b, "%s\"%s\":", i ? "," : "", names[i + 3 * (n < 4)]);
+        put_schema(r, b, depth + 1, defs);
+        need[i] = rng_below(r, 2);
+    }
+    buf_add_text(b, "},\"required\":[");
+    for (int i = 0, first = 1; i < n; i++)
+        if (need[i]) buf_printf(b, "%s\"%s\"", first ? "" : ",", names[i + 3 * (n < 4)]), first = 0;
+    buf_add_char(b, ']');
+    if (rng_below(r, 3) == 0) buf_add_text(b, ",\"additionalProperties\":false");
+    else if (rng_below(r, 3) == 0) {
+        buf_add_text(b, ",\"additionalProperties\":");
+        put_schema(r, b, depth + 1, defs);
+    }
+    buf_add_char(b, '}');
+}
+
+static void put_number_schema(struct rng *r, struct buf *b) {
+    bool integer = rng_below(r, 2);
+    int digits = (int)rng_below(r, 4);
+    double scale = (const double[]){ 1, 10, 100, 1000 }[digits];
+    double lo = (double)rng_below(r, 4000) - 2000, hi = lo + (double)rng_below(r, 300) + 2 * scale;
+    buf_printf(b, "{\"type\":\"%s\"", integer ? "integer" : "number");
+    if (rng_below(r, 2))
+        buf_printf(b, ",\"%s\":%.*f", rng_below(r, 2) ? "minimum" : "exclusiveMinimum", digits,
+                   lo / scale);
+    if (rng_below(r, 2))
+        buf_printf(b, ",\"%s\":%.*f", rng_below(r, 2) ? "maximum" : "exclusiveMaximum", digits,
+                   hi / scale);
+    buf_add_char(b, '}');
+}
+
+static void put_string_schema(struct rng *r, struct buf *b) {
+    static const char *const patterns[] = { "^a*b+$", "x", "^[0-9]{1,3}([.][0-9]+)?$",
+                                            "^(a|b|cc)*$", "[^ -~]$" };
+    if (rng_below(r, 2)) {
+        buf_printf(b, "{\"type\":\"string\",\"pattern\":\"%s\"}", patterns[rng_below(r, COUNT_OF(patterns))]);
+        return;
+    }
+    int min = (int)rng_below(r, 4);
+    buf_printf(b, "{\"type\":\"string\",\"minLength\":%d,\"maxLength\":%d}", min, min + (int)rng_below(r, 9));
+}
+
+static void put_schema(struct rng *r, struct buf *b, int depth, bool defs) {
+    static const char *const simple[] = { "{\"type\":\"string\"}",
+                                          "{\"type\":\"null\"}",
+                                          "{\"type\":\"boolean\"}",
+                                          "{\"type\":[\"null\",\"integer\"]}",
+                                          "{\"enum\":[1,\"1\",null,{\"a\":[]}]}",
+                                          "{\"const\":\"c\"}",
+                                          "true",
+                                          "{}" };
+    switch (rng_below(r, depth > 3 ? 3 : 9)) {
+    case 0: buf_add_text(b, simple[rng_below(r, COUNT_OF(simple))]); break;
+    case 1: put_number_schema(r, b); break;
+    case 2: put_string_schema(r, b); break;
+    case 3:
+    case 4: put_object_schema(r, b, depth, defs); break;
+    case 5: {
+        int min = (int)rng_below(r, 3);
+        buf_printf(b, "{\"type\":\"array\",\"minItems\":%d,\"maxItems\":%d,\"items\":", min,
+                   min + (int)rng_below(r, 4));
+        put_schema(r, b, depth + 1, defs);
+        buf_add_text(b, ",\"prefixItems\":");
+        put_list(r, b, depth, defs, 1 + (int)rng_below(r, 2));
+        buf_add_char(b, '}');
+        break;
+    }
+    case 6:
+        buf_add_text(b, "{\"anyOf\":");
+        put_list(r, b, depth, defs, 1 + (int)rng_below(r, 3));
+        buf_add_char(b, '}');
+        break;
+    case 7:
+        buf_add_text(b, "{\"allOf\":[{\"type\":\"object\",\"properties\":{\"b\":{\"type\":\"integer\"}}},");
+        put_object_schema(r, b, depth, defs);
+        buf_add_text(b, "]}");
+        break;
+    default:
+        buf_add_text(b, defs ? "{\"$ref\":\"#/$defs/d\"}" : "{\"type\":\"string\"}");
+        break;
+    }
+}
+
+static void random_schemas_are_kept_too(void **state) {
+    (void)state;
+    struct rng r;
+    struct err e;
+    int n_complete = 0, n_cut = 0, n_empty = 0, rounds = test_rounds(2500);
+    rng_init(&r, 77, 0);
+    for (int i = 0; i < rounds; i++) {
+        struct buf b;
+        buf_init(&b, 1 << 20);
+        buf_add_text(&b, "{\"allOf\":[");
+        put_schema(&r, &b, 0, true);
+        buf_add_text(&b, "],\"$defs\":{\"d\":{\"anyOf\":[{\"type\":\"null\"},");
+        put_object_schema(&r, &b, 2, true);
+        buf_add_text(&b, "]}}}");
+        struct guide_options o = { .format = GUIDE_JSON_SCHEMA, .schema = { b.data, b.size } };
+        struct service_guide *g = NULL;
+        int rc = guide_new(&g, small.v, &o, &e);
+        if (rc == 0) {
+            g->free(g);
+            for (uint64_t seed = 0; seed < 2; seed++) {
+                bool complete = try_schema(&small, b.data, rng_u64(&r), STEPS / 3);
+                n_complete += complete;
+                n_cut += !complete;
+            }
+        } else if (strstr(e.text, "nothing can satisfy")) n_empty++;
+        else fail_msg("%s\n%s", e.text, b.data);
+        buf_deinit(&b);
+    }
+    print_message(
+        "     %d schemas: %d answers whole, %d cut, %d schemas that nothing can satisfy\n", rounds,
+        n_complete, n_cut, n_empty);
+    assert_true(n_complete > 4 * n_cut && n_empty < rounds / 8);
+}
+
+static void any_object_is_an_object(void **state) {
+    (void)state;
+    struct guide_options o = { .format = GUIDE_JSON_OBJECT };
+    int n_complete = 0, rounds = test_rounds(300);
+    for (int i = 0; i < rounds; i++) {
+        struct service_guide *g = guide_of(&small, &o);
+        struct answer a;
+        say(&small, g, (uint64_t)i, STEPS, &a);
+        g->free(g);
+        if (a.complete) {
+            json_t *value = parsed(a.text.data);
+            assert_true(json_is_object(value));
+            json_decref(value);
+        }
+        n_complete += a.complete;
+        buf_deinit(&a.text);
+    }
+    assert_true(n_complete > rounds * 8 / 10);
+}
+
+/* ---- what is refused ---- */
+
+static void what_cannot_be_kept_is_named(void **state) {
+    (void)state;
+    static const struct { const char *schema, *says;
+    } cases[] = {
+        { "{\"type\":\"object\",\"properties\":{\"a\":{\"not\":{}}}}", "not" },
+        { "{\"if\":{},\"then\":{}}", "if" },
+        { "{\"type\":\"array\",\"uniqueItems\":true}", "uniqueItems" },
+        { "{\"type\":\"array\",\"contains\":{}}", "contains" },
+        { "{\"type\":\"object\",\"patternProperties\":{\"^x\":{}}}", "patternProperties" },
+        { "{\"type\":\"object\",\"minProperties\":1}", "minProperties" },
+        { "{\"type\":\"object\",\"propertyNames\":{}}", "propertyNames" },
+        { "{\"type\":\"object\",\"dependentRequired\":{\"a\":[\"b\"]}}", "dependentRequired" },
+        { "{\"type\":\"number\",\"multipleOf\":0.1}", "multipleOf" },
+        { "{\"type\":\"string\",\"pattern\":\"a(?=b)\"}", "looks around" },
+        { "{\"type\":\"string\",\"pattern\":\"(a)\\\\1\"}", "escape" },
+        { "{\"type\":\"string\",\"pattern\":\"a$b\"}", "middle" },
+        { "{\"type\":\"string\",\"pattern\":\"[a\"}", "pattern" },
+        { "{\"type\":\"string\",\"pattern\":\"a\",\"maxLength\":3}", "maxLength" },
+        { "{\"type\":\"strin\"}", "type" },
+        { "{\"type\":\"object\",\"properties\":[]}", "properties" },
+        { "{\"$ref\":\"#/$defs/none\"}", "$defs/none" },
+        { "{\"$ref\":\"http://example.com/x\"}", "http" },
+        { "{\"$ref\":\"#\"}", "refers to itself" },
+        { "{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"number\"}]}", "oneOf" },
+        { "{\"enum\":[]}", "nothing can satisfy" },
+        { "false", "nothing can satisfy" },
+        { "{\"type\":\"integer\",\"minimum\":5,\"maximum\":4}", "nothing can satisfy" },
+        { "{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}",
+          "nothing can satisfy" },
+        { "{\"type\":\"object\",\"properties\":{},\"required\":[\"a\"],\"additionalProperties\":"
+          "false}",
+          "nothing" },
+        { "{\"type\":", "schema" },
+        { "[]", "not a schema" },
+        { "{\"properties\":{\"a\":7}}", "not a schema" },
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct guide_options o = { .format = GUIDE_JSON_SCHEMA, .schema = chat_text_of(cases[i].schema) };
+        struct service_guide *g;
+        struct err e = { 0 };
+        int rc = guide_new(&g, small.v, &o, &e);
+        if (rc == 0) fail_msg("accepted: %s", cases[i].schema);
+        assert_int_equal(rc, ERR_INVALID);
+        assert_null(g);
+        if (!strstr(e.text, cases[i].says)) fail_msg("%s: says %s", cases[i].schema, e.text);
+    }
+}
+
+/* ---- sets of tokens are exact ---- */
+
+/* For every token: it is in the set just when its bytes go on from here. */
+static void compare_masks(const struct grammar *g, const char *prefix) {
+    struct match *m;
+    struct err e;
+    uint64_t mask[N_VOCAB / 64];
+    assert_fine(match_new(&m, g, small.trie, &e), &e);
+    assert_true(match_bytes(m, prefix, strlen(prefix)));
+    memcpy(mask, match_mask(m), sizeof mask);
+    match_free(m);
+    for (int32_t id = 0; id < N_VOCAB; id++) {
+        size_t len;
+        const char *bytes = tokenizer_token_bytes(small.t, id, &len);
+        if (tokenizer_token_kind(small.t, id) != TOKEN_NORMAL) {
+            assert_false(mask[id / 64] >> id % 64 & 1);
+            continue;
+        }
+        struct match *one;
+        assert_fine(match_new(&one, g, small.trie, &e), &e);
+        bool fits = match_bytes(one, prefix, strlen(prefix)) && match_bytes(one, bytes, len);
+        match_free(one);
+        if (fits != (mask[id / 64] >> id % 64 & 1))
+            fail_msg("behind \"%s\": token %d \"%.*s\" %s", prefix, id, (int)len, bytes,
+                     fits ? "is missing" : "is not right");
+    }
+}
+
+static void sets_hold_just_the_tokens_that_go_on(void **state) {
+    (void)state;
+    static const struct { const char *schema, *prefix;
+    } cases[] = {
+        { "{}", "" },
+        { "{}", "{\"a" },
+        { "{}", "[1" },
+        { "{}", "[1.5e" },
+        { "{}", "\"\\u" },
+        { "{}", "\"\\ud8" },
+        { "{}", "{\n  \"a\": [" },
+        { "{}", "\"\xe2\x82" },
+        { "{\"type\":\"string\",\"maxLength\":3}", "\"" },
+        { "{\"type\":\"string\",\"maxLength\":3}", "\"ab" },
+        { "{\"type\":\"string\",\"minLength\":9}", "\"abcd" },
+        { "{\"type\":\"string\",\"maxLength\":60}", "\"x" },
+        { "{\"type\":\"object\",\"properties\":{\"the\":{},\"th\":{}},\"additionalProperties\":{}}",
+          "{\"t" },
+        { "{\"type\":\"string\",\"pattern\":\"^[a-e]+$\"}", "\"a" },
+        { "{\"type\":\"integer\",\"minimum\":10,\"maximum\":12345}", "12" },
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct grammar g;
+        struct err e;
+        uint32_t rule;
+        grammar_init(&g);
+        assert_fine(grammar_schema_rule(&g, chat_text_of(cases[i].schema), false, &rule, &e), &e);
+        assert_fine(grammar_finish(&g, rule, &e), &e);
+        compare_masks(&g, cases[i].prefix);
+        grammar_deinit(&g);
+    }
+}
+
+/* ---- tools ---- */
+
+#define PARAMETERS                                                                                 \
+    "{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"},\"days\":{\"type\":"      \
+    "\"integer\",\"minimum\":1,"                                                                   \
+    "\"maximum\":14},\"unit\":{\"type\":\"string\",\"enum\":[\"C\",\"F\"]},\"code\":{\"type\":["   \
+    "\"string\",\"null\"],"                                                                        \
+    "\"maxLength\":5},\"deep\":{\"type\":\"object\",\"properties\":{\"k\":{\"type\":\"array\","    \
+    "\"items\":{\"type\":"                                                                         \
+    "\"string\"}}},\"required\":[\"k\"],\"additionalProperties\":false}},\"required\":[\"city\","  \
+    "\"deep\"],"                                                                                   \
+    "\"additionalProperties\":false}"
+
+static const struct guide_tool tools[] = {
+    { { "weather", 7 }, { PARAMETERS, sizeof PARAMETERS - 1 }, true },
+    { { "free", 4 }, { NULL, 0 }, false },
+    { { "none", 4 }, { "{\"type\":\"object\",\"properties\":{}}", 33 }, false },
+};
+
+static void judge_calls(const struct dsml_message *m) {
+    for (size_t i = 0; i < m->n_calls; i++) {
+        json_t *value = parsed(m->calls[i].arguments.data), *schema = parsed(PARAMETERS);
+        assert_true(json_is_object(value));
+        bool known = false;
+        for (size_t k = 0; k < COUNT_OF(tools); k++)
+            known |= strcmp(m->calls[i].name.data, tools[k].name.data) == 0;
+        if (!known) fail_msg("a tool called %s", m->calls[i].name.data);
+        if (strcmp(m->calls[i].name.data, "weather") == 0 && !check_value(schema, schema, value))
+            fail_msg("arguments %s", m->calls[i].arguments.data);
+        if (strcmp(m->calls[i].name.data, "none") == 0) assert_int_equal(json_object_size(value), 0);
+        json_decref(value);
+        json_decref(schema);
+    }
+}
+
+/* What is held may be read by the tolerant parser, and by the reference's. */
+static void read_calls(const struct guide_options *o, const struct answer *a, struct dsml_message *m) {
+    struct err e;
+    struct dsml_options d = { .in_reasoning = o->in_reasoning, .tools = true };
+    dsml_message_init(m);
+    assert_fine(dsml_parse(m, (struct chat_text){ a->text.data, a->text.size }, &d, !a->complete, &e), &e);
+}
+
+static void required_calls_are_calls_with_valid_arguments(void **state) {
+    (void)state;
+    int n_complete = 0, n_calls = 0, rounds = test_rounds(400);
+    for (int i = 0; i < rounds; i++) {
+        struct guide_options o = { .calls = GUIDE_CALLS_REQUIRED, .tools = tools, .n_tools = COUNT_OF(tools),
+                                   .one_call = i % 3 == 0, .in_reasoning = i % 2 };
+        if (i % 5 == 0) o.n_tools = 1;            /* a named one */
+        struct service_guide *g = guide_of(&small, &o);
+        struct answer a;
+        struct dsml_message m;
+        say(&small, g, (uint64_t)i, STEPS, &a);
+        g->free(g);
+        read_calls(&o, &a, &m);
+        judge_calls(&m);
+        if (a.complete) {
+            assert_true(m.n_calls >= 1);
+            assert_int_equal(m.content.size, 0);
+            assert_int_equal(m.finish, DSML_FINISH_CALLS);
+            if (o.one_call) assert_int_equal(m.n_calls, 1);
+            if (o.n_tools == 1) assert_string_equal(m.calls[0].name.data, "weather");
+            struct dsml_message strict;
+            struct err e;
+            buf_add_text(&a.text, CHAT_EOS);
+            dsml_message_init(&strict);
+            if (dsml_parse_strict(&strict, (struct chat_text){ a.text.data, a.text.size },
+                                  o.in_reasoning, &e) < 0)
+                fail_msg("%s: %s", e.text, a.text.data);
+            assert_int_equal(strict.n_calls, m.n_calls);
+            dsml_message_deinit(&strict);
+        }
+        n_complete += a.complete;
+        n_calls += (int)m.n_calls;
+        dsml_message_deinit(&m);
+        buf_deinit(&a.text);
+    }
+    print_message("     %d of %d answers came to an end, %d calls\n", n_complete, rounds, n_calls);
+    assert_true(n_complete > rounds / 2);
+}
+
+/* Puts a text into a guide; the tokens are those of the tokenizer. */
+static bool read_text(struct service_guide *g, const char *text) {
+    struct token_buf ids = { 0 };
+    struct err e;
+    bool complete = false;
+    assert_fine(tokenizer_encode(small.t, text, strlen(text), true, &ids, &e), &e);
+    for (size_t i = 0; i < ids.n; i++) {
+        struct service_steer s;
+        g->next(g, &s);
+        if (s.allowed && !(s.allowed[ids.ids[i] / 64] >> ids.ids[i] % 64 & 1))
+            fail_msg("not allowed: token %zu of %s", i, text);
+        complete = g->accept(g, ids.ids[i]);
+    }
+    token_buf_free(&ids);
+    return complete;
+}
+
+static void protocol_words_are_greedy_and_values_are_not(void **state) {
+    (void)state;
+    static const struct { const char *text; bool greedy; } steps[] = {
+        { "think</think>", false }, { "Let me see.\n\n", false }, { "<｜DSML｜tool_calls>\n<", true },
+        { "｜DSML｜invoke name=\"", false }, { "weather", false }, { "\">\n<｜DSML｜parameter", true },
+        { " name=\"city\"", true }, { " string=\"true\">", false }, { "New York", false },
+        { "</｜DSML｜parameter>", true }, { "\n<｜DSML｜parameter name=\"deep\" string=\"", true },
+        { "false\">", false }, { "{\"k\": [\"a\"", false }, { "]}", true }, { "</｜DSML｜", true },
+        { "parameter>\n</｜DSML｜invoke>\n", true },
+    };
+    for (int strict = 0; strict < 2; strict++) {
+        struct guide_options o = {
+            .calls = GUIDE_CALLS_FREE, .tools = tools + !strict, .n_tools = 1, .in_reasoning = true
+        };
+        struct service_guide *g = guide_of(&small, &o);
+        for (size_t i = 0; i < COUNT_OF(steps); i++) {
+            struct service_steer s;
+            assert_false(read_text(g, steps[i].text));
+            g->next(g, &s);
+            bool known_name = strict && i == 4;   /* nothing else can follow it */
+            if (s.greedy != (steps[i].greedy || known_name))
+                fail_msg("%sgreedy behind %s", s.greedy ? "" : "not ", steps[i].text);
+            assert_int_equal(s.allowed != NULL, strict && i >= 2);  /* strict tools: held inside the block */
+        }
+        assert_true(read_text(g, "</｜DSML｜tool_calls>"));
+        g->free(g);
+    }
+}
+
+static void free_text_is_left_alone(void **state) {
+    (void)state;
+    struct guide_options o = { .calls = GUIDE_CALLS_FREE, .tools = tools + 1, .n_tools = 1 };
+    struct service_guide *g = guide_of(&small, &o);
+    struct service_steer s;
+    assert_false(read_text(
+        g,
+        "Plain <b>text</b>, \xff and <｜DSML｜invoke name=\"x\">\n, <｜DSML｜tool_calls>nonsense"));
+    g->next(g, &s);
+    assert_null(s.allowed);
+    assert_false(s.greedy);
+    assert_true(g->accept(g, tokenizer_eos(small.t)));
+    g->free(g);
+    o.calls = GUIDE_CALLS_NONE;
+    struct err e;
+    assert_fine(guide_new(&g, small.v, &o, &e), &e);
+    assert_null(g);
+}
+
+/* In reasoning anything may be said but the end; behind it the constraint holds. */
+static void reasoning_is_free_and_cannot_end_the_answer(void **state) {
+    (void)state;
+    struct guide_options o = { .format = GUIDE_JSON_SCHEMA,
+                               .schema = chat_text_of("{\"const\":[1,2]}"),
+                               .in_reasoning = true };
+    for (int spelled = 0; spelled < 2; spelled++) {
+        struct service_guide *g = guide_of(&small, &o);
+        struct service_steer s;
+        int32_t eos = tokenizer_eos(small.t);
+        assert_false(read_text(g, "{ \"not\" bound } <thinking> </thin"));
+        g->next(g, &s);
+        assert_non_null(s.allowed);
+        assert_false(s.allowed[eos / 64] >> eos % 64 & 1);
+        if (spelled) {                           /* the tag from ordinary tokens is a tag to the parser too */
+            struct token_buf ids = { 0 };
+            assert_int_equal(tokenizer_encode(small.t, " </think>", 9, false, &ids, NULL), 0);
+            for (size_t i = 0; i < ids.n; i++) assert_false(g->accept(g, ids.ids[i]));
+            token_buf_free(&ids);
+        } else assert_false(read_text(g, " so: </think>"));
+        g->next(g, &s);
+        int n = 0;
+        for (uint32_t i = 0; i < small.trie->n_words; i++) n += __builtin_popcountll(s.allowed[i]);
+        assert_in_range(n, 1, 2);                 /* "[" and perhaps "[1" */
+        assert_true(read_text(g, "[1, 2]"));
+        g->free(g);
+    }
+}
+
+static void json_or_a_call_where_both_were_offered(void **state) {
+    (void)state;
+    struct guide_options o = {
+        .format = GUIDE_JSON_OBJECT, .calls = GUIDE_CALLS_FREE, .tools = tools, .n_tools = 2
+    };
+    struct service_guide *g = guide_of(&small, &o);
+    assert_true(read_text(g, "{\"a\": null}"));
+    g->free(g);
+    g = guide_of(&small, &o);
+    assert_true(read_text(
+        g,
+        "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"free\">\n<｜DSML｜parameter name=\"x\" "
+        "string=\"false\">7</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>"));
+    g->free(g);
+}
+
+/* ---- limits ---- */
+
+static void endless_nesting_is_cut_before_it_has_no_way_out(void **state) {
+    (void)state;
+    struct guide_options o = { .format = GUIDE_JSON_OBJECT };
+    struct service_guide *g = guide_of(&small, &o);
+    struct answer a = { .complete = false };
+    int depth = 0;
+    struct token_buf open = { 0 };
+    assert_int_equal(tokenizer_encode(small.t, "[", 1, false, &open, NULL), 0);
+    assert_false(read_text(g, "{\"a\":"));
+    for (;;) {                                    /* deeper as long as it may */
+        struct service_steer s;
+        int32_t id = open.ids[0];
+        g->next(g, &s);
+        if (!(s.allowed[id / 64] >> id % 64 & 1)) break;
+        g->accept(g, id);
+        assert_true(++depth < 1000);
+    }
+    print_message("     %d arrays inside one another\n", depth);
+    assert_true(depth > 50);
+    token_buf_free(&open);
+    say(&small, g, 5, STEPS, &a);
+    assert_true(a.complete);
+    g->free(g);
+    buf_deinit(&a.text);
+}
+
+static void large_schemas_are_refused_and_not_suffered(void **state) {
+    (void)state;
+    struct buf b;
+    struct err e;
+    struct service_guide *g;
+    clock_t begin = clock();
+    buf_init(&b, 4 << 20);
+    buf_add_text(&b, "{\"anyOf\":[");
+    for (int i = 0; i < 3000; i++)
+        buf_printf(&b, "{\"type\":\"object\",\"properties\":{\"p%d\":{\"$ref\":\"#\"}}},", i);
+    buf_add_text(&b, "{}],\"properties\":{");
+    for (int i = 0; i < 3000; i++) buf_printf(&b, "\"q%d\":{},", i);
+    buf_add_text(&b, "\"z\":{}}}");
+    struct guide_options o = { .format = GUIDE_JSON_SCHEMA, .schema = { b.data, b.size } };
+    int rc = guide_new(&g, small.v, &o, &e);
+    assert_int_equal(rc, ERR_LIMIT);
+    double s = (double)(clock() - begin) / CLOCKS_PER_SEC;
+    print_message("     refused after %.2f s: %s\n", s, e.text);
+    buf_deinit(&b);
+}
+
+/* ---- speed ---- */
+
+static double now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+}
+
+static int order_of(const void *a, const void *b) {
+    const double *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+static void sets_for_the_full_vocabulary_take_less_than_a_millisecond(void **state) {
+    (void)state;
+    static double us[1 << 16];
+    static const char *const slow[] = { "{}", "{\"type\":\"string\",\"maxLength\":400}",
+        "{\"type\":\"string\",\"pattern\":\"^[^0-9]*$\"}", PARAMETERS };
+    world_open(&full, SYNTH_VOCAB_FULL);
+    for (size_t k = 0; k < COUNT_OF(slow); k++) {
+        struct guide_options o = { .format = GUIDE_JSON_SCHEMA, .schema = chat_text_of(slow[k]) };
+        double begin = now_us(), sum = 0;
+        struct service_guide *g = guide_of(&full, &o);
+        double made = now_us() - begin;
+        int n = 0;
+        struct rng r;
+        rng_init(&r, 3, k);
+        for (bool complete = false; n < 400 && !complete; n++) {
+            struct service_steer s;
+            begin = now_us();
+            g->next(g, &s);
+            us[n] = now_us() - begin;
+            sum += us[n];
+            int32_t id;
+            do id = (int32_t)rng_below(&r, SYNTH_VOCAB_FULL);
+            while (!(s.allowed[id / 64] >> id % 64 & 1));
+            complete = g->accept(g, id);
+        }
+        qsort(us, (size_t)n, sizeof *us, order_of);
+        print_message("     %-48.48s made in %5.0f us; sets: median %4.0f us, mean %4.0f, 95 %% "
+                      "%4.0f, most %5.0f (%d)\n",
+                      slow[k], made, us[n / 2], sum / n, us[n * 95 / 100], us[n - 1], n);
+        if (effort() != EFFORT_QUICK) assert_true(us[n / 2] < 2000);
+        g->free(g);
+    }
+    world_close(&full);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(answers_validate_whatever_the_model_wants),
+        TEST(random_schemas_are_kept_too),
+        TEST(any_object_is_an_object),
+        TEST(what_cannot_be_kept_is_named),
+        TEST(sets_hold_just_the_tokens_that_go_on),
+        TEST(required_calls_are_calls_with_valid_arguments),
+        TEST(protocol_words_are_greedy_and_values_are_not),
+        TEST(free_text_is_left_alone),
+        TEST(reasoning_is_free_and_cannot_end_the_answer),
+        TEST(json_or_a_call_where_both_were_offered),
+        TEST(endless_nesting_is_cut_before_it_has_no_way_out),
+        TEST(large_schemas_are_refused_and_not_suffered),
+        TEST(sets_for_the_full_vocabulary_take_less_than_a_millisecond),
+    };
+    return cmocka_run_group_tests(tests, open_worlds, close_worlds);
+}
