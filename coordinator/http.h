@@ -16,8 +16,7 @@ struct service;
 
 enum { HTTP_KEYS_MAX = 64, HTTP_NAMES_MAX = 32 };
 
-/* 0 means the default, which http_config_init writes down. */
-struct http_limits {
+struct http_limits {                              /* http_config_init gives the defaults */
     int connections;                              /* open at once; more wait in the listen queue */
     int jobs;                                     /* requests that are being read, computed or written */
     int head_bytes;                               /* request line and headers; beyond: 431 */
@@ -27,7 +26,8 @@ struct http_limits {
     int body_ms;                                  /* from the head to the last byte of the body */
     int write_ms;                                 /* a reader that takes nothing */
     uint64_t write_bytes;                         /* waiting for one reader; beyond: cancelled */
-    int request_ms;                               /* from the first byte to the last token; 0 is no limit */
+    int queue_ms;                                 /* waiting before it is begun; 0 is no limit */
+    int request_ms;                               /* from its submission to the last token; 0 is no limit */
     int keep_alive_ms;                            /* between signs of life in a stream */
     int workers;                                  /* threads that render and tokenize */
 };
@@ -42,13 +42,13 @@ struct http_config {
     const char *key_file;                         /* more of them, one a line; only its owner may read it */
     bool insecure;                                /* without keys beyond loopback, on purpose */
     bool metrics_open;                            /* /metrics needs no key */
-    const char *cors_origin;                      /* "*" or one origin; NULL: browsers of other origins may not */
+    const char *cors_origin;                  /* "*" or one origin; NULL: browsers of other origins may not */
     const char *allow_hosts[HTTP_NAMES_MAX];      /* Host headers beside our own, for proxies */
-    const char *model_id;                         /* how clients name the model; NULL: from the model's name */
+    const char *model_id;                        /* how clients name the model; NULL: from the model's name */
     const char *aliases[HTTP_NAMES_MAX];          /* other names of it */
     bool strict_model;                            /* unknown names are 404 */
     const char *encoding;                         /* "v4-2604", "v4-0731"; NULL: what the weights need */
-    const char *effort;                           /* reasoning effort when the client names none; NULL: none */
+    const char *effort;                          /* reasoning effort when the client names none; NULL: none */
     bool thinking;                                /* when the client says nothing */
     bool inline_thinking;                         /* <think>...</think> inside the content */
     bool early_headers;                           /* answers that do not stream: 200 at once, then blanks */
