@@ -23,6 +23,7 @@ void coord_config_init(struct coord_config *c) {
         .n_row_max = 2048,
         .n_window_max = 33,
         .n_item_max = 1024,
+        .n_park_max = MSG_SEQS_MAX,
         .settle_ms = 2000,
         .rejoin_ms = 5000,
         .load_silent_ms = 120000,
@@ -189,8 +190,8 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_outs
     pipeline_timers(c, outs);
     requests_timers(c, outs);
     requests_admit(c);
+    pipeline_send_syncs(c, outs);                 /* frees the slots that the new work needs */
     pipeline_launch(c, outs);
-    pipeline_send_syncs(c, outs);
     outs->deadline_ns = MIN(cluster_deadline_ns(c), MIN(pipeline_deadline_ns(c), requests_deadline_ns(c)));
 }
 
@@ -205,6 +206,7 @@ struct coord *coord_new(const struct coord_config *config) {
     c->config = *config;
     cluster_init(c);
     requests_init(c);
+    sequences_init(c);
     pipeline_init(c);
     return c;
 }
@@ -213,6 +215,7 @@ void coord_free(struct coord *c) {
     if (!c) return;
     pipeline_deinit(c);
     requests_deinit(c);
+    sequences_deinit(c);
     cluster_deinit(c);
     free(c);
 }
@@ -232,6 +235,7 @@ struct coord_view coord_view(const struct coord *c) {
                                 .n_flying = c->pipeline.pool.n_used,
                                 .n_window = pipeline_window(c),
                                 .n_slot = cl->n_slot,
+                                .n_parked = c->sequences.n_parked,
                                 .chunk = c->pipeline.chunk,
                                 .n_request = q->n_submitted,
                                 .n_done = q->n_done,
@@ -272,9 +276,10 @@ bool coord_view_request(const struct coord *c, struct handle h, struct coord_req
 void coord_check(const struct coord *c) {
     cluster_check(c);
     requests_check(c);
+    sequences_check(c);
     pipeline_check(c);
 }
 
 uint32_t coord_seqs_alive(const struct coord *c) {
-    return c->requests.n_seq;
+    return c->sequences.n;
 }

@@ -7,10 +7,10 @@
  * layers) and config.sample (the next token of a row). Belongs to the loop thread of its shell; the
  * simulation runs it beside the node cores in one process.
  *
- * Parts: cluster (membership, plan epochs), request (life of a request and its sequence), scheduler
- * (which rows next), pipeline (batches in flight, deadlines, results). A request's tokens, prompt and
- * emitted, are all that is needed to compute its state again; so whatever is lost, the answer is: feed
- * the tokens from a position that the stages can go back to. */
+ * Parts: cluster (membership, plan epochs), request (life of a request), sequence (what the stages hold,
+ * and keep for the next prompt), scheduler (which rows next), pipeline (batches in flight, deadlines,
+ * results). A request's tokens, prompt and emitted, are all that is needed to compute its state again; so
+ * whatever is lost, the answer is: feed the tokens from a position that the stages can go back to. */
 #ifndef COORDINATOR_CORE_H
 #define COORDINATOR_CORE_H
 
@@ -73,6 +73,7 @@ struct coord_config {
     uint32_t n_node_max, n_request_max;                       /* requests: queued and running */
     uint32_t n_seg_max, n_row_max, n_window_max;              /* of one batch; batches in flight */
     uint32_t n_item_max;                                      /* candidates per row */
+    uint32_t n_park_max;                          /* finished sequences that are kept; 0: none */
 
     uint32_t n_node_expected;                                 /* the first plan waits for so many */
     uint32_t settle_ms;                                       /* then for this long without a newcomer */
@@ -134,7 +135,7 @@ enum coord_out_kind {
     COORD_OUT_DROP,                                           /* link */
     COORD_OUT_ACCEPTED,                                       /* request, tag */
     COORD_OUT_TOKEN,                              /* request, tag, token, index: 0 for the first new one */
-    COORD_OUT_DONE,                               /* tag, code, text; the handle is dead from now on */
+    COORD_OUT_DONE,                               /* tag, code, text, n_cached; the handle is dead */
     COORD_OUT_FREE,                                           /* payload */
     COORD_OUT_STATE,                            /* the cluster changed its state: text says to what and why */
     COORD_OUT_NOTICE                                          /* code, text: worth a line in the log */
@@ -149,6 +150,7 @@ struct coord_out {
     uint64_t tag;
     int32_t token;
     uint32_t index;
+    uint32_t n_cached;                            /* tokens of the prompt that were not computed again */
     int code;
     char text[96];
 };
@@ -171,6 +173,7 @@ struct coord_batch_trace {                        /* where the time of one batch
 
 struct coord_totals {                            /* of tokens that came out of decode batches; microseconds */
     uint64_t n_token, n_prefill_row, n_batch, n_batch_dead, n_row_more;
+    uint64_t n_cached_row;                                    /* taken over instead of computed */
     uint64_t wall_us;                                         /* token to token, summed over tokens */
     uint64_t wait_us, queue_us, compute_us, hold_us, wire_us, sample_us;      /* add up to wall_us */
     uint64_t stage_compute_us[MSG_STAGES_MAX], stage_queue_us[MSG_STAGES_MAX], stage_hold_us[MSG_STAGES_MAX];
@@ -196,6 +199,7 @@ struct coord_view {
     const char *why;                                          /* not serving: what it waits for */
     const struct coord_plan *plan;                            /* of this epoch; NULL: none */
     uint32_t n_node, n_queued, n_active, n_decode, n_flying, n_window, n_slot, chunk;
+    uint32_t n_parked;                                        /* sequences kept, nobody's */
     uint64_t n_request, n_done, n_failed;
     const struct coord_totals *totals;
     const struct coord_batch_trace *trace;                    /* the last COORD_TRACES, a ring */
@@ -225,6 +229,6 @@ bool coord_view_request(const struct coord *c, struct handle h, struct coord_req
 
 /* Dies when the inside contradicts itself; for tests, after any step. */
 void coord_check(const struct coord *c);
-uint32_t coord_seqs_alive(const struct coord *c);
+uint32_t coord_seqs_alive(const struct coord *c);             /* with the parked ones */
 
 #endif

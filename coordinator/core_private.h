@@ -15,6 +15,7 @@ struct coord {
     bool stopped;
     struct cluster cluster;
     struct requests requests;
+    struct sequences sequences;
     struct sched sched;
     struct pipeline pipeline;
     struct coord_totals totals;

@@ -208,7 +208,7 @@ static void account_token(struct coord *c, const struct flight *f, uint64_t read
 static int sample(struct coord *c, struct flight *f, struct flight_seg *s,
                   const struct msg_row_result *row, struct payload payload, struct coord_outs *outs) {
     struct request *r = request_of_seq(c, s->seq);
-    if (r && s->pos0 + s->n > r->n_held) r->n_held = s->pos0 + s->n;
+    request_held(c, s->seq, s->pos0 + s->n);
     if (r && s->want_i != FLIGHT_NO_WANT && s->pos0 + s->n == r->n_token) {
         struct coord_sample in = { .tag = r->tag, .position = r->n_token, .row = row, .payload = payload };
         struct coord_sampled out = { 0 };
@@ -516,11 +516,11 @@ void pipeline_launch(struct coord *c, struct coord_outs *outs) {
 
 static void send_sync(struct coord *c, uint32_t link, struct coord_outs *outs) {
     struct msg *m = coord_send(c, outs, link, MSG_SYNC);
-    m->u.sync = (struct msg_sync){ .seq_next = c->requests.seq_next,
+    m->u.sync = (struct msg_sync){ .seq_next = c->sequences.next,
                                    .batch_done = batch_done(c),
                                    .seq = c->pipeline.sync_seq,
                                    .dead = c->pipeline.dead,
-                                   .n_seq = c->requests.n_seq,
+                                   .n_seq = c->sequences.n,
                                    .n_dead = c->pipeline.n_dead };
 }
 
@@ -532,7 +532,7 @@ void pipeline_send_syncs(struct coord *c, struct coord_outs *outs) {
         bool due = serving && n->state == ND_READY && (p->sync_dirty || n->sync_due);
         n->sync_due = false;
         if (!due) continue;
-        for (uint32_t k = 0; !filled && k < c->requests.n_seq; k++) p->sync_seq[k] = c->requests.seq[k].id;
+        for (uint32_t k = 0; !filled && k < c->sequences.n; k++) p->sync_seq[k] = c->sequences.seq[k].id;
         filled = true;
         send_sync(c, n->peer.link, outs);
     }

@@ -71,7 +71,7 @@ void pipeline_on_failed(struct coord *c, const struct msg_failed *failed, struct
 void pipeline_timers(struct coord *c, struct coord_outs *outs);
 void pipeline_launch(struct coord *c,
                      struct coord_outs *outs); /* as many batches as there is room and work for */
-void pipeline_send_syncs(struct coord *c, struct coord_outs *outs);    /* last act of a step */
+void pipeline_send_syncs(struct coord *c, struct coord_outs *outs);    /* before new work is sent */
 uint64_t pipeline_deadline_ns(const struct coord *c);
 uint32_t pipeline_window(const struct coord *c);
 void pipeline_check(const struct coord *c);

@@ -28,10 +28,8 @@ void requests_init(struct coord *c) {
     struct requests *q = &c->requests;
     pool_init(&q->pool, c->config.n_request_max);
     q->request = xcalloc(c->config.n_request_max, sizeof *q->request);
-    q->seq = xcalloc(MSG_SEQS_MAX, sizeof *q->seq);
     for (uint32_t i = 0; i < c->config.n_request_max; i++) q->request[i].state = RQ_DONE;
     for (int i = 0; i < RL_LISTS; i++) q->list[i] = (struct request_list_ends){ -1, -1, 0 };
-    q->seq_next = 1;
     q->check_ns = UINT64_MAX;
 }
 
@@ -45,7 +43,6 @@ static void release(struct request *r) {
 void requests_deinit(struct coord *c) {
     for (uint32_t i = 0; i < c->config.n_request_max; i++) release(&c->requests.request[i]);
     free(c->requests.request);
-    free(c->requests.seq);
     pool_deinit(&c->requests.pool);
 }
 
@@ -110,46 +107,15 @@ void request_rotate(struct coord *c, struct request *r) {
     list_insert(c, r, list, false);
 }
 
-/* ---- sequences ---- */
-
-static struct seq *seq_find(struct coord *c, uint64_t id) {
-    struct requests *q = &c->requests;
-    uint32_t lo = 0, hi = q->n_seq;
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo) / 2;
-        if (q->seq[mid].id < id) lo = mid + 1;
-        else hi = mid;
-    }
-    return lo < q->n_seq && q->seq[lo].id == id ? &q->seq[lo] : NULL;
-}
-
-/* Numbers rise, so the newest is the last. */
-static void seq_open(struct coord *c, struct request *r) {
-    struct requests *q = &c->requests;
-    CHECK(q->n_seq < MSG_SEQS_MAX);
-    r->seq = q->seq_next++;
-    q->seq[q->n_seq++] =
-        (struct seq){ .id = r->seq, .request = number_of(c, r), .n_reserved = r->n_total_max };
-    q->tokens_reserved += r->n_total_max;
-}
-
-static void seq_remove(struct coord *c, struct seq *s) {
-    struct requests *q = &c->requests;
-    q->tokens_reserved -= s->n_reserved;
-    q->n_seq--;
-    memmove(s, s + 1, (size_t)(&q->seq[q->n_seq] - s) * sizeof *s);
-    c->pipeline.sync_dirty = true;
-}
-
 struct request *request_of_seq(struct coord *c, uint64_t seq) {
     struct seq *s = seq_find(c, seq);
-    return s && !s->closing ? &c->requests.request[s->request] : NULL;
+    return s && s->state == SQ_OWNED ? &c->requests.request[s->request] : NULL;
 }
 
 /* ---- beginning ---- */
 
-static void tell_done(struct coord *c, uint64_t tag, struct handle h, int code, const char *text,
-                      struct coord_outs *outs) {
+static struct coord_out *tell_done(struct coord *c, uint64_t tag, struct handle h, int code, const char *text,
+                                   struct coord_outs *outs) {
     struct coord_out *o = coord_out(outs, COORD_OUT_DONE);
     o->tag = tag;
     o->request = h;
@@ -157,6 +123,7 @@ static void tell_done(struct coord *c, uint64_t tag, struct handle h, int code, 
     snprintf(o->text, sizeof o->text, "%s", code < 0 && !*text ? err_text(code) : text);
     if (code < 0) c->requests.n_failed++;
     else c->requests.n_done++;
+    return o;
 }
 
 /* What this plan can never hold: NULL, or why. Shortens a request that is only too generous. */
@@ -222,24 +189,35 @@ void requests_submit(struct coord *c, const struct coord_submit *s, struct coord
     check_at(c, c->now_ns + ms_to_ns(c->config.stall_ms));
 }
 
+/* A sequence for r: one that was left behind and begins like it, or a new one. There is room. */
+static void seq_give(struct coord *c, struct request *r) {
+    struct seq_match match = seq_match(c, r->token, r->n_token);
+    sequences_make_room(c, match, r->n_total_max);
+    r->seq = match.id ? match.id : seq_open(c, number_of(c, r), r->n_total_max);
+    r->n_sent = r->n_held = match.pos0;
+    r->n_sent_max = match.id ? seq_take(c, match.id, number_of(c, r), r->n_total_max) : 0;
+    r->alone = match.pos0 < r->n_sent_max && !PLANT(back_together);
+    if (r->alone) MARK(seq_goes_back);
+    if (!r->admitted) r->n_cached = match.pos0;
+    r->admitted = true;
+    c->totals.n_cached_row += match.pos0;
+}
+
 void requests_admit(struct coord *c) {
     const struct cluster *cl = &c->cluster;
     if (cl->state != CL_SERVING) return;
     for (struct request *r = request_first(c, RL_QUEUE), *next; r; r = next) {
         next = request_next(c, r);
         if (r->not_before_ns > c->now_ns) continue;
-        if (c->requests.n_seq >= cl->n_slot) {
-            MARK(request_waits_for_slot);
-            return;
-        }
-        if (c->requests.tokens_reserved + r->n_total_max > cl->state_tokens_max) {
-            MARK(request_waits_for_memory); /* and nobody overtakes it: large requests must not starve */
+        bool slot_missing;
+        if (!sequences_have_room(c, r->n_total_max, &slot_missing)) {
+            if (slot_missing) MARK(request_waits_for_slot);
+            else MARK(request_waits_for_memory);  /* and nobody overtakes it: large ones must not starve */
             return;
         }
         list_remove(c, r);
         set_state(c, r, RQ_PREFILL);
-        seq_open(c, r);
-        r->n_sent = r->n_sent_max = r->n_held = 0;
+        seq_give(c, r);
         r->ready_ns = c->now_ns;
         list_insert(c, r, RL_PREFILL, false);
     }
@@ -254,20 +232,26 @@ static void give_place(struct coord *c, struct request *r) {
     pool_give(&c->requests.pool, number_of(c, r));
 }
 
-/* The sequence is nobody's from now on, and gone with its last batch. */
-static void seq_leave(struct coord *c, struct seq *s) {
-    s->closing = true;
-    if (s->n_flying == 0) seq_remove(c, s);
+/* What it leaves behind may serve another: an answer that is complete, or that somebody stopped. */
+static void leave(struct coord *c, struct request *r, struct seq *s, int code) {
+    struct seq_rest rest = { r->token, r->n_sent, r->n_held, r->n_sent_max };
+    if (code != 0 && code != ERR_CANCELLED) {
+        seq_leave(c, s, NULL);
+        return;
+    }
+    r->token = NULL;
+    seq_leave(c, s, &rest);
 }
 
 void request_end(struct coord *c, struct request *r, int code, const char *text, struct coord_outs *outs) {
     CHECK(!r->told);
     r->told = true;
-    tell_done(c, r->tag, pool_handle(&c->requests.pool, number_of(c, r)), code, text, outs);
+    struct handle h = pool_handle(&c->requests.pool, number_of(c, r));
+    tell_done(c, r->tag, h, code, text, outs)->n_cached = r->n_cached;
     list_remove(c, r);
     struct seq *s = r->seq ? seq_find(c, r->seq) : NULL;
     bool flying = s && s->n_flying > 0;
-    if (s && !(PLANT(cancel_leaks) && code == ERR_CANCELLED)) seq_leave(c, s);
+    if (s && !(PLANT(cancel_leaks) && code == ERR_CANCELLED)) leave(c, r, s, code);
     if (flying) set_state(c, r, RQ_DRAIN);
     else give_place(c, r);
 }
@@ -294,9 +278,9 @@ void request_sent(struct coord *c, struct request *r, uint32_t n) {
     seq_find(c, r->seq)->n_flying++;
     r->n_sent += n;
     r->n_sent_max = MAX(r->n_sent_max, r->n_sent);
-    if (r->n_sent < r->n_token) return;
-    list_remove(c, r);
-    if (r->state == RQ_PREFILL) set_state(c, r, RQ_DECODE);
+    if (r->n_sent < r->n_token && !r->alone) return;
+    list_remove(c, r);                            /* alone: request_settle() lists it again */
+    if (r->state == RQ_PREFILL && r->n_sent == r->n_token) set_state(c, r, RQ_DECODE);
 }
 
 /* Back into the list it belongs to, once nothing of it is on the way. */
@@ -306,6 +290,17 @@ static void request_settle(struct coord *c, struct request *r) {
     list_insert(c, r, r->state == RQ_DECODE ? RL_READY : RL_PREFILL, false);
 }
 
+void request_held(struct coord *c, uint64_t seq, uint32_t n_held) {
+    struct seq *s = seq_find(c, seq);
+    struct request *r = request_of_seq(c, seq);
+    if (r) {
+        r->n_held = MAX(r->n_held, n_held);
+        r->alone = false;
+    } else if (s) {
+        s->n_held = MAX(s->n_held, n_held);
+    }
+}
+
 void request_flight_over(struct coord *c, uint64_t seq, struct coord_outs *outs) {
     (void)outs;
     struct seq *s = seq_find(c, seq);
@@ -313,20 +308,21 @@ void request_flight_over(struct coord *c, uint64_t seq, struct coord_outs *outs)
     struct request *r = &c->requests.request[s->request];
     bool owned = r->seq == seq && r->state != RQ_DONE;
     if (--s->n_flying > 0) return;
-    if (!s->closing) {
+    if (s->state == SQ_OWNED) {
         if (owned) request_settle(c, r);
         return;
     }
     if (owned && r->state == RQ_DRAIN) give_place(c, r);
-    seq_remove(c, s);
+    seq_flight_over(c, s);
 }
 
 static void replay(struct coord *c, struct request *r) {
     MARK(retry_replay);
     struct seq *s = seq_find(c, r->seq);
-    if (s) seq_leave(c, s);
+    if (s) seq_leave(c, s, NULL);
     r->seq = 0;
     r->n_sent = r->n_sent_max = r->n_held = 0;
+    r->alone = false;
     if (PLANT(replay_forgets)) r->n_token = r->n_prompt;
     list_remove(c, r);
     set_state(c, r, RQ_QUEUED);
@@ -383,8 +379,7 @@ void requests_requeue_all(struct coord *c) {
         r->n_retry = 0;
         r->not_before_ns = 0;
     }
-    while (q->n_seq) seq_remove(c, &q->seq[q->n_seq - 1]);
-    CHECK(q->tokens_reserved == 0);
+    sequences_drop_all(c);
 }
 
 void requests_recheck(struct coord *c, struct coord_outs *outs) {
@@ -436,7 +431,6 @@ uint64_t requests_deadline_ns(const struct coord *c) {
 void requests_check(const struct coord *c) {
     const struct requests *q = &c->requests;
     uint32_t n_decode = 0, n_list[RL_LISTS] = { 0 };
-    uint64_t reserved = 0;
     for (int64_t i = -1; (i = pool_next(&q->pool, i)) >= 0;) {
         const struct request *r = &q->request[i];
         CHECK(r->state != RQ_DONE);
@@ -445,16 +439,10 @@ void requests_check(const struct coord *c) {
         CHECK(r->list != RL_READY || (r->state == RQ_DECODE && r->n_sent + 1 == r->n_token));
         CHECK(r->n_sent <= r->n_token && r->n_held <= r->n_token && r->n_token <= r->n_total_max);
         CHECK((r->state == RQ_DRAIN) == r->told);
+        CHECK(!r->alone || r->state == RQ_PREFILL || r->state == RQ_DECODE || r->told);
         n_decode += r->state == RQ_DECODE;
         n_list[r->list]++;
     }
-    for (uint32_t i = 0; i < q->n_seq; i++) {
-        const struct seq *s = &q->seq[i];
-        CHECK(i == 0 || q->seq[i - 1].id < s->id);
-        CHECK(s->closing || q->request[s->request].seq == s->id);
-        CHECK(!s->closing || s->n_flying > 0);
-        reserved += s->n_reserved;
-    }
     for (int l = RL_QUEUE; l < RL_LISTS; l++) CHECK(n_list[l] == q->list[l].n);
-    CHECK(n_decode == q->n_decode && reserved == q->tokens_reserved);
+    CHECK(n_decode == q->n_decode);
 }

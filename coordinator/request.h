@@ -10,14 +10,15 @@
  *          each with a deadline)
  *
  * A request is its tokens: prompt and emitted. n_sent of them are on their way or in the stages, n_held
- * are known to be in. Decode is the case where just one is unsent. The sequence is what the stages
- * know: it has a number of its own, never used twice, and is listed as alive in SYNC until its last
- * batch is over. A replay is a new sequence with the same tokens. Limits: n_request_max requests; as
- * many sequences as slots. Part of the coordinator core. */
+ * are known to be in. Decode is the case where just one is unsent. The sequence is what the stages know
+ * (sequence.h): a new one, or one that an earlier request left behind and whose tokens this one begins
+ * with; then n_sent starts there. A replay is another sequence with the same tokens. Limits:
+ * n_request_max requests; as many sequences as slots. Part of the coordinator core. */
 #ifndef COORDINATOR_REQUEST_H
 #define COORDINATOR_REQUEST_H
 
 #include "coordinator/core.h"
+#include "coordinator/sequence.h"
 
 enum request_state { RQ_QUEUED, RQ_PREFILL, RQ_DECODE, RQ_DRAIN, RQ_DONE, RQ_STATES };
 enum request_list { RL_NONE, RL_QUEUE, RL_PREFILL, RL_READY, RL_LISTS };
@@ -32,18 +33,13 @@ struct request {
     struct msg_bias *bias;
     uint64_t seq;                                 /* 0: none */
     uint32_t n_sent, n_sent_max, n_held;
+    uint32_t n_cached;                            /* of the prompt: taken over when it was first admitted */
+    bool admitted, alone;                         /* ever; its next segment travels alone (sequence.h) */
     uint32_t n_retry;
     uint64_t retry_first_ns, not_before_ns;       /* since the last token */
     uint64_t arrived_ns, deadline_ns,
         ready_ns; /* deadline 0: none; since when the next token could be computed */
     bool told;                                    /* DONE was sent; only its batches are awaited */
-};
-
-struct seq {
-    uint64_t id;
-    uint32_t request, n_flying;       /* whose it is, unless closing; segments in batches that are not over */
-    uint32_t n_reserved;                          /* tokens of its worst case */
-    bool closing;                                 /* ends with its last batch */
 };
 
 struct request_list_ends { int32_t first, last; uint32_t n; };
@@ -52,10 +48,7 @@ struct requests {
     struct pool pool;
     struct request *request;
     struct request_list_ends list[RL_LISTS];
-    struct seq *seq;                              /* alive, ascending */
-    uint32_t n_seq;
-    uint64_t seq_next, order_next;
-    uint64_t tokens_reserved;                     /* worst case of all with a sequence */
+    uint64_t order_next;
     uint32_t n_decode;                            /* in RQ_DECODE */
     uint64_t check_ns;                            /* when the next request deadline may have come */
     uint64_t n_submitted, n_done, n_failed;
@@ -80,6 +73,7 @@ bool requests_active_or_queued(const struct coord *c);
  * known. */
 struct request *request_of_seq(struct coord *c, uint64_t seq);  /* NULL: the sequence is closing or over */
 void request_sent(struct coord *c, struct request *r, uint32_t n);
+void request_held(struct coord *c, uint64_t seq, uint32_t n_held);     /* so many tokens came through */
 void request_flight_over(struct coord *c, uint64_t seq, struct coord_outs *outs);
 void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_replay, int code,
                   struct coord_outs *outs);

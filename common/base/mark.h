@@ -56,6 +56,9 @@
     X(request_timeout)                                                                                   \
     X(request_stalled)     /* no plan for too long */                                                    \
     X(chunk_cut_for_bound) /* a chunk is smaller because other streams wait */                           \
+    X(seq_taken_over)      /* a prompt goes on where an earlier request ended */                         \
+    X(seq_goes_back)       /* the same, a few tokens before its end */                                   \
+    X(seq_given_up)        /* a parked sequence makes room */                                            \
     /* node core */                                                                                      \
     X(node_stale_epoch)                                                                                  \
     X(node_batch_not_rising) /* repeated or out of order */                                              \

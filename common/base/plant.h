@@ -18,6 +18,8 @@ enum plant {
     PLANT_late_ignored,                           /* deadlines of batches are not looked at */
     PLANT_old_result_taken,                    /* a result is applied to whatever request has the place now */
     PLANT_payload_leaks,                          /* bytes of a dropped message are not given back */
+    PLANT_prefix_unchecked,                       /* a parked sequence is taken with a token that differs */
+    PLANT_back_together,                       /* after going back, segments do not wait for the first one */
     PLANT_N
 };
 

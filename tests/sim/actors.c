@@ -87,7 +87,7 @@ static void coordinator_carry_out(struct world *w) {
         case COORD_OUT_FREE: payload_free_one(w, COORDINATOR, o->payload); break;
         case COORD_OUT_ACCEPTED: client_of(w, o->tag)->handle = o->request; break;
         case COORD_OUT_TOKEN: client_token(w, o->tag, o->token, o->index); break;
-        case COORD_OUT_DONE: client_over(w, o->tag, o->code); break;
+        case COORD_OUT_DONE: client_over(w, o->tag, o->code, o->n_cached); break;
         case COORD_OUT_STATE:
             world_say(w, COORDINATOR, "%s", o->text);
             check_all_ready(w);

@@ -19,17 +19,48 @@ static void expect(struct world *w, struct client *c) {
     }
 }
 
-struct client *clients_add(struct world *w, uint64_t at, uint32_t n_prompt, uint32_t n_new) {
+/* The prompt begins with n_told tokens of text. */
+static struct client *add(struct world *w, uint64_t at, const int32_t *text, uint32_t n_told,
+                          uint32_t n_prompt, uint32_t n_new) {
     CHECK(w->n_client < CLIENTS_MAX);
     struct client *c = &w->client[w->n_client];
     memset(c, 0, sizeof *c);
     c->seed = rng_u64(&w->rng);
     c->n_prompt = n_prompt;
     c->n_new = n_new;
-    for (uint32_t i = 0; i < c->n_prompt; i++) c->prompt[i] = (int32_t)world_between(w, 0, VOCAB - 1);
+    for (uint32_t i = 0; i < n_prompt; i++)
+        c->prompt[i] = i < n_told ? text[i] : (int32_t)world_between(w, 0, VOCAB - 1);
     world_post(w, (struct ev){ .t = at, .kind = EV_CLIENT, .arg = w->n_client++ });
     expect(w, c);
     return c;
+}
+
+struct client *clients_add(struct world *w, uint64_t at, uint32_t n_prompt, uint32_t n_new) {
+    return add(w, at, NULL, 0, n_prompt, n_new);
+}
+
+/* A conversation: what was asked and answered, without the last `back` tokens of it, then n_more others. */
+struct client *clients_go_on(struct world *w, const struct client *c, uint64_t at, uint32_t back,
+                             uint32_t n_more, uint32_t n_new) {
+    static int32_t text[2 * CTX_MAX];
+    uint32_t n = c->n_prompt + c->n_got, n_told = n - MIN(back, n - 1);
+    memcpy(text, c->prompt, c->n_prompt * sizeof text[0]);
+    memcpy(text + c->n_prompt, c->expected, c->n_got * sizeof text[0]);
+    struct client *next = add(w, at, text, n_told, n_told + n_more, n_new);
+    next->strict = c->strict;
+    world_say(w, NOBODY, "client %u goes on where client %u was after %u of %u tokens",
+              (uint32_t)(next - w->client), (uint32_t)(c - w->client), n_told, n);
+    return next;
+}
+
+static void perhaps_go_on(struct world *w, const struct client *c) {
+    uint32_t back = 0;
+    if (w->endless || c->long_one || w->n_client + 2 >= CLIENTS_MAX || world_chance(w, 3)) return;
+    if (world_chance(w, 2)) back = (uint32_t)world_between(w, 1, world_chance(w, 4) ? 24 : 12);
+    uint32_t n_more = (uint32_t)world_between(w, 0, world_chance(w, 3) ? 40 : 6);
+    uint64_t at = w->now + world_between(w, 0, world_chance(w, 2) ? 10 * MS : 3000 * MS);
+    if (c->n_prompt + c->n_got + n_more + 1 >= w->n_ctx) return;
+    clients_go_on(w, c, at, back, n_more, (uint32_t)world_between(w, 1, 16));
 }
 
 static struct client *some_client(struct world *w, uint64_t at) {
@@ -104,7 +135,7 @@ static bool end_is_right(const struct world *w, const struct client *c, int code
                       (code == ERR_INTERNAL && w->fault[FAULT_COMPUTE]));
 }
 
-void client_over(struct world *w, uint64_t tag, int code) {
+void client_over(struct world *w, uint64_t tag, int code, uint32_t n_cached) {
     struct client *c = client_of(w, tag);
     if (!c) {
         world_fail(w, "an end for nobody (tag %llu)", (unsigned long long)tag);
@@ -113,7 +144,9 @@ void client_over(struct world *w, uint64_t tag, int code) {
     uint32_t i = (uint32_t)(c - w->client);
     if (w->stopping && code == ERR_CANCELLED) return;     /* it asks again when the coordinator is gone */
     const char *how = code ? err_name(code) : "complete";
-    world_say(w, NOBODY, "client %u is over: %s after %u of %u tokens", i, how, c->n_got, c->n_expected);
+    world_say(w, NOBODY, "client %u is over: %s after %u of %u tokens, %u of the prompt were there", i, how,
+              c->n_got, c->n_expected, n_cached);
+    if (n_cached >= c->n_prompt) world_fail(w, "client %u: all of the prompt was there", i);
     if (code == ERR_BUSY) {                       /* as a client would: again, later */
         c->state = CLIENT_IDLE;
         world_post(w, (struct ev){ .t = w->now + 700 * MS, .kind = EV_CLIENT, .arg = i });
@@ -124,6 +157,7 @@ void client_over(struct world *w, uint64_t tag, int code) {
     c->state = CLIENT_DONE;
     c->code = code;
     w->n_done++;
+    if (code == 0 || code == ERR_CANCELLED) perhaps_go_on(w, c);
 }
 
 /* Requests die with the coordinator; clients ask again. */

@@ -151,6 +151,7 @@ static int decode_scales(struct world *w, uint32_t n_stage, uint32_t n, double l
 /* A cancelled request leaves every stage within the time of one batch and its way. */
 static int cancel_frees_at_once(struct world *w, uint32_t n_stage) {
     shape(w, n_stage);
+    w->coord_config.n_park_max = 0;               /* else what is in so far would be kept */
     struct client *c = clients_add(w, w->now + 4000 * MS, 4096, 100);
     actors_start(w);
     run_until(w, 5500 * MS);
@@ -170,6 +171,37 @@ static int cancel_frees_at_once(struct world *w, uint32_t n_stage) {
     return failed;
 }
 
+/* data: the connection between the stages; else the coordinator's to the first one. */
+static struct conn *conn_of(struct world *w, bool data) {
+    struct conn *next = w->conn, *first = w->conn;
+    while (!next->used || next->a_link != NODE_LINK_NEXT) next++;
+    while (!first->used || first->a != next->a || first->b != COORDINATOR) first++;
+    return data ? next : first;
+}
+
+static bool goes_back_and_breaks(struct world *w, bool data, uint64_t after_ns) {
+    shape(w, 2);
+    w->n_rows = 4;                                /* six segments, three of them within what was taken back */
+    struct client *c = clients_add(w, w->now + 4000 * MS, 20, 4);
+    actors_start(w);
+    run_all(w);
+    struct client *next = clients_go_on(w, c, w->now, 10, 12, 4);
+    uint64_t at = w->now + after_ns;
+    run_until(w, at);
+    net_reset(w, conn_of(w, data));
+    while (!w->failed && next->state != CLIENT_DONE) world_step(w);
+    bool fine = !w->failed;
+    world_close(w);
+    return fine;
+}
+
+bool scenario_going_back(struct world *w) {
+    bool fine = true;
+    for (uint64_t after = 0; fine && after < 16 * MS; after += MS / 5)
+        fine = goes_back_and_breaks(w, true, after) && goes_back_and_breaks(w, false, after);
+    return fine;
+}
+
 int scenarios_run(struct world *w) {
     int failed = 0;
     for (uint32_t s = 1; s <= 4; s++) failed += stages_are_busy(w, s == 3 ? 2 : s, s == 3 ? 8 : 2 * s, 0.85);
@@ -183,5 +215,7 @@ int scenarios_run(struct world *w) {
     failed += long_prompt_is_bounded(w, 2, 50);
     failed += short_prompt_overtakes(w, 2);
     failed += cancel_frees_at_once(w, 2);
+    bool fine = scenario_going_back(w);
+    failed += verdict(w, fine, "goes back in a sequence whatever breaks meanwhile", 2, 0, 0);
     return failed;
 }

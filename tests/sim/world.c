@@ -207,9 +207,9 @@ static void check_nothing_left(struct world *w) {
         if (w->payload[i].generation & 1)
             world_fail(w, "%u payloads are never given back, one is %u.%u, with %u", w->n_payload_used, i,
                        w->payload[i].generation, w->payload[i].owner);
-    if (coord_seqs_alive(w->coord))
-        world_fail(w, "%u sequences are never closed", coord_seqs_alive(w->coord));
     struct coord_view v = coord_view(w->coord);
+    if (coord_seqs_alive(w->coord) != v.n_parked)
+        world_fail(w, "%u sequences are never closed", coord_seqs_alive(w->coord) - v.n_parked);
     const struct coord_totals *t = v.totals;
     uint64_t parts = t->wait_us + t->queue_us + t->compute_us + t->hold_us + t->wire_us + t->sample_us;
     if (parts > t->wall_us + t->n_token * 20 || parts + t->n_token * 20 < t->wall_us)
@@ -220,7 +220,8 @@ static void check_nothing_left(struct world *w) {
     for (uint32_t a = 1; a <= w->n_node && !w->failed; a++) {
         struct node_view n = node_view(w->actor[a].node);
         if (n.epoch != v.epoch) continue;         /* a spare, with an older plan */
-        if (n.n_seq) world_fail(w, "%s keeps %u sequences", w->actor[a].name, n.n_seq);
+        if (n.n_seq != (n.state == NODE_IDLE ? 0 : v.n_parked))       /* idle: a spare */
+            world_fail(w, "%s keeps %u sequences, %u are parked", w->actor[a].name, n.n_seq, v.n_parked);
         if (n.n_batch) world_fail(w, "%s keeps %u batches", w->actor[a].name, n.n_batch);
         if (node_payloads_held(w->actor[a].node)) world_fail(w, "%s keeps payloads", w->actor[a].name);
     }

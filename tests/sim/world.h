@@ -17,7 +17,7 @@
 enum {
     ACTORS_MAX = 8,
     CONNS_MAX = 64,
-    CLIENTS_MAX = 24,
+    CLIENTS_MAX = 40,
     LAYERS_MAX = 8,
     SLOTS_MAX = 24,
     CTX_MAX = 4352,
@@ -219,10 +219,12 @@ int32_t compute_pick(const struct world *w, uint64_t hash, uint64_t seed, uint32
 /* clients.c */
 void clients_init(struct world *w);
 struct client *clients_add(struct world *w, uint64_t at, uint32_t n_prompt, uint32_t n_new);
+struct client *clients_go_on(struct world *w, const struct client *c, uint64_t at, uint32_t back,
+                             uint32_t n_more, uint32_t n_new);
 void clients_add_strict(struct world *w);
 struct client *client_of(struct world *w, uint64_t tag);
 void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index);
-void client_over(struct world *w, uint64_t tag, int code);
+void client_over(struct world *w, uint64_t tag, int code, uint32_t n_cached);
 void clients_coordinator_gone(struct world *w);
 
 /* faults.c */
@@ -233,5 +235,8 @@ bool fault_hits(struct world *w, enum fault fault, uint32_t one_in);
 
 /* scenario.c: how well the pipeline is used when nothing goes wrong; gives the number of failures. */
 int scenarios_run(struct world *w);
+/* True: nothing wrong comes out when a prompt takes a sequence over, goes back in it, and a connection
+ * breaks at any moment of that. Rare under random faults, so it is looked for. */
+bool scenario_going_back(struct world *w);
 
 #endif

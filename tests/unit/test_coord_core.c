@@ -46,8 +46,7 @@ static int sample(void *ctx, const struct coord_sample *s, struct coord_sampled 
     return 0;
 }
 
-static int set_up(void **state) {
-    (void)state;
+static int open_bench(uint32_t n_park_max) {
     memset(&b, 0, sizeof b);
     coord_config_init(&b.config);
     snprintf(b.config.name, sizeof b.config.name, "c");
@@ -57,6 +56,7 @@ static int set_up(void **state) {
     b.config.n_window_max = 4;
     b.config.n_node_expected = 2;
     b.config.stall_ms = 60000;
+    b.config.n_park_max = n_park_max;
     b.config.plan = plan;
     b.config.sample = sample;
     b.coord = coord_new(&b.config);
@@ -66,6 +66,16 @@ static int set_up(void **state) {
     b.next_token = 100;
     b.end_token = -1;
     return 0;
+}
+
+static int set_up(void **state) {
+    (void)state;
+    return open_bench(0);
+}
+
+static int set_up_parking(void **state) {
+    (void)state;
+    return open_bench(3);
 }
 
 static int tear_down(void **state) {
@@ -148,12 +158,17 @@ static void serve(void) {
 
 static const int32_t prompt[200];
 
-static void submit_for(uint64_t tag, uint32_t n_token, uint32_t n_new, uint32_t deadline_ms) {
+static void submit_text(uint64_t tag, const int32_t *token, uint32_t n_token, uint32_t n_new,
+                        uint32_t deadline_ms) {
     struct coord_submit s = {
-        .tag = tag, .token = prompt, .n_token = n_token, .n_new_max = n_new, .deadline_ms = deadline_ms
+        .tag = tag, .token = token, .n_token = n_token, .n_new_max = n_new, .deadline_ms = deadline_ms
     };
     step((struct coord_event){ .kind = COORD_EV_SUBMIT, .submit = s });
     if (find(COORD_OUT_ACCEPTED, 0)) b.request = find(COORD_OUT_ACCEPTED, 0)->request;
+}
+
+static void submit_for(uint64_t tag, uint32_t n_token, uint32_t n_new, uint32_t deadline_ms) {
+    submit_text(tag, prompt, n_token, n_new, deadline_ms);
 }
 
 static void submit(uint64_t tag, uint32_t n_token, uint32_t n_new) {
@@ -560,6 +575,221 @@ static void stopping_ends_everything(void **state) {
     assert_non_null(sent_nth(MSG_LEAVE, 1));
 }
 
+/* ---- sequences that are kept ---- */
+
+static struct msg_seg seg_sent(void) {
+    assert_non_null(sent(MSG_WORK));
+    return sent(MSG_WORK)->u.work.seg[0];
+}
+
+/* A prompt of n times `token` and its answer of two; the sequence that is kept holds n + 1 tokens. */
+static uint64_t converse(uint64_t tag, int32_t token, uint32_t n) {
+    int32_t text[64];
+    for (uint32_t i = 0; i < n; i++) text[i] = token;
+    submit_text(tag, text, n, 2, 0);
+    uint64_t batch = sent(MSG_WORK)->u.work.batch, seq = seg_sent().seq;
+    b.next_token = 100;
+    result(batch, (int32_t)n - 1);
+    result(batch + 1, 0);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, 0);
+    return seq;
+}
+
+static void a_prompt_that_goes_on_is_not_computed_again(void **state) {
+    (void)state;
+    serve();
+    uint64_t seq = converse(1, 5, 3);
+    assert_int_equal(view().n_parked, 1);
+    assert_null(sent(MSG_SYNC));                  /* it lives on */
+    int32_t text[] = { 5, 5, 5, 100, 101, 8, 8 };
+    submit_text(2, text, 7, 1, 0);
+    assert_int_equal(seg_sent().seq, seq);
+    assert_int_equal(seg_sent().pos0, 4);
+    assert_int_equal(seg_sent().n, 3);
+    assert_int_equal(sent(MSG_WORK)->u.work.token[0], 101);
+    assert_int_equal(view().n_parked, 0);
+    result(3, 2);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->n_cached, 4);
+    assert_int_equal(view().n_parked, 1);
+    assert_int_equal(view().totals->n_cached_row, 4);
+}
+
+static void the_same_prompt_again_computes_its_last_token(void **state) {
+    (void)state;
+    serve();
+    uint64_t seq = converse(1, 5, 10);
+    int32_t text[] = { 5, 5, 5, 5, 5, 5, 5, 5, 5, 5 };
+    submit_text(2, text, 10, 2, 0);
+    assert_int_equal(seg_sent().seq, seq);
+    assert_int_equal(seg_sent().pos0, 9);
+    assert_int_equal(seg_sent().n, 1);
+}
+
+static void after_going_back_the_first_segment_travels_alone(void **state) {
+    (void)state;
+    int32_t text[50] = { 5, 5, 5 };
+    serve();
+    uint64_t seq = converse(1, 5, 3);             /* 5 5 5 100, and now 5 5 5 0 0 0 ... */
+    submit_text(2, text, 50, 2, 0);
+    assert_int_equal(seg_sent().seq, seq);
+    assert_int_equal(seg_sent().pos0, 3);
+    assert_int_equal(seg_sent().n, 32);
+    assert_null(sent_nth(MSG_WORK, 1));
+    tick(1);
+    assert_null(sent(MSG_WORK));
+    result(3, -1);
+    assert_int_equal(seg_sent().pos0, 35);
+    assert_int_equal(seg_sent().n, 15);
+    result(4, 14);
+    result(5, 0);
+    seq = converse(3, 7, 3);
+    int32_t more[50] = { 7, 7, 7, 100 };          /* nothing is taken back: no need to wait */
+    submit_text(4, more, 50, 2, 0);
+    assert_int_equal(seg_sent().seq, seq);
+    assert_int_equal(seg_sent().pos0, 4);
+    assert_non_null(sent_nth(MSG_WORK, 1));
+}
+
+static void what_stages_cannot_take_back_is_computed_anew(void **state) {
+    (void)state;
+    int32_t text[20];
+    serve();
+    uint64_t seq = converse(1, 5, 30);            /* holds 31 */
+    for (int i = 0; i < 20; i++) text[i] = i < 14 ? 5 : 6;
+    submit_text(2, text, 20, 2, 0);               /* 31 - 14 > 16 */
+    assert_true(seg_sent().seq > seq);
+    assert_int_equal(seg_sent().pos0, 0);
+    assert_int_equal(view().n_parked, 1);
+    for (int i = 0; i < 20; i++) text[i] = i < 15 ? 5 : 6;
+    submit_text(3, text, 20, 2, 0);
+    assert_int_equal(seg_sent().seq, seq);
+    assert_int_equal(seg_sent().pos0, 15);
+}
+
+static void the_longest_unused_is_given_up_for_a_slot(void **state) {
+    (void)state;
+    serve();
+    uint64_t first = converse(1, 5, 3), second = converse(2, 6, 3), third = converse(3, 7, 3);
+    converse(4, 8, 3);                            /* three are kept, at most */
+    assert_int_equal(view().n_parked, 3);
+    assert_true(first < second);
+    int32_t text[] = { 6, 6, 6, 100, 9 };
+    submit_text(5, text, 5, 5, 0);                /* takes the second over */
+    assert_int_equal(seg_sent().seq, second);
+    submit_text(6, prompt, 3, 5, 0);
+    assert_int_equal(view().n_parked, 2);
+    submit_text(7, prompt, 4, 5, 0);              /* two run, two are kept: no slot is free */
+    assert_int_equal(view().n_parked, 1);
+    const struct msg_sync *sync = &sent(MSG_SYNC)->u.sync;
+    for (uint32_t i = 0; i < sync->n_seq; i++) assert_true(sync->seq[i] != third);
+    assert_true(b.outs.item[0].kind != COORD_OUT_SEND || b.outs.item[0].msg->kind != MSG_WORK);
+    uint32_t sync_at = 0, work_at = 0;
+    for (uint32_t i = 0; i < b.outs.n; i++) {
+        if (b.outs.item[i].kind != COORD_OUT_SEND) continue;
+        if (b.outs.item[i].msg->kind == MSG_SYNC) sync_at = i;
+        if (b.outs.item[i].msg->kind == MSG_WORK) work_at = i;
+    }
+    assert_true(sync_at < work_at);               /* the slot is free before it is needed */
+}
+
+static void parked_sequences_never_hold_back_memory(void **state) {
+    (void)state;
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    ready(A, 60);
+    ready(B, 60);
+    converse(1, 5, 30);
+    submit_text(2, prompt, 10, 15, 0);            /* 31 + 25 <= 60 */
+    assert_int_equal(view().n_parked, 1);
+    submit_text(3, prompt, 10, 20, 0);            /* 31 + 25 + 30 > 60, 25 + 30 <= 60 */
+    assert_int_equal(view().n_parked, 0);
+    assert_int_equal(view().n_queued, 0);
+    submit_text(4, prompt, 4, 4, 0);              /* those that run do */
+    assert_int_equal(view().n_queued, 1);
+}
+
+static void what_a_waiting_request_could_not_use_anyway_is_kept(void **state) {
+    (void)state;
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    ready(A, 60);
+    ready(B, 60);
+    converse(1, 5, 10);
+    submit_text(2, prompt, 10, 30, 0);            /* 40, and 11 are parked */
+    submit_text(3, prompt, 10, 20, 0);            /* has to wait for 2, whatever is given up */
+    assert_int_equal(view().n_queued, 1);
+    assert_int_equal(view().n_parked, 1);
+}
+
+static void a_stopped_answer_is_kept_when_its_batch_is_back(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 20);
+    uint64_t seq = seg_sent().seq;
+    result(1, 2);
+    step((struct coord_event){ .kind = COORD_EV_CANCEL, .request = b.request });
+    assert_int_equal(view().n_parked, 0);
+    result(2, 0);
+    assert_int_equal(view().n_parked, 1);
+    int32_t text[] = { 0, 0, 0, 100, 3 };
+    submit_text(2, text, 5, 2, 0);
+    assert_int_equal(seg_sent().seq, seq);
+    assert_int_equal(seg_sent().pos0, 4);
+}
+
+static void what_was_lost_on_the_way_is_not_kept(void **state) {
+    (void)state;
+    serve();
+    submit(1, 3, 20);
+    result(1, 2);
+    step((struct coord_event){ .kind = COORD_EV_CANCEL, .request = b.request });
+    msg_from(MSG_FAILED, B)->u.failed = (struct msg_failed){ .batch = 2, .code = ERR_DEVICE };
+    deliver(B, (struct payload){ 0 });
+    assert_int_equal(view().n_parked, 0);
+    assert_int_equal(coord_seqs_alive(b.coord), 0);
+    submit(2, 3, 2);
+    b.sample_code = ERR_CORRUPT;
+    result(3, 2);
+    assert_int_equal(find(COORD_OUT_DONE, 0)->code, ERR_CORRUPT);
+    assert_int_equal(view().n_parked, 0);
+}
+
+static void a_new_plan_keeps_nothing(void **state) {
+    (void)state;
+    serve();
+    converse(1, 5, 3);
+    msg_from(MSG_LEAVE, B);
+    deliver(B, (struct payload){ 0 });
+    assert_int_equal(view().n_parked, 0);
+    hello(B, "b", 1000 + B);
+    ready(A, 0);
+    msg_from(MSG_READY, 1000 + B);
+    deliver(B, (struct payload){ 0 });
+    int32_t text[] = { 5, 5, 5, 100, 101, 8, 8 };
+    submit_text(2, text, 7, 1, 0);
+    assert_int_equal(seg_sent().pos0, 0);
+}
+
+/* What was taken over and then lost is computed again, with the same text. */
+static void a_takeover_that_is_lost_is_a_replay(void **state) {
+    (void)state;
+    serve();
+    uint64_t seq = converse(1, 5, 3);
+    int32_t text[] = { 5, 5, 5, 100, 101, 8, 8 };
+    submit_text(2, text, 7, 2, 0);
+    msg_from(MSG_WORK_REFUSED, A)->u.work_refused =
+        (struct msg_work_refused){ .batch = 3, .seq = seq, .reason = MSG_REFUSED_POSITION };
+    deliver(A, (struct payload){ 0 });
+    assert_true(seg_sent().seq > seq);
+    assert_int_equal(seg_sent().pos0, 0);
+    assert_int_equal(seg_sent().n, 7);
+    result(4, 6);
+    assert_int_equal(find(COORD_OUT_TOKEN, 0)->index, 0);
+}
+
+#define KEEPS(name) cmocka_unit_test_setup_teardown(name, set_up_parking, tear_down)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void) {
@@ -590,6 +820,17 @@ int main(void) {
         CASE(what_a_stage_says_of_an_older_plan_is_dropped),
         CASE(the_account_of_time_adds_up),
         CASE(stopping_ends_everything),
+        KEEPS(a_prompt_that_goes_on_is_not_computed_again),
+        KEEPS(the_same_prompt_again_computes_its_last_token),
+        KEEPS(after_going_back_the_first_segment_travels_alone),
+        KEEPS(what_stages_cannot_take_back_is_computed_anew),
+        KEEPS(the_longest_unused_is_given_up_for_a_slot),
+        KEEPS(parked_sequences_never_hold_back_memory),
+        KEEPS(what_a_waiting_request_could_not_use_anyway_is_kept),
+        KEEPS(a_stopped_answer_is_kept_when_its_batch_is_back),
+        KEEPS(what_was_lost_on_the_way_is_not_kept),
+        KEEPS(a_new_plan_keeps_nothing),
+        KEEPS(a_takeover_that_is_lost_is_a_replay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
