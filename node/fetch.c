@@ -81,10 +81,21 @@ static void refused(struct fetch *f, struct fetch_way *w, int code, uint64_t now
     fail(f, code, text);
 }
 
+/* By its number; an answer to an earlier question for the same piece does as well. */
+static struct fetch_way *way_of(struct fetch *f, const struct msg_weights *m) {
+    struct fetch_way *same = NULL;
+    for (struct fetch_way *w = f->way; w < f->way + FETCH_WINDOW_MAX; w++) {
+        const struct fetch_piece *p = &f->piece[w->piece];
+        if (!w->used || w->storing) continue;
+        if (w->id == m->id) return w;
+        if (m->code >= 0 && p->tensor == m->tensor && p->offset == m->offset) same = w;
+    }
+    return same;
+}
+
 bool fetch_on_answer(struct fetch *f, const struct msg_weights *m, uint32_t *piece, uint64_t now_ns) {
-    struct fetch_way *w = f->way;
-    while (w < f->way + FETCH_WINDOW_MAX && !(w->used && !w->storing && w->id == m->id)) w++;
-    if (w == f->way + FETCH_WINDOW_MAX || f->code < 0) {
+    struct fetch_way *w = f->code < 0 ? NULL : way_of(f, m);
+    if (!w) {
         f->odds.late++;
         return false;
     }
@@ -132,6 +143,12 @@ static bool is_waiting(const struct fetch *f) {
     return false;
 }
 
+void fetch_lost(struct fetch *f, uint64_t now_ns) {
+    for (uint32_t i = 0; i < FETCH_WINDOW_MAX; i++)
+        if (f->way[i].used && !f->way[i].storing) way_end(f, &f->way[i], true);
+    f->heard_ns = now_ns;
+}
+
 /* Nothing came for long: whatever is on its way is lost, or comes late and finds nobody. */
 void fetch_on_tick(struct fetch *f, uint64_t now_ns) {
     if (f->code < 0 || !is_waiting(f) || now_ns < f->heard_ns + FETCH_SILENT_MS * MS_NS) return;
@@ -140,10 +157,8 @@ void fetch_on_tick(struct fetch *f, uint64_t now_ns) {
         return;
     }
     f->odds.silent++;
-    for (uint32_t i = 0; i < FETCH_WINDOW_MAX; i++)
-        if (f->way[i].used && !f->way[i].storing) way_end(f, &f->way[i], true);
+    fetch_lost(f, now_ns);
     f->window = 1;
-    f->heard_ns = now_ns;
 }
 
 uint64_t fetch_deadline_ns(const struct fetch *f) {

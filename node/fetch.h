@@ -62,6 +62,8 @@ bool fetch_on_answer(struct fetch *f, const struct msg_weights *w, uint32_t *pie
 /* code < 0: it was damaged (ERR_CORRUPT) and is asked again, or cannot be stored. */
 void fetch_stored(struct fetch *f, uint32_t piece, int code, const char *text);
 
+/* The link was lost: what is on its way is asked again at once. */
+void fetch_lost(struct fetch *f, uint64_t now_ns);
 void fetch_on_tick(struct fetch *f, uint64_t now_ns);
 uint64_t fetch_deadline_ns(const struct fetch *f); /* for the next tick */
 

@@ -305,7 +305,7 @@ struct msg_weights {                               /* payload: the bytes */
     uint64_t file_bytes;                           /* with the header: of the whole model as one file */
     uint64_t hash;                                 /* XXH3-64 of the payload */
     uint32_t id, tensor;
-    int32_t code;                                  /* < 0: no payload, it cannot be had here (ERR_BUSY: now) */
+    int32_t code;                             /* < 0: no payload, it cannot be had here (ERR_BUSY: now) */
     bool last;                                     /* to the end of what there is */
 };
 

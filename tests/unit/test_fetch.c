@@ -142,11 +142,18 @@ static void an_answer_that_was_not_asked_ends_it_and_a_late_one_does_not(void **
     list_init();
     fetch_begin(&f, 1, 2, list, PIECES, 1);
     assert_true(fetch_next(&f, &get, 1));
-    assert_false(fetch_on_answer(&f, &(struct msg_weights){ .id = get.id + 100 }, &piece, 2));
+    assert_false(fetch_on_answer(&f, &(struct msg_weights){ .id = get.id + 100, .tensor = 99 }, &piece, 2));
     assert_int_equal(f.code, 0);
     assert_int_equal(f.odds.late, 1);
     assert_false(fetch_on_answer(&f, &(struct msg_weights){ .id = get.id, .tensor = 5 }, &piece, 2));
     assert_int_equal(f.code, ERR_PEER);
+    fetch_begin(&f, 1, 2, list, PIECES, 1);
+    assert_true(fetch_next(&f, &get, 1));
+    fetch_lost(&f, 2);                             /* asked again, and then the first answer comes */
+    assert_true(fetch_next(&f, &get, 2));
+    struct msg_weights first = { .id = get.id - 1, .tensor = get.tensor, .offset = get.offset };
+    assert_true(fetch_on_answer(&f, &first, &piece, 3) && piece == 0);
+    assert_false(fetch_on_answer(&f, &first, &piece, 3));
     fetch_begin(&f, 1, 2, list, PIECES, 1);
     assert_true(fetch_next(&f, &get, 1));
     assert_false(fetch_on_answer(&f, &(struct msg_weights){ .id = get.id, .code = ERR_NOTFOUND }, &piece, 2));
