@@ -6,6 +6,7 @@
  * once with an error to every client that still waits. */
 #include "cli/cmd.h"
 
+#include "cli/http_options.h"
 #include "cli/local.h"
 #include "cli/opts.h"
 #include "common/base/log.h"
@@ -23,6 +24,8 @@ enum { WATCH_MS = 250 };
 struct serve {
     struct service_config config;
     struct service *service;
+    struct http_options http_options;
+    struct http *http;
     struct loop *loop;
     struct loop_timer *watch;
     struct loop_signal *signal[2];
@@ -62,7 +65,7 @@ static void say_changes(struct serve *s) {
 static void on_watch(void *ctx) {
     struct serve *s = ctx;
     say_changes(s);
-    if (s->n_signal && service_idle(s->service)) {
+    if (s->n_signal && service_idle(s->service) && http_idle(s->http)) {
         loop_stop(s->loop);
         return;
     }
@@ -72,6 +75,7 @@ static void on_watch(void *ctx) {
 static void on_signal(void *ctx) {
     struct serve *s = ctx;
     if (s->n_signal++ == 0) {
+        http_drain(s->http);
         service_drain(s->service);
         say(s, "finishing what runs; a second signal ends at once");
         loop_timer_set(s->watch, clock_now_ns());
@@ -105,10 +109,13 @@ static void unwatch(struct serve *s) {
 static int serve(struct serve *s, struct err *e) {
     int rc = watch(s, e);
     if (rc == 0) rc = service_start(&s->service, &s->config, e);
+    if (rc == 0) rc = http_start(&s->http, http_options_config(&s->http_options), s->service, e);
     if (rc == 0) {
+        say(s, "endpoint at %s", http_url(s->http));
         if (*service_node_address(s->service)) say(s, "nodes join at %s", service_node_address(s->service));
         loop_run(s->loop);
     }
+    http_stop(s->http);
     service_stop(s->service);
     unwatch(s);
     return rc;
@@ -127,6 +134,7 @@ int cmd_serve(int argc, char **argv) {
     c->precision = "fast";
     c->wire = "f32";
     c->objective = "latency";
+    http_options_init(&s.http_options);
     bool local_node = true;
     int n_threads = 0, n_nodes = 0, n_slots = 8, n_ctx = 0, n_rows = 512, n_queue = 256, bound = 250;
     const struct opt table[] = {
@@ -137,6 +145,7 @@ int cmd_serve(int argc, char **argv) {
         OPT_INT(0, "queue", &n_queue, 1, 1 << 16, "N",
                 "requests that may wait; beyond that they are told 429"),
         OPT_FLAG('q', "quiet", &s.quiet, "say only what is wrong"),
+        HTTP_OPTIONS(&s.http_options),
         OPT_GROUP("This machine"),
         OPT_FLAG(0, "local-node", &local_node, "compute on this machine, too"),
         OPT_STRING(0, "name", &c->local_name, "NAME", "of this machine in plans; default: local"),

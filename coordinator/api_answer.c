@@ -46,8 +46,11 @@ static int feed(struct api_answer *a, const char *text, size_t n) {
 
 /* Tokens that end an answer are no text; in chats, neither are others that are not for people. */
 static bool is_text(const struct api_answer *a, int32_t id) {
-    if (api_site_ends(a->site, id)) return false;
-    return a->raw || tokenizer_token_kind(a->site->tokenizer, id) != TOKEN_UNUSED;
+    const struct api_site *s = a->site;
+    if (api_site_ends(s, id)) return false;
+    if (a->raw || id == s->think || id == s->think_end || id == s->dsml) return true;
+    enum token_kind kind = tokenizer_token_kind(s->tokenizer, id);
+    return kind != TOKEN_CONTROL && kind != TOKEN_UNUSED;
 }
 
 int api_answer_token(struct api_answer *a, const struct service_token *t) {

@@ -54,7 +54,9 @@ static void find_ends(struct api_site *s) {
         int32_t id = tokenizer_find_added(s->tokenizer, names[i]);
         if (id >= 0 && !api_site_ends(s, id)) s->ends[s->n_ends++] = id;
     }
+    s->think = tokenizer_find_added(s->tokenizer, CHAT_THINK);
     s->think_end = tokenizer_find_added(s->tokenizer, CHAT_THINK_END);
+    s->dsml = tokenizer_find_added(s->tokenizer, CHAT_DSML);
 }
 
 bool api_site_ends(const struct api_site *s, int32_t id) {

@@ -36,7 +36,8 @@ struct api_site {
     double temperature, top_p, min_p;
     int top_k;
     int64_t created_s;
-    int32_t think_end, ends[API_ENDS_MAX];        /* </think>; tokens that end an answer */
+    int32_t think, think_end, dsml;               /* tokens of the protocol; -1: none */
+    int32_t ends[API_ENDS_MAX];                   /* those that end an answer */
     uint32_t n_ends;
     struct api_memory *memory;
     struct guide_vocab *vocab;                    /* NULL: nothing is steered */
