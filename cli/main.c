@@ -23,6 +23,8 @@ static const struct command commands[] = {
     { "serve", cmd_serve, "answer requests over HTTP, alone or with other machines" },
     { "node", cmd_node, "join a cluster and compute a part of the model" },
     { "shard", cmd_shard, "divide a model over machines: plan, split, verify, inspect, join" },
+    { "status", cmd_status, "what a service is doing and where a token's time goes" },
+    { "top", cmd_top, "the same, live" },
     { "keys", cmd_keys, "make the keys of a cluster and let machines in" },
     { "Diagnostics, with stable output", NULL, NULL },
     { "tokenize", cmd_tokenize, "text to token ids" },
