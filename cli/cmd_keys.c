@@ -55,7 +55,7 @@ static int keys_init(int argc, char **argv) {
     if (make_private_folder(folder, &e) < 0 || keyring_init_cluster(folder, &e) < 0)
         return opts_failure(&spec, &e);
     printf("cluster keys in %s\n", folder);
-    fprintf(stderr, "next: 'pleiades serve --key %s --bind HOST:PORT ...' here, and for each machine\n"
+    fprintf(stderr, "next: 'pleiades serve --bind-nodes HOST:PORT --key %s ...' here, and for each machine\n"
                     "      'pleiades keys invite --once --address HOST:PORT'\n", folder);
     return 0;
 }

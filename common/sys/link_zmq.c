@@ -1,11 +1,11 @@
 /* link_zmq - links over zmq: one ROUTER at the door, one DEALER per link that we open, and a monitor for
  * each, all driven by pumps.
  *
- *   dialling --CONNECTED, handshake--> up --DISCONNECTED--> dialling       (zmq does this by itself)
- *       ^  |
- *       |  +-- handshake failed: keys or protocol --> waiting (redial_ms, doubled)
- *       +---------------------------------------------------+              (a new socket: after such a
- *                                                                           failure zmq may give up)
+ *   dialling ---- connected, handshake ----> up ---- connection lost ----> waiting (redial_ms)
+ *     ^ (zmq tries     |                                                     |   ^
+ *     |  until one     +---- handshake failed: keys or protocol -------------|---+ (doubled each time)
+ *     |  answers)                                                            |
+ *     +---------- a new socket, with the keys that are right by now ---------+
  *
  * What zmq does not say at a ROUTER is which identity left. So when the monitor reports that some
  * connection ended, every identity that we know is sent an empty frame a moment later: ROUTER_MANDATORY
@@ -57,7 +57,6 @@ struct dialled {
     struct port port;
     uint64_t redial_ns;                           /* LOOP_NEVER: not waiting */
     char address[LINK_ADDRESS_MAX], server_key[KEY_TEXT];
-    char used_key[KEY_TEXT];                      /* our public key of this dial */
     uint64_t n_in, n_out, bytes_in, bytes_out, n_lost;
 };
 
@@ -415,13 +414,13 @@ static void dialled_up(struct dialled *d) {
     if (d->links->config.on_up) d->links->config.on_up(d->links->config.ctx, d->link);
 }
 
-/* zmq dials again with the keys that it has; after we joined those of the token are not the right ones. */
+/* zmq would dial again with the keys that it has, and not at all where it found the other side to blame. What
+ * came in before the end is still read. */
 static void dialled_lost(struct dialled *d) {
     struct links *l = d->links;
     d->up = false;
-    if (!d->server_key[0]) return;
-    struct keyring_pair pair = keyring_pair_for(l->config.keyring, d->server_key);
-    if (strcmp(pair.public_key, d->used_key) == 0) return;
+    while (d->used && dialled_receive(d)) {}
+    if (!d->used) return;
     port_close(&d->port, false);
     due(l, &d->redial_ns, clock_now_ns() + l->config.redial_ms * MS);
 }
@@ -457,7 +456,6 @@ static int dial_keys(struct dialled *d, struct err *e) {
         zmq_setsockopt(d->port.socket, ZMQ_CURVE_PUBLICKEY, pair.public_key, KEY_TEXT) != 0 ||
         zmq_setsockopt(d->port.socket, ZMQ_CURVE_SECRETKEY, pair.secret_key, KEY_TEXT) != 0)
         return fail(e, "keys are not taken", d->address);
-    memcpy(d->used_key, pair.public_key, KEY_TEXT);
     return 0;
 }
 

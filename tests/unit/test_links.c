@@ -500,7 +500,8 @@ static void a_token_lets_one_machine_in_once(void **state) {
     assert_fine(keyring_open_node(&thief, second, NULL, &e), &e);
     side_open(&door, l, NULL, cluster, "tcp://127.0.0.1:0", NULL);
     side_open(&client, l, NULL, node, NULL, NULL);
-    const char *key = keyring_server_key(node);
+    char key[KEY_TEXT];
+    snprintf(key, sizeof key, "%s", keyring_server_key(node));
 
     /* the node: in by the token, known by its own key from then on, over the same connection */
     assert_fine(links_connect(client.links, 1, links_address(door.links), key, &e), &e);
@@ -720,7 +721,7 @@ static void no_message_is_stuck_while_timers_send_in_threads(void **state) {
 
 static void an_address_is_worth_one_line_an_hour(void **state) {
     struct once o = { .n_minute = 0 };
-    char address[16];
+    char address[32];
     int n = 0;
     (void)state;
     for (uint64_t i = 1; i < 100; i++) n += once_is_due(&o, "key", "10.0.0.1", i * 1000 * MS);
