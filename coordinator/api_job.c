@@ -120,6 +120,18 @@ static void break_off(struct api_job *j) {
     api_job_fail(j, &fault);
 }
 
+/* Every token, also those that are no text; numbers with all their digits. */
+static void keep_token(const struct api_job *j, struct api_choice *c, const struct service_token *t) {
+    const char *comma = c->token_ids.size ? "," : "";
+    buf_printf(&c->token_ids, "%s%d", comma, t->id);
+    if (!j->params.sampling.logprobs) return;
+    buf_printf(&c->token_details, "%s{\"id\":%d,\"logprob\":%.9g,\"top\":[", comma, t->id, t->logprob);
+    for (int i = 0; i < t->n_top; i++)
+        buf_printf(&c->token_details, "%s{\"id\":%d,\"logprob\":%.9g}", i ? "," : "", t->top[i].id,
+                   t->top[i].logprob);
+    buf_add_text(&c->token_details, "]}");
+}
+
 void api_job_token(struct api_job *j, uint32_t i, const struct service_token *t) {
     struct api_choice *c = &j->choice[i];
     if (j->finished || c->over) return;
@@ -127,6 +139,7 @@ void api_job_token(struct api_job *j, uint32_t i, const struct service_token *t)
         c->answer.n_tokens++;
         return;
     }
+    if (j->params.token_ids) keep_token(j, c, t);
     if (api_answer_token(&c->answer, t) < 0) break_off(j);
     else take_deltas(j, c);
 }

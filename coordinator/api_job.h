@@ -41,6 +41,7 @@ struct api_choice {
     struct api_job_call *call;
     size_t n_calls;
     struct buf logprobs, logprob_text, logprob_top, logprob_at;      /* JSON of what is written whole */
+    struct buf token_ids, token_details;          /* with return_token_ids; likewise */
     bool begun, over;                             /* over: on_done was told */
     bool wants_end;                               /* nothing more will come of it: cancel */
     bool thinking_open;                           /* inline thinking: its tag was written */

@@ -74,6 +74,21 @@ static void put_logprobs(struct api_job *j, struct api_choice *c) {
     buf_add_text(&j->out, "]}");
 }
 
+/* ---- with return_token_ids: the tokens since the last time ---- */
+
+static void put_token_ids(struct api_job *j, struct api_choice *c) {
+    if (!j->params.token_ids) return;
+    buf_add_text(&j->out, ",\"token_ids\":[");
+    buf_add(&j->out, c->token_ids.data, c->token_ids.size);
+    if (j->params.sampling.logprobs) {
+        buf_add_text(&j->out, "],\"token_details\":[");
+        buf_add(&j->out, c->token_details.data, c->token_details.size);
+    }
+    buf_add_char(&j->out, ']');
+    buf_clear(&c->token_ids);
+    buf_clear(&c->token_details);
+}
+
 /* ---- stream ---- */
 
 static void send_text(struct api_job *j, struct api_choice *c, struct chat_text text, const char *finish) {
@@ -83,6 +98,7 @@ static void send_text(struct api_job *j, struct api_choice *c, struct chat_text 
     chat_json_put_quoted(&j->out, text);
     buf_add_text(&j->out, ",\"logprobs\":");
     put_logprobs(j, c);
+    put_token_ids(j, c);
     if (finish) buf_printf(&j->out, ",\"finish_reason\":\"%s\"}]", finish);
     else buf_add_text(&j->out, ",\"finish_reason\":null}]");
     if (j->params.include_usage) buf_add_text(&j->out, ",\"usage\":null");
@@ -126,6 +142,7 @@ static void put_choice(struct api_job *j, struct api_choice *c) {
     chat_json_put_escaped(&j->out, c->whole.content.data, c->whole.content.size);
     buf_add_text(&j->out, "\",\"logprobs\":");
     put_logprobs(j, c);
+    put_token_ids(j, c);
     buf_printf(&j->out, ",\"finish_reason\":\"%s\"}", finish_word(c));
 }
 

@@ -224,7 +224,8 @@ static int read_others(struct reader *r) {
     const json_t *v;
     if (r->endpoint == API_COMPLETIONS) {
         if (api_json_get(r->root, "suffix")) return wrong(r, "suffix", "absent: filling in is not offered");
-        return read_bool(r, "echo", &r->p->echo);
+        int rc = read_bool(r, "return_token_ids", &r->p->token_ids);
+        return rc < 0 ? rc : read_bool(r, "echo", &r->p->echo);
     }
     if (r->endpoint == API_RESPONSES) {
         const json_t *reasoning = api_json_get(r->root, "reasoning");

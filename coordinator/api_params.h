@@ -18,6 +18,7 @@ struct api_params {
     struct chat_text stops[API_STOPS_MAX];
     size_t n_stops;
     bool stream, include_usage, echo, ignore_end;
+    bool token_ids;                               /* completions: the tokens themselves beside the text */
     bool summary, sealed;                         /* responses: of the reasoning */
 };
 

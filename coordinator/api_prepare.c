@@ -156,7 +156,8 @@ static int open_choice(struct api_job *j, struct api_choice *c, const struct dsm
     o.dsml.in_reasoning = j->prompt[c->prompt_i].in_reasoning;
     c->seed = j->params.sampling.seed + c->index;
     dsml_message_init(&c->whole);
-    struct buf *bufs[] = { &c->logprobs, &c->logprob_text, &c->logprob_top, &c->logprob_at };
+    struct buf *bufs[] = { &c->logprobs,   &c->logprob_text, &c->logprob_top,
+                           &c->logprob_at, &c->token_ids,    &c->token_details };
     for (size_t i = 0; i < COUNT_OF(bufs); i++) buf_init(bufs[i], API_OUT_BYTES_MAX);
     return api_answer_open(&c->answer, j->site, &o, e);
 }
@@ -380,6 +381,7 @@ void api_job_free(struct api_job *j) {
         dsml_message_deinit(&c->whole);
         buf_deinit(&c->logprobs), buf_deinit(&c->logprob_text);
         buf_deinit(&c->logprob_top), buf_deinit(&c->logprob_at);
+        buf_deinit(&c->token_ids), buf_deinit(&c->token_details);
         free(c->call);
     }
     for (size_t i = 0; i < j->n_prompt; i++) token_buf_free(&j->prompt[i].tokens);
