@@ -14,6 +14,7 @@
 #include "common/base/check.h"
 #include "common/base/log.h"
 #include "common/base/rng.h"
+#include "common/share/share_server.h"
 #include "common/sys/clock.h"
 #include "common/sys/keyring.h"
 
@@ -24,7 +25,8 @@
 enum {
     FRAME_BYTES_MAX = FRAME_HEADER_BYTES_MAX,
     SLOTS_DEFAULT = 8, CTX_DEFAULT = 65536, QUEUE_DEFAULT = 256, ROWS_DEFAULT = 512, BOUND_DEFAULT = 250,
-    LAST_WORDS_MS = 100                           /* for LEAVE to get out before the links close */
+    LAST_WORDS_MS = 100,                          /* for LEAVE to get out before the links close */
+    PIECE_BYTES = 1 << 20                         /* of weights; a slot must hold one */
 };
 
 /* ---- messages out ---- */
@@ -140,6 +142,10 @@ static void on_frame(void *ctx, uint32_t link, const void *header, size_t header
         return;
     }
     if (m.kind == MSG_HELLO) known_set(s, link);
+    if (m.kind == MSG_WEIGHTS_GET && s->share) {
+        share_server_on_get(s->share, link, &m.u.weights_get);
+        return;
+    }
     service_step(s, &(struct coord_event){
                         .kind = COORD_EV_MSG, .link = link, .msg = &m, .take_payload = take_payload });
 }
@@ -147,6 +153,7 @@ static void on_frame(void *ctx, uint32_t link, const void *header, size_t header
 static void on_closed(void *ctx, uint32_t link) {
     struct service *s = ctx;
     known_clear(s, link);
+    if (s->share) share_server_on_closed(s->share, link);
     if (!s->stopping) service_step(s, &(struct coord_event){ .kind = COORD_EV_LINK_CLOSED, .link = link });
 }
 
@@ -227,9 +234,29 @@ static int open_slots(struct service *s, struct err *e) {
     uint64_t big = MIN((uint64_t)wants * (row + 64), (uint64_t)MSG_PAYLOAD_BYTES_MAX);
     struct slots_config c = { .n_big = window + 4,               /* a result of every batch, some late ones */
                               .n_small = 2 * window + wants,  /* the same when rows are few, rows fetched */
-                              .big_bytes = (uint32_t)big,
-                              .small_bytes = row };
+                              .big_bytes = MAX((uint32_t)big, PIECE_BYTES),
+                              .small_bytes = MAX(row, PIECE_BYTES) };
+    c.n_small += 4 * SHARE_READING_MAX;           /* pieces of weights, read or on their way */
     return slots_new(&s->slots, s->loop, &c, e);
+}
+
+/* Anything of ours that goes out beside the core. The payload is taken. */
+static void share_send(void *ctx, uint32_t link, struct msg *m, struct payload payload) {
+    struct service *s = ctx;
+    struct err e;
+    m->epoch = coord_view(s->coord).epoch;
+    m->incarnation = s->coord_config.incarnation;
+    buf_clear(&s->frame);
+    if (frame_pack(m, payload.bytes, &s->frame, &e) < 0) slots_give(s->slots, payload);
+    else links_send(links_of(s, link), link, s->frame.data, s->frame.size, payload, false);
+}
+
+/* A coordinator with a shard serves all the same, but cannot give what it does not have. */
+static void open_share(struct service *s) {
+    struct share_server_config c = { s->loop, s->slots, s->gguf, share_send, s };
+    struct err e;
+    if (share_server_new(&s->share, &c, &e) < 0)
+        log_warn("coordinator", "weights are not shared: %s", e.text);
 }
 
 static int open_door(struct service *s, struct links **out, const char *address, struct keyring *keyring,
@@ -326,6 +353,7 @@ static int open_all(struct service *s, struct err *e) {
     if (rc == 0) rc = open_links(s, e);
     if (rc < 0) return rc;
     open_core(s);
+    if (s->config.bind && !s->config.stage) open_share(s);
     s->timer = loop_timer_new(s->loop, on_timer, s);
     service_show(s);
     if (pthread_create(&s->thread, NULL, loop_main, s) != 0)
@@ -383,6 +411,7 @@ static void stop_run(struct loop_task *task) {
 }
 
 static void close_all(struct service *s) {
+    share_server_free(s->share);
     links_close(s->node_links);
     links_close(s->local_links);
     if (s->keyring && s->net) net_unguard(s->net);

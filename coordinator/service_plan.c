@@ -43,27 +43,11 @@ static struct plan_link link_between(const struct coord_node_info *from, const s
                                GUESS_LINK_BYTES_PER_S };
 }
 
-static const struct msg_file *file_of(const struct service *s, const struct msg_hello *h, bool whole) {
-    for (uint32_t i = 0; i < h->n_file; i++) {
-        const struct msg_file *f = &h->file[i];
-        bool all = f->has_embed && f->has_head;
-        for (uint32_t l = 0; l < s->hp.n_layer; l++) all &= f->layers[l / 8] >> (l % 8) & 1;
-        if (f->model_lo == s->model.lo && f->model_hi == s->model.hi && (all || !whole)) return f;
-    }
-    return NULL;
-}
-
-/* Somebody with the whole model, for those who have nothing. */
-static void choose_source(const struct service *s, const struct coord_node_info *node, uint32_t n_node,
-                          struct msg_hop *out) {
-    for (uint32_t i = 0; i < n_node; i++) {
-        const struct msg_hello *h = node[i].hello;
-        if (!file_of(s, h, true) || !h->address[0]) continue;
-        snprintf(out->name, sizeof out->name, "%s", h->name);
-        memcpy(out->address, h->address, sizeof out->address);
-        memcpy(out->key, h->key, sizeof out->key);
-        return;
-    }
+/* Something of the model that is served; what it lacks may come from us. */
+static bool has_file(const struct service *s, const struct msg_hello *h) {
+    for (uint32_t i = 0; i < h->n_file; i++)
+        if (h->file[i].model_lo == s->model.lo && h->file[i].model_hi == s->model.hi) return true;
+    return false;
 }
 
 static struct plan_options options_of(const struct service *s, uint32_t n_streams) {
@@ -134,10 +118,10 @@ int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node,
     uint32_t place[PLAN_MACHINES_MAX];
     struct plan p = { 0 };
     *out = (struct coord_plan){ 0 };
-    choose_source(s, node, n_node, &out->source);
+    if (s->share) snprintf(out->source.name, sizeof out->source.name, "the coordinator");
     c->n = 0;
     for (uint32_t i = 0; i < n_node && c->n < PLAN_MACHINES_MAX; i++) {
-        if (!out->source.address[0] && !file_of(s, node[i].hello, false)) continue;
+        if (!has_file(s, node[i].hello) && !(s->share && node[i].hello->fetches)) continue;
         machine_of(&c->machine[c->n], node[i].hello);
         place[c->n++] = i;
     }

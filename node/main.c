@@ -84,6 +84,7 @@ static int introduce(struct node_process *p, struct err *e) {
     h->memory_bytes = p->config.memory_bytes;
     h->file = p->files.file;
     h->n_file = p->files.n;
+    h->fetches = p->fetch != NULL;
     if (p->keyring) snprintf(h->key, sizeof h->key, "%s", keyring_public(p->keyring));
     int rc = own_address(p, h->address, e);
     return rc < 0 ? rc : measure(p, h, e);
@@ -207,6 +208,18 @@ static int open_compute(struct node_process *p, struct err *e) {
     return worker_start(&p->worker, p->loop, &w, e);
 }
 
+static int open_fetch(struct node_process *p, const struct node_process_config *c, struct err *e) {
+    if (!c->store_path || c->stage) return 0;
+    struct fetch_run_config f = { .loop = p->loop,
+                                  .slots = p->slots,
+                                  .folder = c->store_path,
+                                  .send = shell_fetch_send,
+                                  .progress = shell_fetch_progress,
+                                  .done = shell_fetch_done,
+                                  .ctx = p };
+    return fetch_run_new(&p->fetch, &f, e);
+}
+
 static int open_all(struct node_process *p, const struct node_process_config *c, struct err *e) {
     int rc = read_config(p, c, e);
     if (rc == 0 && !c->stage) rc = choose_backend(p, e);
@@ -220,6 +233,7 @@ static int open_all(struct node_process *p, const struct node_process_config *c,
     }
     if (rc == 0) rc = open_slots(p, e);
     if (rc == 0) rc = open_links(p, e);
+    if (rc == 0) rc = open_fetch(p, c, e);
     if (rc == 0) rc = introduce(p, e);
     if (rc < 0) return rc;
     open_core(p);
@@ -294,6 +308,8 @@ void node_process_run(struct node_process *p) {
 void node_process_free(struct node_process *p) {
     if (!p) return;
     p->stopping = true;
+    fetch_run_free(p->fetch);
+    if (p->fetching) shell_drop_job(p, p->fetching);
     if (p->worker) worker_stop(p->worker, shell_drop_job);
     compute_free(p->compute);
     links_close(p->links);

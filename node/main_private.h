@@ -4,6 +4,7 @@
 #define NODE_MAIN_PRIVATE_H
 
 #include "node/compute.h"
+#include "node/fetch_run.h"
 #include "node/files.h"
 #include "node/main.h"
 
@@ -46,6 +47,8 @@ struct node_process {
     struct worker *worker;
     struct compute *compute;
     struct compute_config compute_config;
+    struct fetch_run *fetch;                      /* NULL: no place for weights from elsewhere */
+    struct node_job_box *fetching;                /* a LOAD that waits for them */
 
     struct node_config core_config;
     struct node *core;
@@ -75,6 +78,9 @@ void shell_on_answer(void *ctx, void *answer);
 void shell_run_job(void *ctx, void *job);         /* compute thread */
 void shell_drop_job(void *ctx, void *job);
 void shell_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total);   /* compute thread */
+void shell_fetch_send(void *ctx, const struct msg_weights_get *get);
+void shell_fetch_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total);
+void shell_fetch_done(void *ctx, uint64_t epoch, const char *path, int code, const char *text);
 void shell_free_boxes(struct node_process *p);
 
 #endif

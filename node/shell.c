@@ -126,7 +126,53 @@ static void allow_peers(struct node_process *p, const struct msg_assign *a) {
         if (keyring_allow(p->keyring, a->peer[i].text, &e) < 0) log_warn("node", "%s", e.text);
 }
 
+/* ---- weights from elsewhere ---- */
+
+void shell_fetch_send(void *ctx, const struct msg_weights_get *get) {
+    struct msg m = { .kind = MSG_WEIGHTS_GET, .u.weights_get = *get };
+    say(ctx, NODE_LINK_COORDINATOR, &m, (struct payload){ 0 });
+}
+
+void shell_fetch_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total) {
+    struct node_event ev = { .kind = NODE_EV_PROGRESS };
+    ev.load = (struct node_load){
+        .epoch = epoch,
+        .progress = { .done_bytes = done, .total_bytes = total, .is_transfer = true }
+    };
+    shell_step(ctx, &ev);
+}
+
+/* The job that waited goes on with what came. */
+void shell_fetch_done(void *ctx, uint64_t epoch, const char *path, int code, const char *text) {
+    struct node_process *p = ctx;
+    struct node_job_box *b = p->fetching;
+    struct err e;
+    CHECK(b && b->job.epoch == epoch);
+    p->fetching = NULL;
+    b->job.code = code;
+    snprintf(b->job.text, sizeof b->job.text, "%s", text);
+    if (code == 0) {
+        log_info("node", "%s is complete", path);
+        if (node_files_add(&p->files, path, &e) < 0) log_warn("node", "%s", e.text);
+        snprintf(b->job.model_path, sizeof b->job.model_path, "%s", path);
+    }
+    push(p, b);
+}
+
+/* The job waits for a share that comes over the link. */
+static void fetch_instead(struct node_process *p, const struct node_out *o, struct node_job_box *b) {
+    log_info("node", "no file here holds layers %u to %u of %s: they come from %s", o->assign->layer_begin,
+             o->assign->layer_end - 1, o->assign->model, o->assign->source.name);
+    p->fetching = b;
+    fetch_run_start(p->fetch, o->epoch, o->assign);
+}
+
 static void load(struct node_process *p, const struct node_out *o) {
+    if (p->fetching) {                            /* of an older plan */
+        fetch_run_stop(p->fetch);
+        box_give(p, p->fetching);
+        p->fetching = NULL;
+    }
     struct node_job_box *b = box_take(p, COMPUTE_LOAD);
     const char *path = node_files_find(&p->files, o->assign);
     b->job.epoch = o->epoch;
@@ -135,16 +181,19 @@ static void load(struct node_process *p, const struct node_out *o) {
     b->job.assign.peer = NULL;
     b->job.ready = (struct msg_ready){ 0 };
     snprintf(b->job.model_path, sizeof b->job.model_path, "%s", path ? path : "");
-    if (!path && !p->config.stage) {
+    bool fetches = p->fetch && o->assign->source.name[0];
+    if (!path && !p->config.stage && !fetches) {
         b->job.code = ERR_NOTFOUND;
-        snprintf(b->job.text, sizeof b->job.text, "no file here holds layers %u to %u of %s",
+        snprintf(b->job.text, sizeof b->job.text,
+                 "no file here holds layers %u to %u of %s, and there is no --store",
                  o->assign->layer_begin, o->assign->layer_end - 1, o->assign->model);
     }
     log_info("node", "epoch %llu: stage %u of %u, layers %u to %u", (unsigned long long)o->epoch,
              o->assign->stage_i + 1, o->assign->n_stage, o->assign->layer_begin, o->assign->layer_end - 1);
     p->probe_out.sent = false;
     compute_give_up(p->compute, o->epoch);
-    push(p, b);
+    if (path || p->config.stage || !fetches) push(p, b);
+    else fetch_instead(p, o, b);
 }
 
 static void *part(struct node_process *p, struct payload *to, uint64_t bytes, bool *ok) {
@@ -389,6 +438,11 @@ void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_
         on_probe(p, link, &m.u.probe, payload);
         return;
     }
+    if (m.kind == MSG_WEIGHTS) {
+        if (p->fetch) fetch_run_on_weights(p->fetch, &m.u.weights, payload);
+        else slots_give(p->slots, payload);
+        return;
+    }
     if (m.kind == MSG_PROBE_DONE && link == NODE_LINK_NEXT) on_probe_done(p, &m.u.probe_done);
     shell_step(p, &(struct node_event){
                       .kind = NODE_EV_MSG, .link = link, .msg = &m, .take_payload = payload });
@@ -403,6 +457,7 @@ void shell_on_closed(void *ctx, uint32_t link) {
 void shell_on_up(void *ctx, uint32_t link) {
     struct node_process *p = ctx;
     if (link == NODE_LINK_NEXT) p->probe_out.sent = false;
+    if (link == NODE_LINK_COORDINATOR && p->fetch) fetch_run_on_link(p->fetch);
     if (!p->stopping) shell_step(p, &(struct node_event){ .kind = NODE_EV_TICK });
 }
 

@@ -102,6 +102,7 @@ struct msg_hello {                                 /* first message of the initi
     uint64_t read_bytes_per_s, f32_per_s, int8_per_s;        /* measured; 0: not known */
     const struct msg_file *file;
     uint32_t n_file;
+    bool fetches;                                  /* has a place for weights that come over a link */
     uint64_t held_model_lo, held_model_hi;    /* weights in memory from before (after a reconnect); 0: none */
     uint32_t held_begin, held_end;
 };
