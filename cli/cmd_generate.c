@@ -3,6 +3,7 @@
 #include "cli/cmd.h"
 
 #include "cli/engine.h"
+#include "cli/generate_remote.h"
 #include "cli/ids.h"
 #include "common/base/buf.h"
 #include "common/model/sampler.h"
@@ -115,6 +116,19 @@ static int generate(struct generate *s, const struct engine_options *o, const ch
     return rc;
 }
 
+static int generate_at(struct generate *s, struct generate_remote *r, const char *ids_path, int n,
+                       struct err *e) {
+    int rc = ids_read_file(ids_path, &s->ids, e);
+    if (rc == 0) rc = ids_check(ids_path, &s->ids, HP_VOCAB_MAX, e);
+    if (rc < 0) return rc;
+    r->prompt = &s->ids;
+    r->params = &s->params;
+    r->n_new = n;
+    r->json = s->json;
+    r->stop_at_eos = s->stop_at_eos;
+    return generate_remote(r, e);
+}
+
 int cmd_generate(int argc, char **argv) {
     struct engine_options o;
     struct generate s = { 0 };
@@ -122,6 +136,7 @@ int cmd_generate(int argc, char **argv) {
     sampler_params_init(&s.params);
     buf_init(&s.tokens, JSON_MAX);
     const char *ids = NULL;
+    struct generate_remote remote = { .cluster = NULL };
     int n = 16, top_k = 0, n_top = 0;
     double temp = 0, top_p = 1, min_p = 0, repetition = 1, frequency = 0, presence = 0;
     const struct opt table[] = {
@@ -131,6 +146,11 @@ int cmd_generate(int argc, char **argv) {
         OPT_INT('n', "predict", &n, 1, 1 << 24, "N", "how many tokens to make"),
         OPT_FLAG(0, "stop-at-eos", &s.stop_at_eos, "end after the end-of-sentence token"),
         OPT_FLAG('j', "json", &s.json, "print JSON with log-probabilities and timings"),
+        OPT_GROUP("Computed elsewhere"),
+        OPT_STRING(0, "cluster", &remote.cluster, "HOST:PORT",
+                   "by the `pleiades serve` there, instead of --model in this process"),
+        OPT_STRING(0, "api-key-file", &remote.api_key_file, "FILE", "holds the endpoint's key"),
+        OPT_STRING(0, "ca-file", &remote.ca_file, "FILE", "certificates to trust instead of the system's"),
         OPT_GROUP("Sampling"),
         OPT_NUMBER(0, "temp", &temp, 0, 100, "X", "temperature; 0 takes the likeliest token"),
         OPT_NUMBER(0, "top-p", &top_p, 0, 1, "X", "likeliest tokens that hold this share"),
@@ -154,14 +174,16 @@ int cmd_generate(int argc, char **argv) {
                                0 };
     int n_args = opts_parse(&spec, argc, argv);
     if (n_args < 0) return opts_exit_status(n_args);
-    if (!o.model || !ids) return opts_usage_error(&spec, "--model and --ids are required");
+    if ((!o.model && !remote.cluster) || !ids)
+        return opts_usage_error(&spec, "--model (or --cluster) and --ids are required");
+    if (o.model && remote.cluster) return opts_usage_error(&spec, "--model or --cluster, not both");
     s.params.temperature = (float)temp, s.params.top_p = (float)top_p, s.params.min_p = (float)min_p,
     s.params.top_k = top_k;
     s.params.repetition = (float)repetition, s.params.frequency = (float)frequency,
     s.params.presence = (float)presence;
     s.params.logprobs = s.json, s.params.n_top = n_top;
     struct err e = { 0 };
-    int rc = generate(&s, &o, ids, n, &e);
+    int rc = remote.cluster ? generate_at(&s, &remote, ids, n, &e) : generate(&s, &o, ids, n, &e);
     sampler_deinit(&s.sampler);
     sampler_history_deinit(&s.history);
     token_buf_free(&s.ids);
