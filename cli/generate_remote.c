@@ -53,10 +53,24 @@ static int take_token(struct run *s, const json_t *id, const json_t *detail) {
     return s->tokens.rc;
 }
 
+/* A token may be the byte 0, also as a key of top_logprobs, which jansson takes for damage: shown as U+2400.
+ * Text is not what we are after here. */
+static json_t *parse(const char *data, size_t len) {
+    static const char zero[] = "\\u0000";
+    struct buf copy;
+    buf_init(&copy, TEXT_MAX);
+    buf_add(&copy, data, len);
+    for (char *at = copy.data; copy.rc == 0 && at && (at = strstr(at, zero)); at += sizeof zero - 1)
+        memcpy(at, "\\u2400", sizeof zero - 1);
+    json_t *d = copy.rc == 0 ? json_loadb(copy.data, copy.size, 0, NULL) : NULL;
+    buf_deinit(&copy);
+    return d;
+}
+
 static int on_event(void *ctx, const char *data, size_t len, struct err *e) {
     struct run *s = ctx;
     if (len == 6 && memcmp(data, "[DONE]", 6) == 0) return HTTP_SSE_LAST;
-    json_t *d = json_loadb(data, len, 0, NULL);
+    json_t *d = parse(data, len);
     const char *wrong = json_string_value(json_object_get(json_object_get(d, "error"), "message"));
     json_t *choice = json_array_get(json_object_get(d, "choices"), 0), *id;
     const json_t *details = json_object_get(choice, "token_details");
