@@ -266,7 +266,13 @@ $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/libpleiades.a
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LDLIBS_ALL) $(LDLIBS)
 
-tests: $(TESTS_UNIT)
+# `pleiades serve` with a script in place of the model, for tests of clients: $(SCRIPTED) --script FILE ...
+SCRIPTED := $(B)/tests/tools/scripted-serve
+$(SCRIPTED): $(B)/tests/tools/scripted_serve.o $(B)/libpleiades.a
+	@echo "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LDLIBS_ALL) $(LDLIBS)
+
+tests: $(TESTS_UNIT) $(SCRIPTED)
 fuzz-replay: $(FUZZ_NAMES:%=$(B)/tests/fuzz/replay_%)
 tools: $(RUNNER) $(TIDY)
 
