@@ -98,7 +98,14 @@ async function* events(response) {
 
 // ---- text as markdown, the common part of it ----
 
-const INLINE = /(`+)([^`]|[^`][^]*?[^`])\1(?!`)|\*\*(?=\S)([^]+?)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]+?)\*(?!\w)|\[([^\]\n]+)\]\(([^()\s]+)\)|(https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,;:!?])/g;
+// Code, bold, italic, [text](address), bare addresses; each with groups of its own.
+const INLINE = new RegExp([
+  /(`+)([^`]|[^`][^]*?[^`])\1(?!`)/,
+  /\*\*(?=\S)([^]+?)\*\*/,
+  /(?<![\w*])\*(?=[^\s*])([^*\n]+?)\*(?!\w)/,
+  /\[([^\]\n]+)\]\(([^()\s]+)\)/,
+  /(https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,;:!?])/,
+].map((part) => part.source).join("|"), "g");
 
 const link = (text, address) => {
   if (!/^https?:\/\//i.test(address)) return document.createTextNode(text);
@@ -381,8 +388,10 @@ async function ask() {
   }
   if (running === controller) setRunning(null);
   if (conversation !== messages) return;
+  const stay = follows();
   finishAnswer(view, answer, started, stopped);
   screen.paint();
+  if (stay) toEnd();
   if (problem) report(problem);
 }
 
@@ -476,10 +485,102 @@ async function pollCluster() {
   pollTimer = setTimeout(pollCluster, 2000);
 }
 
+const bytesText = (n) => {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let i = 0;
+  while (n >= 1024 && i + 1 < units.length) n /= 1024, i++;
+  return `${n >= 100 || i === 0 ? Math.round(n) : n.toFixed(1)} ${units[i]}`;
+};
+const timeText = (us) => {
+  if (us >= 1e6) return `${(us / 1e6).toFixed(1)} s`;
+  return us >= 1000 ? `${(us / 1000).toFixed(1)} ms` : `${Math.round(us)} \u00b5s`;
+};
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+
+// A bar of shares [name, amount, colour] of `total`, and the words for it below.
+const sharesBar = (shares, total, wordOf) => {
+  let x = 0;
+  const rects = shares.filter((share) => share[1] > 0).map(([, amount, colour]) => {
+    const width = 1000 * amount / total, rect = [x, width, colour];
+    x += width;
+    return rect;
+  });
+  const legend = element("ul", { class: "legend" });
+  for (const [name, amount, colour] of shares)
+    legend.append(element("li", {}, drawing(10, [[0, 10, colour]]), `${name} ${wordOf(amount)}`));
+  return element("div", {}, element("div", { class: "bar" }, drawing(1000, rects)), legend);
+};
+
+const fact = (value, name) => element("div", {}, element("b", {}, value), element("span", {}, name));
+
+const factsPart = ({ tokens, requests }) => element("div", { class: "facts" },
+  fact(tokens.output_per_s.toFixed(1), "tokens/s"), fact(tokens.prompt_per_s.toFixed(0), "prompt/s"),
+  fact(`${requests.active}${requests.queued ? ` + ${requests.queued}` : ""}`, "requests"));
+
+const stagesPart = (nodes) => {
+  const stages = nodes.filter((node) => node.layers && !node.helper).sort((a, b) => a.stage - b.stage);
+  if (!stages.length) return [];
+  const total = stages.reduce((sum, node) => sum + node.layers[1] - node.layers[0] + 1, 0);
+  const shares = stages.map((node, i) => [node.name, node.layers[1] - node.layers[0] + 1, "c" + i % 6]);
+  return [element("h3", {}, "Layers"), sharesBar(shares, total, (n) => `${n}`)];
+};
+
+const nodePart = (node) => {
+  const [first, last] = node.layers || [0, 0];
+  const layers = first === last ? `layer ${first}` : `layers ${first}\u2013${last}`;
+  const place = node.layers ? `stage ${node.stage}, ${node.helper ? "experts of " : ""}${layers}` : "no layers yet";
+  const bad = node.state === "failed" || node.state === "gone";
+  const { limit, used } = node.memory;
+  const part = element("section", { class: "node", "data-node": node.name },
+    element("header", {}, element("span", {}, node.name),
+      element("span", { class: "state " + (node.state === "ready" ? "good" : bad ? "bad" : "warn") }, node.state)),
+    element("p", {}, `${place} \u00b7 ${node.device || node.backend}`));
+  if (limit) part.append(element("div", { class: "bar" }, drawing(1000, [[0, Math.min(1000, 1000 * used / limit), "c0"]])),
+    element("p", {}, `${bytesText(used)} of ${bytesText(limit)} memory`));
+  if (node.state === "loading" && node.load.total)
+    part.append(element("p", {}, `loading, ${percent(node.load.done / node.load.total)} of ${bytesText(node.load.total)}`));
+  else part.append(element("p", {}, `busy ${percent(node.busy)}, ${node.sequences} sequences` +
+    (node.rtt_us ? `, ${timeText(node.rtt_us)} away` : "")));
+  return part;
+};
+
+const linksPart = (links) => {
+  if (!links.length) return [];
+  const table = element("table", {}, element("tr", {}, element("th", {}, "link"), element("th", {}, "round trip"),
+    element("th", {}, "per second")));
+  for (const link of links)
+    table.append(element("tr", {}, element("td", {}, `${link.from} \u2192 ${link.to}`),
+      element("td", {}, link.rtt_us ? timeText(link.rtt_us) : "\u2013"),
+      element("td", {}, link.bytes_per_s ? bytesText(link.bytes_per_s) : "\u2013")));
+  return [element("h3", {}, "Links"), element("div", { class: "table" }, table)];
+};
+
+const TIMES = [["compute", "compute_us"], ["wire", "wire_us"], ["queue", "queue_us"], ["hold", "hold_us"],
+  ["wait", "wait_us"], ["sampling", "sample_us"]];
+
+// Of the tokens since the last look, or of all when there were none.
+let lastTime = null;
+const timePart = (time) => {
+  const since = lastTime && time.tokens > lastTime.tokens ? lastTime : null;
+  lastTime = time;
+  const amount = (key) => Math.max(0, time[key] - (since ? since[key] : 0));
+  const shares = TIMES.map(([name, key], i) => [name, amount(key), "c" + i]);
+  const parts = shares.reduce((sum, share) => sum + share[1], 0), total = Math.max(parts, amount("wall_us"));
+  const tokens = amount("tokens");
+  if (!tokens || !total) return [];
+  if (total > parts * 1.01) shares.push(["other", total - parts, "cx"]);
+  return [element("h3", {}, `Time of a token: ${timeText(total / tokens)}`),
+    sharesBar(shares, total, (us) => percent(us / total))];
+};
+
 const showCluster = (status) => {
-  $("cluster-state").className = "state";
-  $("cluster-state").textContent = "";
-  $("cluster-body").replaceChildren(element("pre", {}, JSON.stringify(status, null, 1)));
+  const state = $("cluster-state");
+  state.className = "state " + (status.state === "serving" ? "good" : "warn");
+  state.textContent = status.why ? `${status.state}: ${status.why}` : status.state;
+  const nodes = [...status.nodes].sort((a, b) => (a.stage ?? 1e9) - (b.stage ?? 1e9) || a.helper - b.helper);
+  $("cluster-body").replaceChildren(factsPart(status), ...timePart(status.time), ...stagesPart(nodes),
+    element("h3", {}, nodes.length === 1 ? "1 machine" : `${nodes.length} machines`), ...nodes.map(nodePart),
+    ...linksPart(status.links));
 };
 
 const toggleCluster = () => {
