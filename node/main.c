@@ -6,6 +6,7 @@
 #include "common/base/log.h"
 #include "common/base/rng.h"
 #include "common/sys/clock.h"
+#include "common/sys/file.h"
 #include "common/sys/host.h"
 
 #include <signal.h>
@@ -127,7 +128,9 @@ static int find_files(struct node_process *p, const struct node_process_config *
 static int open_keys(struct node_process *p, const struct node_process_config *c, struct err *e) {
     p->keyring = c->keyring;
     if (!c->key_path) return 0;
-    int rc = keyring_open_node(&p->keyring, c->key_path, NULL, e);
+    char stored[FILE_PATH_MAX];                   /* of a token that came from stdin */
+    snprintf(stored, sizeof stored, "%s/node.key", c->store_path ? c->store_path : "");
+    int rc = keyring_open_node(&p->keyring, c->key_path, c->store_path ? stored : NULL, e);
     p->own_keyring = rc == 0;
     return rc;
 }
@@ -159,13 +162,13 @@ static int open_links(struct node_process *p, struct err *e) {
                               .n_accepted_max = NODE_KNOWN_MAX, .header_bytes_max = FRAME_HEADER_BYTES_MAX,
                               .on_frame = shell_on_frame, .on_closed = shell_on_closed, .on_up = shell_on_up,
                               .on_refused = shell_on_refused, .ctx = p };
-    int rc = links_open(&p->links, &c, e);
-    if (rc < 0) return p->config.bind ? err_wrap(e, rc, "%s", p->config.bind) : rc;
-    if (p->own_keyring) {
-        rc = net_guard(p->net, p->loop, p->keyring, e);
-        p->guarded = rc == 0;
+    if (p->own_keyring) {                         /* before the door: without a guard zmq lets everybody in */
+        int rc = net_guard(p->net, p->loop, p->keyring, e);
+        if (rc < 0) return rc;
+        p->guarded = true;
     }
-    return rc;
+    int rc = links_open(&p->links, &c, e);
+    return rc < 0 && p->config.bind ? err_wrap(e, rc, "%s", p->config.bind) : rc;
 }
 
 static uint64_t incarnation_new(const void *p) {
