@@ -40,12 +40,16 @@ struct serve {
 static void say(const struct serve *s, const char *format, ...) PRINTF_LIKE(2, 3);
 
 static void say(const struct serve *s, const char *format, ...) {
+    char line[512];                                   /* in one piece: other threads log */
     va_list args;
     if (s->quiet) return;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    int n = vsnprintf(line, sizeof line - 1, format, args);
     va_end(args);
-    fputc('\n', stderr);
+    n = MIN(MAX(n, 0), (int)sizeof line - 2);
+    line[n] = '\n';
+    line[n + 1] = 0;
+    fputs(line, stderr);
 }
 
 static void say_changes(struct serve *s) {

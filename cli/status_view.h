@@ -20,7 +20,7 @@ struct status_source { const char *url, *api_key_file, *ca_file; };
         OPT_STRING(0, "api-key-file", &(s).api_key_file, "FILE", "holds the key that the endpoint wants"), \
         OPT_STRING(0, "ca-file", &(s).ca_file, "FILE", "certificates to trust (PEM); default: the system's")
 
-#define STATUS_URL "http://127.0.0.1:8000"
+#define STATUS_URL "http://127.0.0.1:8080"
 
 int status_connect(struct http_client **out, const struct status_source *s, const volatile sig_atomic_t *stop,
                    struct err *e);
