@@ -84,7 +84,10 @@ static void carry_out(struct service *s) {
         case COORD_OUT_DROP: drop(s, o->link); break;
         case COORD_OUT_ACCEPTED: entry_accepted(entry_of_tag(o->tag), o->request); break;
         case COORD_OUT_TOKEN: entry_token(entry_of_tag(o->tag), o->token, o->index); break;
-        case COORD_OUT_DONE: entry_done(entry_of_tag(o->tag), o->code, o->text); break;
+        case COORD_OUT_DONE:
+            entry_of_tag(o->tag)->n_cached = o->n_cached;
+            entry_done(entry_of_tag(o->tag), o->code, o->text);
+            break;
         case COORD_OUT_FREE: slots_give(s->slots, o->payload); break;
         case COORD_OUT_STATE: on_state(s, o->text); break;
         case COORD_OUT_NOTICE: log_warn("coordinator", "%s (%s)", o->text, err_text(o->code)); break;
@@ -137,7 +140,8 @@ static void on_frame(void *ctx, uint32_t link, const void *header, size_t header
     if (rc < 0) {
         slots_give(s->slots, take_payload);
         if (s->stopping) return;
-        log_warn("coordinator", "link %u is refused: %s", link, e.text);
+        links_complain(link < SERVICE_NODE_FIRST ? s->local_links : s->node_links, link,
+                       "coordinator", e.text);
         refuse(s, link, rc, e.text);
         return;
     }
