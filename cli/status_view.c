@@ -70,12 +70,13 @@ static void put_head(struct view *v, const json_t *d) {
     const json_t *r = json_object_get(d, "requests"), *t = json_object_get(d, "tokens"),
                  *p = json_object_get(d, "plan");
     int up = (int)number(d, "uptime_s");
+    bool is_open = strcmp(text(d, "security"), "none") == 0 && *text(d, "address");
     char a[16], b[16];
     line(v, "%.40s: %s%s%.30s", text(d, "model"), text(d, "state"), *text(d, "why") ? ", " : "",
          text(d, "why"));
     line(v, "up %d:%02d:%02d  epoch %.0f  links %s%s%.30s", up / 3600, up / 60 % 60, up % 60,
-         number(d, "epoch"), text(d, "security"), *text(d, "address") ? "  nodes join at " : "",
-         text(d, "address"));
+         number(d, "epoch"), is_open ? "NOT ENCRYPTED (--insecure)" : text(d, "security"),
+         *text(d, "address") ? "  nodes join at " : "", text(d, "address"));
     if (json_is_object(p))
         line(v, "plan: %.0f stage%s, %.0f streams of %.0f tokens, wire %s, %s numerics, %s",
              number(p, "stages"), number(p, "stages") == 1 ? "" : "s", number(p, "slots"),

@@ -397,7 +397,7 @@ void shell_on_timer(void *ctx) {
 
 static void reject(struct node_process *p, uint32_t link, int code, const char *text) {
     struct msg m = { .kind = MSG_REFUSE };
-    log_warn("node", "link %u is refused: %s", link, text);
+    links_complain(p->links, link, "node", text);
     if (link < NODE_LINK_ACCEPTED) return;
     m.u.refuse.code = code;
     snprintf(m.u.refuse.text, sizeof m.u.refuse.text, "%.250s", text);

@@ -83,6 +83,9 @@ enum { LINK_QUIET_MS = 250 };
  * (see keyring_admit), or when this door has no keys. ERR_DENIED: the text is for REFUSE. */
 int links_admit(struct links *l, uint32_t link, const char *name, const char *key, bool tool, struct err *e);
 
+/* A line in the log about what a link did, with where it comes from; once per address and hour. */
+void links_complain(struct links *l, uint32_t link, const char *area, const char *text);
+
 /* One message. The payload is freed in any case, sent or not, unless `borrows`: then it stays the
  * caller's, whose bytes must not change until it is freed (it may be freed at once). ERR_PEER: not up or
  * nobody of that number. ERR_BUSY: the queue of the link is full. Either way it is lost. */

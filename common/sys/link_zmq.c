@@ -591,6 +591,12 @@ void links_drop(struct links *l, uint32_t link) {
     if (p) link_peers_drop(p, PEER_QUIET, clock_now_ns());
 }
 
+void links_complain(struct links *l, uint32_t link, const char *area, const char *text) {
+    struct link_view v;
+    if (!links_view(l, link, &v) || !once_is_due(&l->once, text, v.address, clock_now_ns())) return;
+    log_warn(area, "%s%s%s refused: %s", v.user, v.user[0] ? " at " : "", v.address, text);
+}
+
 /* ---- life ---- */
 
 static void fill_defaults(struct links_config *c) {
