@@ -304,8 +304,10 @@ uint32_t grammar_then_until(struct grammar *g, uint32_t from, const char *tag, b
         if (thinks && !inside) grammar_bytes(g, node[k], GRAMMAR_THINK_END, GRAMMAR_THINK_END, node[n]);
     }
     if (mark && g->has_mark) {
-        size_t k = (size_t)(mark - tag);
-        grammar_bytes(g, node[k], GRAMMAR_MARK, GRAMMAR_MARK, node[k + strlen(CHAT_DSML)]);
+        size_t k = (size_t)(mark - tag);        /* as its token it can only be meant: no way back into text */
+        uint32_t behind = loose ? node[k + strlen(CHAT_DSML)] : grammar_node(g);
+        grammar_bytes(g, node[k], GRAMMAR_MARK, GRAMMAR_MARK, behind);
+        if (!loose) grammar_empty(g, grammar_then_word(g, behind, mark + strlen(CHAT_DSML)), node[n]);
     }
     grammar_mark(g, node[0], GRAMMAR_TEXT);
     grammar_empty(g, from, node[0]);

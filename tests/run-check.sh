@@ -118,7 +118,7 @@ check_arm64() {
 
 check_integration() {
     heading "integration"
-    build_step "release build" all || return
+    build_step "release build" all "$release/tests/tools/scripted-serve" || return
     export PLEIADES="$PWD/$release/pleiades"
     local scripts
     scripts=$(ls tests/integration/*.sh 2>/dev/null)

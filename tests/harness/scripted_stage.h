@@ -9,8 +9,8 @@
  *
  * match    what stands right before the header of the answer: the end of the last user message, or of the
  *          last tool result with its closing tag; or, for raw completions, the end of the prompt
- * answer   what is said then: REASONING</think>CONTENT and perhaps a block of calls; without reasoning
- *          only what follows the </think> is said. The end token follows
+ * answer   what is said then: REASONING</think>CONTENT and perhaps a block of calls, or only what follows
+ *          the </think>; without thinking only that is said. The end token follows
  * repeat   how often the answer is repeated (1); delay_us per token; prefill_us per token of a prompt
  *
  * The last line that matches counts. Where none does: OTHERWISE_TEXT. What a guide forces is followed as
@@ -82,6 +82,16 @@ static inline void script_repeat(struct buf *text, uint64_t times) {
     free(once);
 }
 
+/* An answer without reasoning still ends it where the prompt begins it. */
+static inline void script_reason(struct buf *answer) {
+    if (strstr(answer->data, CHAT_THINK_END)) return;
+    size_t n = answer->size;
+    buf_add_text(answer, CHAT_THINK_END);
+    if (answer->rc < 0) return;
+    memmove(answer->data + strlen(CHAT_THINK_END), answer->data, n);
+    memcpy(answer->data, CHAT_THINK_END, strlen(CHAT_THINK_END));
+}
+
 static inline int script_add(struct script *s, struct chat_text text, struct err *e) {
     struct chat_json j;
     struct script_line *line = &s->line[s->n];
@@ -94,6 +104,7 @@ static inline int script_add(struct script *s, struct chat_text text, struct err
     if (!script_text(&j, 0, "match", &line->match) || !script_text(&j, 0, "answer", &line->answer))
         rc = err_set(e, ERR_INVALID, "match and answer are needed");
     script_repeat(&line->answer, script_number(&j, 0, "repeat", 1));
+    script_reason(&line->answer);
     line->delay_us = script_number(&j, 0, "delay_us", 0);
     line->prefill_us = script_number(&j, 0, "prefill_us", 0);
     chat_json_deinit(&j);
@@ -155,7 +166,7 @@ struct scripted_stage {
     struct tokenizer *t;
     struct vocab_trie *trie;
     uint8_t *ends;                                /* tokens that close something */
-    int32_t end_id, mark_id, close_id;            /* close: "</" */
+    int32_t end_id, mark_id, close_id[2];         /* close: "<" and "/" */
     uint32_t n_slots, n_ctx_max;
     struct scripted_seq seq[SCRIPT_SLOTS_MAX];
     struct buf text;                              /* of the sequence that is asked about */
@@ -345,7 +356,8 @@ scripted_logits(struct scripted_stage *s, const struct scripted_seq *q, float *l
     if (line) return line;
     logits[s->end_id] = 20;                       /* or, where a guide forbids it, the end of a value */
     if (s->mark_id >= 0) logits[s->mark_id] = 15;
-    if (s->close_id >= 0) logits[s->close_id] = 9;
+    bool opened = s->text.size && s->text.data[s->text.size - 1] == '<';
+    logits[s->close_id[opened]] = opened ? 15 : 9;
     return line;
 }
 
@@ -404,12 +416,11 @@ static inline void scripted_close(struct stage *base) {
 }
 
 static inline void scripted_find_ends(struct scripted_stage *s) {
-    s->close_id = -1;
     s->ends = xcalloc(s->base.hp.n_vocab, 1);
     for (uint32_t id = 0; id < s->base.hp.n_vocab; id++) {
         size_t len;
         const char *bytes = tokenizer_token_bytes(s->t, (int32_t)id, &len);
-        if (len == 2 && memcmp(bytes, "</", 2) == 0) s->close_id = (int32_t)id;
+        if (len == 1 && (*bytes == '<' || *bytes == '/')) s->close_id[*bytes == '/'] = (int32_t)id;
         for (size_t i = 0; i < len && len <= 2; i++)
             if (bytes[i] && strchr("\"}]<>/", bytes[i])) s->ends[id] = 1;
     }

@@ -92,7 +92,7 @@ static void speaks_the_line_that_the_end_of_the_prompt_asks_for(void **state) {
     expect("<｜User｜>Rome?<｜Assistant｜></think>", "It is sunny.");
     expect("<｜User｜>x<｜Assistant｜></think>y<｜User｜><tool_result>42</"
            "tool_result><｜Assistant｜><think>",
-           "It is 42.");
+           "</think>It is 42.");
     expect("Count:", "one one one ");
     expect("<｜User｜>Paris?<｜Assistant｜></think>", "I have no lines for this.");
     expect(
