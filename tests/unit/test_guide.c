@@ -4,6 +4,7 @@
 
 #include <time.h>
 
+#include "cli/tokenizer_json.h"
 #include "common/base/buf.h"
 #include "common/base/rng.h"
 #include "common/model/chat_format.h"
@@ -32,11 +33,26 @@ struct world {
 
 static struct world small, full;
 
+/* The published vocabulary for the full one where it is there, else ours of the same size. */
+static void world_tokenizer(struct world *w) {
+    struct tokenizer_json tj;
+    struct err e;
+    const char *path = w->n == SYNTH_VOCAB_FULL ? vectors_folder("tokenizer/tokenizer.json") : NULL;
+    if (path) {
+        assert_fine(tokenizer_json_open(&tj, path, &e), &e);
+        assert_fine(tokenizer_new_vocab(&w->t, &tj.vocab, &e), &e);
+        tokenizer_json_close(&tj);
+        return;
+    }
+    assert_fine(synth_vocab_init(&w->sv, w->n, &e), &e);
+    assert_fine(tokenizer_new_vocab(&w->t, &w->sv.vocab, &e), &e);
+}
+
 static void world_open(struct world *w, uint32_t n) {
     struct err e;
     w->n = n;
-    assert_fine(synth_vocab_init(&w->sv, n, &e), &e);
-    assert_fine(tokenizer_new_vocab(&w->t, &w->sv.vocab, &e), &e);
+    world_tokenizer(w);
+    assert_int_equal(tokenizer_n_vocab(w->t), n);
     assert_fine(guide_vocab_new(&w->v, w->t, &e), &e);
     assert_fine(vocab_trie_new(&w->trie, w->t, &e), &e);
     assert_fine(sampler_init(&w->sampler, (int)n, &e), &e);
