@@ -307,12 +307,17 @@ static int add_daemon(struct MHD_Daemon *d, struct pollfd *p, int n) {
 }
 
 static int timeout_ms(const struct http *h) {
-    int ms = h->n_tasks || !h->site ? HTTP_TICK_MS : 200;
+    int ms = h->n_exchanges || h->n_tasks || !h->site ? HTTP_TICK_MS : 200;
     for (int i = 0; i < h->n_daemons; i++) {
         MHD_UNSIGNED_LONG_LONG theirs;
         if (MHD_get_timeout(h->daemon[i], &theirs) == MHD_YES && theirs < (unsigned)ms) ms = (int)theirs;
     }
     return ms;
+}
+
+static void cut(struct conn *k) {
+    shutdown(k->fd, SHUT_RDWR);
+    k->busy = true;                               /* once is enough */
 }
 
 /* Makes room for somebody who comes: the connection that was quiet for longest goes. */
@@ -321,8 +326,7 @@ static bool close_idle(struct http *h) {
     for (struct conn *k = h->conns; k; k = k->next)
         if (!k->busy && k->fd >= 0 && (!oldest || k->since_ns < oldest->since_ns)) oldest = k;
     if (!oldest) return false;
-    shutdown(oldest->fd, SHUT_RDWR);
-    oldest->busy = true;                          /* not chosen again */
+    cut(oldest);
     return true;
 }
 
@@ -340,22 +344,29 @@ static void accept_all(struct http *h, int i) {
     if (full || h->n_conns >= (uint32_t)h->limit.connections) close_idle(h);
 }
 
-static void close_slow(struct http *h) {
-    uint64_t head = (uint64_t)h->limit.head_ms * 1000000, body = (uint64_t)h->limit.body_ms * 1000000;
-    for (struct conn *k = h->conns; k; k = k->next) {
-        if (k->busy || h->now_ns - k->since_ns < head) continue;
-        shutdown(k->fd, SHUT_RDWR);
-        k->busy = true;
-    }
+/* Heads and bodies that take too long, or will never be whole: libmicrohttpd misses an end that arrives
+ * together with the last bytes, because epoll tells it of both at once. */
+static void close_slow_bodies(struct http *h) {
+    uint64_t limit = (uint64_t)h->limit.body_ms * 1000000;
     for (struct exchange *x = h->exchanges; x; x = x->next)
-        if (x->state == X_BODY && h->now_ns - x->begin_ns > body) shutdown(x->conn->fd, SHUT_RDWR);
+        if (x->state == X_BODY && (h->now_ns - x->begin_ns > limit || http_peer_done(x->conn->fd)))
+            cut(x->conn);
+}
+
+static void close_slow_heads(struct http *h) {
+    uint64_t limit = (uint64_t)h->limit.head_ms * 1000000;
+    for (struct conn *k = h->conns; k; k = k->next)
+        if (!k->busy && (h->now_ns - k->since_ns > limit || http_peer_done(k->fd))) cut(k);
 }
 
 static void tick(struct http *h) {
     if (h->now_ns - h->tick_ns < (uint64_t)HTTP_TICK_MS * 1000000) return;
     h->tick_ns = h->now_ns;
     desk_tick(h);
-    close_slow(h);
+    close_slow_bodies(h);
+    if (h->now_ns - h->slow_ns < (uint64_t)HTTP_SLOW_MS * 1000000) return;
+    h->slow_ns = h->now_ns;
+    close_slow_heads(h);
 }
 
 static void turn(struct http *h) {

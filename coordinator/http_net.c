@@ -170,6 +170,11 @@ void http_peers_left(const int *fd, bool *left, int n, struct pollfd *room) {
     for (int i = 0; i < n; i++) left[i] = n_ready > 0 && has_left(fd[i], room[i].revents);
 }
 
+bool http_peer_done(int fd) {
+    char c;
+    return recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 void http_raise_files(int n) {
     struct rlimit r;
     if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur >= (rlim_t)n) return;

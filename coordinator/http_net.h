@@ -35,6 +35,9 @@ int http_pipe(int fd[2], struct err *e);          /* non-blocking on both ends *
 struct pollfd;
 void http_peers_left(const int *fd, bool *left, int n, struct pollfd *room);
 
+/* Whether all that the other end sent was read, and it will send nothing more. */
+bool http_peer_done(int fd);
+
 /* Makes room for so many descriptors, as far as the system lets us. */
 void http_raise_files(int n);
 

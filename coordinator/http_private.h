@@ -23,7 +23,7 @@
 #include "coordinator/http_work.h"
 #include "coordinator/metrics.h"
 
-enum { HTTP_DAEMONS = 2, HTTP_NOTES_MAX = 1 << 16, HTTP_TICK_MS = 20 };
+enum { HTTP_DAEMONS = 2, HTTP_NOTES_MAX = 1 << 16, HTTP_TICK_MS = 20, HTTP_SLOW_MS = 100 };
 
 struct MHD_Connection;
 struct MHD_Daemon;
@@ -136,7 +136,7 @@ struct http {
     struct exchange *exchanges;
     struct task *tasks;
     uint32_t n_conns, n_exchanges, n_tasks;
-    uint64_t bodies_bytes, now_ns, tick_ns;
+    uint64_t bodies_bytes, now_ns, tick_ns, slow_ns;
     struct {                                      /* scratch of the watch over suspended connections */
         int *fd;
         bool *left;

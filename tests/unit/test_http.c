@@ -304,7 +304,7 @@ static void pages_of_others_and_strange_names_are_refused(void **state) {
     get(&r, "/v1/models", "Origin: http://localhost\r\n", "200 OK");
     post(&r, CHAT, "Origin: null\r\n", SAY, "permission_error");
     fd = call(&r);
-    client_send(fd, "OPTIONS /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", 50);
+    client_send(fd, "OPTIONS /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", 48);
     WAIT(&r, fd, "405 Method Not Allowed");
     close(fd);
     rig_close(&r);
@@ -457,6 +457,71 @@ static void too_many_connections_close_the_idlest(void **state) {
     for (int i = 0; i < 16; i++) fd[i] = client_connect(http_port(r.http));
     get(&r, "/health", "", "200 OK");
     for (int i = 0; i < 16; i++) close(fd[i]);
+    rig_close(&r);
+}
+
+/* ---- what is damaged on the way ---- */
+
+/* A request with some of its bytes changed, taken out, or repeated. */
+static size_t damage(struct rng *g, char *request, size_t n, size_t room) {
+    for (uint64_t k = 1 + rng_below(g, 4); k && n > 8; k--) {
+        size_t at = rng_below(g, n), len = 1 + rng_below(g, MIN(n - at, (size_t)32));
+        switch (rng_below(g, 4)) {
+        case 0: request[at] = (char)rng_below(g, 256); break;
+        case 1: memmove(request + at, request + at + len, n - at - len), n -= len; break;
+        case 2:
+            if (n + len > room) break;
+            memmove(request + at + len, request + at, n - at), n += len;
+            break;
+        default: request[at] = "{}[]\",:0\\\r\n"[rng_below(g, 11)]; break;
+        }
+    }
+    return n;
+}
+
+static void send_damaged(struct rig *r, struct rng *g, int *n_refused) {
+    static const char *const bodies[] = {
+        STREAM,
+        SAY,
+        "{\"prompt\":[1,2,3],\"logprobs\":2,\"n\":2}",
+        "{\"input\":[{\"role\":\"user\",\"content\":\"a\"}],\"stream\":true}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":"
+        "\"\\ud83c\\udf0c\"}]}],\"tools\":[{\"name\":\"f\",\"input_schema\":{}}]}",
+    };
+    static const char *const paths[] = {
+        CHAT,           "/v1/completions",           "/v1/responses",
+        "/v1/messages", "/v1/messages/count_tokens", "/tokenize"
+    };
+    char request[2048];
+    const char *body = bodies[rng_below(g, COUNT_OF(bodies))];
+    int n = snprintf(
+        request, sizeof request,
+        "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+        paths[rng_below(g, COUNT_OF(paths))], strlen(body), body);
+    size_t len = damage(g, request, (size_t)n, sizeof request);
+    int fd = call(r), status = 0;
+    client_send(fd, request, len);
+    shutdown(fd, SHUT_WR);                        /* what is missing will not come */
+    if (!client_closed(fd, &r->in, CLIENT_WAIT_MS)) fail_msg("no end after: %.*s", (int)len, request);
+    close(fd);
+    if (!r->in.size) return;                      /* not even a head */
+    assert_int_equal(sscanf(r->in.data, "HTTP/1.%*d %d", &status), 1);
+    if (status == 500 || status == 502 || status == 503) fail_msg("%d for: %.*s", status, (int)len, request);
+    *n_refused += status >= 400;
+}
+
+static void damaged_requests_are_refused_and_nothing_is_lost(void **state) {
+    (void)state;
+    struct rig r;
+    struct rng g;
+    int n = effort() == EFFORT_FULL ? 10000 : effort() == EFFORT_QUICK ? 300 : 1000, n_refused = 0;
+    rig_open(&r, "Hello" CHAT_EOS);
+    rng_init(&g, 4, 2);
+    for (int i = 0; i < n; i++) send_damaged(&r, &g, &n_refused);
+    assert_true(n_refused > n / 10);
+    get(&r, "/health", "", "200 OK");
+    for (int i = 0; i < 500 && !http_idle(r.http); i++) clock_sleep_ms(2);
+    assert_true(http_idle(r.http));
     rig_close(&r);
 }
 
@@ -640,6 +705,7 @@ int main(void) {
         TEST(a_model_that_loads_is_503),
         TEST(heads_and_bodies_that_dribble_are_cut_off),
         TEST(too_many_connections_close_the_idlest),
+        TEST(damaged_requests_are_refused_and_nothing_is_lost),
         TEST(clients_that_leave_are_noticed_within_100_ms),
         TEST(a_reader_that_reads_nothing_is_cancelled_and_stalls_nobody),
         TEST(draining_finishes_streams_and_refuses_new_requests),
