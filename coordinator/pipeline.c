@@ -396,6 +396,26 @@ static uint32_t longest_prefill(struct coord *c) {
     return most;
 }
 
+static uint32_t groups_flying(const struct coord *c) {
+    uint32_t n = 0;
+    for (int64_t i = -1; (i = pool_next(&c->pipeline.pool, i)) >= 0;)
+        n += c->pipeline.flight[i].state == FL_FLYING && c->pipeline.flight[i].n_decode > 0;
+    return n;
+}
+
+/* Batches in flight with rows of prompts, and the fewest in one of them. */
+static uint32_t prefills_flying(const struct coord *c, uint32_t *n_least) {
+    uint32_t n = 0;
+    *n_least = UINT32_MAX;
+    for (int64_t i = -1; (i = pool_next(&c->pipeline.pool, i)) >= 0;) {
+        const struct flight *f = &c->pipeline.flight[i];
+        if (f->state != FL_FLYING || f->n_row == f->n_decode) continue;
+        n++;
+        *n_least = MIN(*n_least, f->n_row - f->n_decode);
+    }
+    return n;
+}
+
 /* Each prefilling request in turn gets what it can use of the chunk; who got something goes to the end of
  * the row. */
 static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) {
@@ -405,9 +425,14 @@ static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) 
                                .others_wait = c->requests.n_decode > 0, .bound_us = c->config.bound_ms * 1000,
                                .n_first = c->config.chunk_first, .n_min = c->config.chunk_min, .n_max = room,
                                .n_left = longest_prefill(c) };
-    bool bounded;
-    uint32_t left = sched_chunk(&c->sched, &wish, &bounded);
-    if (bounded) MARK(chunk_cut_for_bound);
+    enum sched_cut cut;
+    wish.n_prefill = prefills_flying(c, &wish.n_least);
+    uint32_t left = sched_chunk(&c->sched, &wish, &cut);
+    if (cut == SCHED_BOUNDED) MARK(chunk_cut_for_bound);
+    if (cut == SCHED_JOINED) {
+        MARK(chunk_joined);
+        if (wish.n_prefill || (f->n_decode == 0 && groups_flying(c) > 0)) return;
+    }
     c->pipeline.chunk = left;
     for (struct request *r = request_first(c, RL_PREFILL), *next; r && n_prefill-- > 0 && left > 0;
          r = next) {
@@ -473,11 +498,11 @@ static void flight_send(struct coord *c, struct flight *f, struct coord_outs *ou
                                    .n_bias = f->n_bias };
 }
 
-static uint32_t groups_flying(const struct coord *c) {
-    uint32_t n = 0;
-    for (int64_t i = -1; (i = pool_next(&c->pipeline.pool, i)) >= 0;)
-        n += c->pipeline.flight[i].state == FL_FLYING && c->pipeline.flight[i].n_decode > 0;
-    return n;
+/* Decode never fills a batch to the last place while prompts wait; if there is only one, they alternate. */
+static uint32_t decode_room(const struct coord *c, bool prefill) {
+    uint32_t n = MIN(c->config.n_seg_max, c->cluster.n_rows_max);
+    if (!prefill) return n;
+    return n > 1 ? n - 1 : (uint32_t)(c->pipeline.batch_next % 2);
 }
 
 static bool launch_one(struct coord *c, struct coord_outs *outs) {
@@ -493,11 +518,15 @@ static bool launch_one(struct coord *c, struct coord_outs *outs) {
     f->id = UINT64_MAX;
     uint32_t n_group = sched_groups(&c->sched, q->n_decode, c->config.n_extra);
     uint32_t share = (q->n_decode + n_group - 1) / n_group;
+    uint32_t n_most = UINT32_MAX;
+    bool prefill = q->list[RL_PREFILL].n > 0, last = p->pool.n_used == pipeline_window(c);
     /* With all groups on the way, more rows wait for the next one to return instead of becoming a small
-     * group of their own. */
-    uint32_t n_most = MIN(MAX(share, 1), MIN(c->config.n_seg_max, c->cluster.n_rows_max));
-    if (groups_flying(c) < n_group) choose_decode(c, f, n_most);
-    if (q->list[RL_PREFILL].n && f->n_row < c->cluster.n_rows_max) choose_prefill(c, f, n_group);
+     * group of their own. But where prompts make batches long, a row that stays behind loses a round, and
+     * costs little in a batch that travels anyway. */
+    if (!prefill || !last) n_most = MIN(MAX(share, 1), n_most);
+    n_most = MIN(n_most, decode_room(c, prefill));
+    if (prefill || groups_flying(c) < n_group) choose_decode(c, f, n_most);
+    if (prefill && f->n_row < c->cluster.n_rows_max) choose_prefill(c, f, n_group);
     if (f->n_seg == 0) {
         pool_give(&p->pool, (uint32_t)i);
         return false;

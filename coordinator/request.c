@@ -85,12 +85,17 @@ static void list_remove(struct coord *c, struct request *r) {
     r->list = RL_NONE;
 }
 
-/* Behind the last one that came earlier; with `order` 0 for all, at the end. */
+static uint64_t key_of(const struct request *r, enum request_list list) {
+    return list == RL_READY ? r->turn : r->order;
+}
+
+/* At the end, or behind the last one that came earlier. Those that are ready keep the order in which they
+ * were chosen: results come in the order of sequence numbers, which would favour the low ones. */
 static void list_insert(struct coord *c, struct request *r, enum request_list list, bool by_order) {
     struct request_list_ends *l = &c->requests.list[list];
     CHECK(r->list == RL_NONE);
     int32_t prev = l->last;
-    while (by_order && prev >= 0 && at(c, prev)->order > r->order) prev = at(c, prev)->prev;
+    while (by_order && prev >= 0 && key_of(at(c, prev), list) > key_of(r, list)) prev = at(c, prev)->prev;
     r->prev = prev;
     r->next = prev < 0 ? l->first : at(c, prev)->next;
     if (r->prev < 0) l->first = (int32_t)number_of(c, r);
@@ -276,6 +281,7 @@ void requests_end_all(struct coord *c, int code, struct coord_outs *outs) {
 
 void request_sent(struct coord *c, struct request *r, uint32_t n) {
     seq_find(c, r->seq)->n_flying++;
+    r->turn = c->requests.turn_next++;
     r->n_sent += n;
     r->n_sent_max = MAX(r->n_sent_max, r->n_sent);
     if (r->n_sent < r->n_token && !r->alone) return;
@@ -287,7 +293,8 @@ void request_sent(struct coord *c, struct request *r, uint32_t n) {
 static void request_settle(struct coord *c, struct request *r) {
     if (r->list != RL_NONE || r->n_sent == r->n_token) return;
     if (r->state == RQ_DECODE && r->n_token - r->n_sent > 1) set_state(c, r, RQ_PREFILL);
-    list_insert(c, r, r->state == RQ_DECODE ? RL_READY : RL_PREFILL, false);
+    if (r->state == RQ_DECODE) list_insert(c, r, RL_READY, true);
+    else list_insert(c, r, RL_PREFILL, false);
 }
 
 void request_held(struct coord *c, uint64_t seq, uint32_t n_held) {

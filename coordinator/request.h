@@ -26,7 +26,7 @@ enum request_list { RL_NONE, RL_QUEUE, RL_PREFILL, RL_READY, RL_LISTS };
 struct request {
     uint8_t state, list;
     int32_t prev, next;                           /* in the list; -1: end */
-    uint64_t tag, order;                          /* order of arrival */
+    uint64_t tag, order, turn;                    /* order of arrival; of going into batches */
     int32_t *token;                               /* room for n_total_max */
     uint32_t n_prompt, n_token, n_total_max;
     struct msg_want want;
@@ -48,7 +48,7 @@ struct requests {
     struct pool pool;
     struct request *request;
     struct request_list_ends list[RL_LISTS];
-    uint64_t order_next;
+    uint64_t order_next, turn_next;
     uint32_t n_decode;                            /* in RQ_DECODE */
     uint64_t check_ns;                            /* when the next request deadline may have come */
     uint64_t n_submitted, n_done, n_failed;

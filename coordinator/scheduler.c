@@ -35,7 +35,7 @@ void sched_measured(struct sched *s, uint32_t stage_i, uint32_t n_row, uint32_t 
     struct sched_stage *t = &s->stage[stage_i];
     uint32_t k = point_of(n_row);
     t->us[k] = t->row[k] ? smooth(t->us[k], MAX(us, 1)) : MAX(us, 1);
-    t->row[k] = t->row[k] ? MAX(1, smooth(t->row[k], n_row)) : n_row;
+    t->row[k] = t->row[k] ? smooth(t->row[k], n_row * SCHED_FINE) : n_row * SCHED_FINE;
     s->n_sample++;
 }
 
@@ -46,14 +46,14 @@ void sched_between(struct sched *s, uint32_t us) {
 /* The straight line through two points, at n_row. Never falling: a dip is noise. */
 static uint64_t on_line(const struct sched_stage *t, int32_t a, int32_t b, uint32_t n_row) {
     int64_t rise = MAX((int64_t)t->us[b] - t->us[a], 0), run = MAX((int64_t)t->row[b] - t->row[a], 1);
-    return (uint64_t)((int64_t)t->us[a] + rise * ((int64_t)n_row - t->row[a]) / run);
+    return (uint64_t)((int64_t)t->us[a] + rise * ((int64_t)n_row * SCHED_FINE - t->row[a]) / run);
 }
 
 /* More rows than ever seen: the line of the last two points goes on; with one point, in proportion. */
 static uint64_t beyond(const struct sched_stage *t, int32_t last, uint32_t n_row) {
     for (int32_t k = last - 1; k >= 0; k--)
         if (t->row[k]) return MAX(on_line(t, k, last, n_row), t->us[last]);
-    return (uint64_t)t->us[last] * n_row / t->row[last];
+    return (uint64_t)t->us[last] * n_row * SCHED_FINE / t->row[last];
 }
 
 uint32_t sched_stage_us(const struct sched *s, uint32_t stage_i, uint32_t n_row) {
@@ -61,7 +61,7 @@ uint32_t sched_stage_us(const struct sched *s, uint32_t stage_i, uint32_t n_row)
     int32_t below = -1, above = -1;
     for (int32_t k = 0; k < SCHED_POINTS; k++) {
         if (!t->row[k]) continue;
-        if (t->row[k] <= n_row) below = k;
+        if (t->row[k] <= n_row * SCHED_FINE) below = k;
         else if (above < 0) above = k;
     }
     if (below < 0 && above < 0) return 0;
@@ -101,14 +101,38 @@ uint32_t sched_groups(const struct sched *s, uint32_t n_stream, uint32_t n_extra
     return best;
 }
 
-/* How much later the next token of a stream comes when every batch in flight carries n more rows: they
- * all go through the slowest stage before its turn comes again, and its own goes through all stages. */
-static uint64_t delay_us(const struct sched *s, const struct sched_wish *w, uint32_t n) {
+/* How much later a stream's next token comes with n rows of prompts in every batch in flight: they all go
+ * through the slowest stage before its turn comes again. While they begin, its own batch follows behind
+ * all of them and then still has the other stages before it. */
+static uint64_t delay_us(const struct sched *s, const struct sched_wish *w, uint32_t n, bool begins) {
     uint32_t d = MAX(w->n_decode_row, 1);
-    uint64_t sum = sched_sum_us(s, d + n), cycle = (uint64_t)sched_slowest_us(s, d + n) * w->n_window;
+    uint64_t sum = sched_sum_us(s, d + n), slowest = sched_slowest_us(s, d + n);
     uint64_t sum_0 = sched_sum_us(s, d), cycle_0 = (uint64_t)sched_slowest_us(s, d) * w->n_group;
-    uint64_t with = MAX(sum, cycle), without = MAX(sum_0, cycle_0);
+    uint64_t with = begins ? slowest * (w->n_window - 1) + sum : MAX(sum, slowest * w->n_window);
+    uint64_t without = MAX(sum_0, cycle_0);
     return with > without ? with - without : 0;
+}
+
+/* The same with n rows in its own batch only. */
+static uint64_t joined_us(const struct sched *s, const struct sched_wish *w, uint32_t n) {
+    uint32_t d = MAX(w->n_decode_row, 1);
+    return sched_sum_us(s, d + n) - MIN(sched_sum_us(s, d), sched_sum_us(s, d + n));
+}
+
+enum where { STEADY, BEGINNING, JOINED };
+
+/* The most rows that delay nobody by more than the bound, or n_min. */
+static uint32_t most_within(const struct sched *s, const struct sched_wish *w, uint32_t most,
+                            enum where where) {
+    uint64_t bound_us = (uint64_t)w->bound_us * BOUND_PERCENT / 100;
+    uint32_t lo = MIN(w->n_min, most), hi = most;
+    while (lo < hi) {
+        uint32_t mid = hi - (hi - lo) / 2;
+        uint64_t us = where == JOINED ? joined_us(s, w, mid) : delay_us(s, w, mid, where == BEGINNING);
+        if (us <= bound_us) lo = mid;
+        else hi = mid - 1;
+    }
+    return lo;
 }
 
 /* The chunk that takes n_left rows through soonest: all chunks through the slowest stage, and the last
@@ -126,22 +150,31 @@ static uint32_t chunk_soonest(const struct sched *s, uint32_t n_left, uint32_t n
     return best;
 }
 
-uint32_t sched_chunk(const struct sched *s, const struct sched_wish *w, bool *bounded) {
+/* Chunks grow from what is right at the beginning to what is right for ever, so that those behind smaller
+ * ones do not wait for larger ones. */
+static uint32_t most_now(const struct sched *s, const struct sched_wish *w, uint32_t most) {
+    uint32_t first = most_within(s, w, most, BEGINNING);
+    if (w->n_prefill + 1 < w->n_window) return first;
+    uint32_t grown = w->n_least + MAX(w->n_least / 4, (uint32_t)CHUNK_STEP);
+    return MIN(most_within(s, w, most, STEADY), MAX(first, grown));
+}
+
+uint32_t sched_chunk(const struct sched *s, const struct sched_wish *w, enum sched_cut *cut) {
     uint32_t most = s->n_stage > 1 ? chunk_soonest(s, w->n_left, w->n_max) : w->n_max;
-    *bounded = false;
+    *cut = SCHED_FREE;
     if (!w->others_wait) return most;
     if (!sched_sum_us(s, 1)) {
-        *bounded = w->n_first < most;
+        if (w->n_first < most) *cut = SCHED_BOUNDED;
         return MIN(most, w->n_first);
     }
-    uint64_t bound_us = (uint64_t)w->bound_us * BOUND_PERCENT / 100;
-    uint32_t lo = MIN(w->n_min, most), hi = most;     /* lo always goes */
-    while (lo < hi) {
-        uint32_t mid = hi - (hi - lo) / 2;
-        if (delay_us(s, w, mid) <= bound_us) lo = mid;
-        else hi = mid - 1;
+    uint32_t n;
+    if (delay_us(s, w, MIN(w->n_min, most), true) > w->bound_us) {
+        *cut = SCHED_JOINED;
+        n = most_within(s, w, most, JOINED);
+    } else {
+        n = most_now(s, w, most);
+        if (n < most) *cut = SCHED_BOUNDED;
     }
-    *bounded = lo < most;
-    if (lo < most && lo > CHUNK_STEP) lo -= lo % CHUNK_STEP;
-    return MAX(lo, MIN(w->n_min, most));
+    if (n < most && n > CHUNK_STEP) n -= n % CHUNK_STEP;
+    return MAX(n, MIN(w->n_min, most));
 }

@@ -11,10 +11,10 @@
 
 #include "coordinator/core.h"
 
-enum { SCHED_POINTS = 13 };                       /* 2^12 = MSG_ROWS_MAX */
+enum { SCHED_POINTS = 13, SCHED_FINE = 64 };      /* 2^12 = MSG_ROWS_MAX */
 
 struct sched_stage {
-    uint32_t us[SCHED_POINTS], row[SCHED_POINTS]; /* row 0: never seen */
+    uint32_t us[SCHED_POINTS], row[SCHED_POINTS]; /* row: in parts of 1 / SCHED_FINE; 0: never seen */
 };
 
 struct sched {
@@ -39,12 +39,17 @@ uint32_t sched_groups(const struct sched *s, uint32_t n_stream, uint32_t n_extra
 struct sched_wish {
     /* batches in flight, those with decode rows, and rows of such a one */
     uint32_t n_window, n_group, n_decode_row;
+    uint32_t n_prefill, n_least;                  /* batches in flight with rows of prompts; least of one */
     bool others_wait;                             /* streams other than those prefilled are decoding */
     uint32_t bound_us, n_first, n_min, n_max;     /* rows: unmeasured, never fewer, never more */
     uint32_t n_left;                              /* prompt tokens of the longest waiting prefill */
 };
 
-/* Rows for prefill in the next batch. *bounded: fewer than possible, because others wait. */
-uint32_t sched_chunk(const struct sched *s, const struct sched_wish *w, bool *bounded);
+/* How a chunk came about. Joined: even the least in every batch would delay others too much, so it may only
+ * go into a batch that carries decode rows anyway, and only one at a time. */
+enum sched_cut { SCHED_FREE, SCHED_BOUNDED, SCHED_JOINED };
+
+/* Rows for prefill in the next batch. */
+uint32_t sched_chunk(const struct sched *s, const struct sched_wish *w, enum sched_cut *cut);
 
 #endif

@@ -56,6 +56,7 @@
     X(request_timeout)                                                                                   \
     X(request_stalled)     /* no plan for too long */                                                    \
     X(chunk_cut_for_bound) /* a chunk is smaller because other streams wait */                           \
+    X(chunk_joined)        /* even the smallest would delay others too much in a batch of its own */     \
     X(seq_taken_over)      /* a prompt goes on where an earlier request ended */                         \
     X(seq_goes_back)       /* the same, a few tokens before its end */                                   \
     X(seq_given_up)        /* a parked sequence makes room */                                            \

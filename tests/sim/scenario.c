@@ -202,6 +202,67 @@ bool scenario_going_back(struct world *w) {
     return fine;
 }
 
+/* The most that any of six streams waits for a token from now on, until `until` or the first token of c. */
+static uint64_t worst_gap(struct world *w, uint64_t until, const struct client *c) {
+    uint64_t worst = 0;
+    for (uint32_t i = 0; i < 6; i++) w->client[i].gap_max = 0;
+    while (!w->failed && w->now < until && !(c && c->n_got)) world_step(w);
+    for (uint32_t i = 0; i < 6; i++) worst = MAX(worst, w->client[i].gap_max);
+    return worst;
+}
+
+/* By how much n_long prompts of 4096 tokens delay six streams, in ms over the bound; stages of any speed. */
+static double over_the_bound(struct world *w, uint32_t n_stage, double batch_ms, double row_ms,
+                             uint32_t bound_ms, uint32_t n_long) {
+    shape(w, n_stage);
+    w->batch_ns = (uint64_t)(batch_ms * MS);
+    w->row_ns = (uint64_t)(row_ms * MS);
+    w->coord_config.bound_ms = bound_ms;
+    for (uint32_t i = 0; i < 6; i++) clients_add(w, w->now + 4000 * MS, 4, 4000);
+    actors_start(w);
+    run_until(w, 11000 * MS);
+    uint64_t usual = worst_gap(w, 13000 * MS, NULL);
+    const struct client *late = NULL;
+    for (uint32_t i = 0; i < n_long; i++) late = clients_add(w, w->now, 4096, 1);
+    uint64_t worst = worst_gap(w, 200000 * MS, late);
+    world_close(w);
+    return (double)(worst - MIN(worst, usual)) / 1e6 - bound_ms;
+}
+
+static int bound_holds_at_any_speed(struct world *w) {
+    static const double batch_ms[] = { 0.1, 1, 12 }, row_ms[] = { 0.02, 0.1, 1 };
+    double most = -1e9;
+    for (uint32_t n = 1; n <= 4; n++)
+        for (uint32_t i = 0; i < 9; i++) {
+            double batch = batch_ms[i % 3], row = row_ms[i / 3];
+            double over = over_the_bound(w, n, batch, row, i % 2 ? 100 : 250, n == 2 ? 3 : 1);
+            if (over > 0) printf("# %u stages, %.2f + %.2f ms: %.1f ms over\n", n, batch, row, over);
+            most = over > most ? over : most;
+        }
+    return verdict(w, most <= 0, "bounds the delay for stages of any speed (ms over), up to", 4, most, 0);
+}
+
+/* More streams than a batch takes segments, and a long prompt on top: all go on at the same pace. */
+static int streams_share_equally(struct world *w, uint32_t n_stage) {
+    shape(w, n_stage);
+    w->coord_config.n_seg_max = 4;
+    for (uint32_t i = 0; i < 18; i++) clients_add(w, w->now + 4000 * MS, 4 + i, 4000);
+    clients_add(w, w->now + 6500 * MS, 4096, 1);
+    actors_start(w);
+    uint32_t least = UINT32_MAX, most = 0, before[18];
+    run_until(w, 7000 * MS);
+    for (uint32_t i = 0; i < 18; i++) before[i] = w->client[i].n_got;
+    run_until(w, 12000 * MS);
+    for (uint32_t i = 0; i < 18; i++) {
+        least = MIN(least, w->client[i].n_got - before[i]);
+        most = MAX(most, w->client[i].n_got - before[i]);
+    }
+    double share = (double)least / (double)MAX(most, 1);
+    int failed = verdict(w, share > 0.9, "gives all streams the same pace", n_stage, share, 0.9);
+    world_close(w);
+    return failed;
+}
+
 int scenarios_run(struct world *w) {
     int failed = 0;
     for (uint32_t s = 1; s <= 4; s++) failed += stages_are_busy(w, s == 3 ? 2 : s, s == 3 ? 8 : 2 * s, 0.85);
@@ -213,6 +274,9 @@ int scenarios_run(struct world *w) {
     failed += long_prompt_is_bounded(w, 2, 250);
     failed += long_prompt_is_bounded(w, 4, 250);
     failed += long_prompt_is_bounded(w, 2, 50);
+    failed += bound_holds_at_any_speed(w);
+    failed += streams_share_equally(w, 1);
+    failed += streams_share_equally(w, 3);
     failed += short_prompt_overtakes(w, 2);
     failed += cancel_frees_at_once(w, 2);
     bool fine = scenario_going_back(w);

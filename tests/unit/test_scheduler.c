@@ -90,53 +90,88 @@ static void every_stage_gets_a_group_and_long_ways_get_one_more(void **state) {
 static void a_chunk_is_as_large_as_the_bound_allows(void **state) {
     (void)state;
     struct sched s;
-    bool bounded;
+    enum sched_cut cut;
     setup(&s, 2, true);
     struct sched_wish w = wish(3);
-    uint32_t n = sched_chunk(&s, &w, &bounded);
-    assert_true(bounded);
+    uint32_t n = sched_chunk(&s, &w, &cut);
+    assert_int_equal(cut, SCHED_BOUNDED);
     /* Three batches meet at the slowest stage; each carries n rows more. */
     assert_true(3 * PER_ROW * n <= w.bound_us);
     assert_true(3 * PER_ROW * (n + 32) > w.bound_us * 8 / 10);
     w.bound_us /= 4;
-    assert_true(sched_chunk(&s, &w, &bounded) < n);
+    assert_true(sched_chunk(&s, &w, &cut) < n);
+}
+
+/* The first batches with prompts meet a pipeline that is filling: a stream's own follows behind all others
+ * and then goes through every stage. Later ones grow step by step. */
+static void chunks_begin_small_and_grow(void **state) {
+    (void)state;
+    struct sched s;
+    enum sched_cut cut;
+    setup(&s, 4, true);
+    struct sched_wish w = wish(5);
+    uint32_t first = sched_chunk(&s, &w, &cut);
+    assert_true(4 * (FIXED + PER_ROW * (first + 2)) + 4 * (FIXED + PER_ROW * (first + 2)) <=
+                w.bound_us + 4 * (FIXED + PER_ROW * 2));
+    w.n_prefill = 4;
+    w.n_least = first;
+    uint32_t n = sched_chunk(&s, &w, &cut), last = first;
+    assert_true(n > first && n <= first + MAX(first / 4, 16u));
+    for (int i = 0; i < 20; i++) w.n_least = last = sched_chunk(&s, &w, &cut);
+    assert_true(last > n);
+    assert_true(5 * PER_ROW * last <= w.bound_us);
+    w.n_least = last;
+    assert_int_equal(sched_chunk(&s, &w, &cut), last);
+}
+
+static void a_bound_that_no_batch_of_its_own_keeps_joins_the_streams(void **state) {
+    (void)state;
+    struct sched s;
+    enum sched_cut cut;
+    setup(&s, 1, true);
+    struct sched_wish w = wish(2);
+    w.n_group = 1;
+    w.bound_us = FIXED + 3 * PER_ROW;             /* less than a second batch costs, whatever it carries */
+    uint32_t n = sched_chunk(&s, &w, &cut);
+    assert_int_equal(cut, SCHED_JOINED);
+    assert_in_range(n, w.n_min, w.bound_us / PER_ROW + w.n_min);
 }
 
 static void a_chunk_never_stops_altogether(void **state) {
     (void)state;
     struct sched s;
-    bool bounded;
+    enum sched_cut cut;
     setup(&s, 2, true);
     struct sched_wish w = wish(3);
     w.bound_us = 0;
-    assert_int_equal(sched_chunk(&s, &w, &bounded), w.n_min);
+    assert_int_equal(sched_chunk(&s, &w, &cut), w.n_min);
     w.n_max = 3;
-    assert_int_equal(sched_chunk(&s, &w, &bounded), 3);
+    assert_int_equal(sched_chunk(&s, &w, &cut), 3);
 }
 
 static void the_first_chunk_is_careful_when_others_wait(void **state) {
     (void)state;
     struct sched s;
-    bool bounded;
+    enum sched_cut cut;
     setup(&s, 2, false);
     struct sched_wish w = wish(3);
-    assert_int_equal(sched_chunk(&s, &w, &bounded), 32);
-    assert_true(bounded);
+    assert_int_equal(sched_chunk(&s, &w, &cut), 32);
+    assert_int_equal(cut, SCHED_BOUNDED);
     w.others_wait = false;
-    assert_true(sched_chunk(&s, &w, &bounded) > 32);
-    assert_false(bounded);
+    assert_true(sched_chunk(&s, &w, &cut) > 32);
+    assert_int_equal(cut, SCHED_FREE);
 }
 
 static void a_lonely_prompt_is_cut_so_that_it_is_through_soonest(void **state) {
     (void)state;
     struct sched s;
-    bool bounded;
+    enum sched_cut cut;
     setup(&s, 1, true);
     struct sched_wish w = wish(2);
     w.others_wait = false;
-    assert_int_equal(sched_chunk(&s, &w, &bounded), 512);              /* one stage: nothing to fill */
+    assert_int_equal(sched_chunk(&s, &w, &cut), 512);              /* one stage: nothing to fill */
     setup(&s, 2, true);
-    uint32_t n = sched_chunk(&s, &w, &bounded);
+    uint32_t n = sched_chunk(&s, &w, &cut);
     assert_in_range(n, 64, 256);
     uint64_t best = (uint64_t)(FIXED + PER_ROW * n) * ((4096 + n - 1) / n + 1);
     for (uint32_t other = 64; other <= 512; other += 32)
@@ -152,6 +187,8 @@ int main(void) {
         TEST(one_stage_computes_all_streams_at_once),
         TEST(every_stage_gets_a_group_and_long_ways_get_one_more),
         TEST(a_chunk_is_as_large_as_the_bound_allows),
+        TEST(chunks_begin_small_and_grow),
+        TEST(a_bound_that_no_batch_of_its_own_keeps_joins_the_streams),
         TEST(a_chunk_never_stops_altogether),
         TEST(the_first_chunk_is_careful_when_others_wait),
         TEST(a_lonely_prompt_is_cut_so_that_it_is_through_soonest),
