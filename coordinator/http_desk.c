@@ -17,6 +17,11 @@ static const char plain_json[] = "application/json";
 
 static void task_maybe_free(struct task *t);
 
+/* While a worker has the task, its job is not ours to look at. */
+static struct api_job *job_of(const struct task *t) {
+    return t && !t->working ? t->job : NULL;
+}
+
 /* ---- answers in one piece ---- */
 
 static void answer(struct exchange *x, int status, const char *type) {
@@ -580,7 +585,7 @@ static void count(struct exchange *x, bool complete) {
     if (complete) m->bytes_out += x->answer.size;
     if (status >= 500 && status != 503)
         log_warn("http", "%s %s %d %.3f s: %s", x->request_id, x->path, status, s,
-                 x->task && x->task->job ? x->task->job->fault.text : x->fault.text);
+                 job_of(x->task) ? x->task->job->fault.text : x->fault.text);
     else log_debug("http", "%s %s %d %.3f s", x->request_id, x->path, status, s);
 }
 
@@ -592,7 +597,7 @@ void desk_leave(struct exchange *x, bool complete) {
     if (t) {
         t->x = NULL;
         t->counted = true;
-        if (t->job) {
+        if (job_of(t)) {
             t->job->finished = true;
             cancel_all(t);
         }
@@ -622,7 +627,7 @@ static void watch_peers(struct http *h) {
         struct exchange *x = h->peers.x[i];
         if (!h->peers.left[i]) continue;
         x->gone = true;
-        if (x->task && x->task->job) cancel_all(x->task);      /* at once: the shell comes round later */
+        if (job_of(x->task)) cancel_all(x->task);      /* at once: the shell comes round later */
         http_resume(x);
     }
 }
@@ -636,9 +641,9 @@ static bool waited_too_long(const struct task *t) {
 
 static void tick_task(struct task *t) {
     struct exchange *x = t->x;
-    struct api_job *j = t->job;
+    struct api_job *j = job_of(t);
     struct http *h = t->h;
-    if (!x || !j || t->working || !t->watch || j->finished) return;
+    if (!x || !j || !t->watch || j->finished) return;
     if (t->n_submitted < j->n_choice && t->watch[0].told) submit_rest(t);
     if (waited_too_long(t)) {
         struct api_error fault = { .fault = API_FAULT_BUSY };
@@ -664,7 +669,7 @@ void desk_tick(struct http *h) {
 
 void desk_stop(struct http *h) {
     for (struct task *t = h->tasks; t; t = t->next)
-        if (t->job && !t->working) cancel_all(t);
+        if (job_of(t)) cancel_all(t);
     for (struct exchange *x = h->exchanges; x; x = x->next) {
         x->gone = true;
         http_resume(x);
