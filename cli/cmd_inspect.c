@@ -167,19 +167,23 @@ static void add_facts(struct report *r) {
     add_fact(r, "swiglu_clamp_shexp", (double)hp->swiglu_clamp_shexp[0]);
 }
 
-/* What this file says it holds: all layers, or a stage's. Of a shard with some of the experts only no stage
- * takes all tensors; `shard verify` checks it. */
+/* What this file says it holds: all layers, a stage's, or some experts of them. Experts in several ranges
+ * nobody takes; `shard verify` checks them. */
 static int check_tensors(const struct report *r, struct err *e) {
-    struct weights_range range = { 0, r->hp.n_layer, true, true };
+    struct weights_range range = { .layer_end = r->hp.n_layer, .embed = true, .head = true };
     if (shard_is(r->g)) {
         struct shard_info s;
         int rc = shard_info_read(&s, r->g, e);
         if (rc < 0) return rc;
         const struct shard_part *part = &s.part;
-        bool all_experts = part->n_range == 1 && part->expert[0].begin == 0 &&
-                           part->expert[0].end == r->hp.n_expert;
-        if (!part->dense || !all_experts) return 0;
-        range = (struct weights_range){ part->layer_begin, part->layer_end, part->embed, part->head };
+        if (part->n_range != 1) return 0;
+        range = (struct weights_range){ .layer_begin = part->layer_begin,
+                                        .layer_end = part->layer_end,
+                                        .embed = part->embed,
+                                        .head = part->head,
+                                        .expert_begin = part->expert[0].begin,
+                                        .expert_end = part->expert[0].end,
+                                        .experts_only = !part->dense };
     }
     return weights_check(r->g, &r->hp, &range, e);
 }

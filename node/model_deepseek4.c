@@ -1,6 +1,7 @@
 #include "node/model_deepseek4.h"
 
 #include "common/base/check.h"
+#include "node/experts_lead.h"
 
 #include <stdlib.h>
 
@@ -126,6 +127,8 @@ void model_embed(struct model *m, const struct kbatch *batch) {
 
 struct layer_run {                                 /* what the parts of a layer share */
     struct model *m;
+    struct experts_lead *lead;                     /* NULL: the layer's experts are all here */
+    uint32_t layer;
     const struct layer_weights *w;
     const struct kv_layer *kv;
     const struct kbatch *batch;
@@ -322,11 +325,13 @@ static void ffn(const struct layer_run *r, bool hashed) {
     struct kbatch batch =
         *r->batch; /* the rows that go on; segments keep naming rows of the whole batch */
     batch.n_rows = n, batch.token += first, batch.pos += first, batch.seg += first;
+    int32_t e_begin = r->lead ? (int32_t)m->w->expert_begin : 0;
     matmul_f32(r, &m->route, &xn, &w->ffn_gate_inp, n);
     kernels_moe_route(m->k, &(struct moe_route_args){
         .ids = &m->ids, .weights = &m->route_w, .logits = &m->route, .bias = hashed ? NULL : &w->exp_probs_b,
         .tid2eid = hashed ? &w->ffn_gate_tid2eid : NULL, .batch = &batch, .scale = m->hp->expert_scale,
         .n_used = (int32_t)m->hp->n_expert_used });
+    if (r->lead) experts_lead_ask(r->lead, r->layer, &xn, &m->route_w, &m->ids, n);
     kernels_moe_experts(m->k, &(struct moe_experts_args){ .out = &y,
                                                           .x = &xn,
                                                           .ids = &m->ids,
@@ -337,14 +342,15 @@ static void ffn(const struct layer_run *r, bool hashed) {
                                                           .clamp = r->clamp_exp,
                                                           .n = n,
                                                           .n_used = (int32_t)m->hp->n_expert_used,
-                                                          .e_begin = 0,
-                                                          .e_end = (int32_t)m->hp->n_expert });
+                                                          .e_begin = e_begin,
+                                                          .e_end = e_begin + (int32_t)w->ffn_gate_exps.ne[2] });
     matmul(r, &m->gate, &xn, &w->ffn_gate_shexp, n);
     matmul(r, &m->up, &xn, &w->ffn_up_shexp, n);
     kernels_swiglu(
         m->k, &(struct swiglu_args){
                   .out = &m->gate, .gate = &m->gate, .up = &m->up, .clamp = r->clamp_shexp, .n = n });
     matmul(r, &m->y2, &m->gate, &w->ffn_down_shexp, n);
+    if (r->lead) experts_lead_sum(r->lead, &y, n);
 }
 
 static void layer_ffn(const struct layer_run *r, bool hashed) {
@@ -364,6 +370,8 @@ static struct layer_run layer_run(struct model *m, const struct kbatch *batch, u
     uint32_t ratio = m->hp->ratio[layer];
     return (struct layer_run){
         .m = m,
+        .lead = m->lead,
+        .layer = layer,
         .w = &m->w->layer[layer],
         .kv = kv_layer_view(m->kv, layer),
         .batch = batch,

@@ -43,6 +43,8 @@ enum {
     X(head, D, L)                                  \
     X(logits, V, L)
 
+struct experts_lead;                               /* experts on other machines */
+
 struct model {
     struct kernels *k;
     const struct hparams *hp;
@@ -58,6 +60,7 @@ struct model {
     struct tensor rows, ids, sel, n_sel;           /* packed KV rows; expert numbers; the indexer's choice */
     struct tensor rope_win[MODEL_RATIOS_MAX];      /* rope of windows that end at a row, per ratio */
     float *rope_host;
+    struct experts_lead *lead;                     /* NULL: all experts are here */
     struct kmem *mem;
     uint64_t mem_bytes;
 };

@@ -77,6 +77,23 @@ int stage_run_mtp(struct stage *s, const struct stage_mtp_batch *batch, struct e
 
 /* ---- the real model ---- */
 
+enum { STAGE_HELPERS_MAX = 16 };                   /* MSG_HELPERS_MAX */
+
+struct stage_range { uint32_t begin, end; };
+
+/* Routed experts that other machines hold for this stage. `ask` begins to get the sums of all helpers for
+ * some rows of a layer and returns; what it is given stays until all waits are over. `wait` then gives
+ * one helper's sums [n_row][n_embd]; it is called once for each helper after an ask that did not fail,
+ * whatever the others said. Both are called by the thread in stage_run. */
+struct stage_experts {
+    struct stage_range own, helper[STAGE_HELPERS_MAX];         /* see node/experts.h */
+    uint32_t n_helper;
+    int (*ask)(void *ctx, uint32_t layer, uint32_t n_row, const float *rows, const float *weights,
+               const int32_t *ids, struct err *e);
+    int (*wait)(void *ctx, uint32_t helper_i, float *sums, struct err *e);
+    void *ctx;
+};
+
 struct stage_config {
     const char *model_path;
     const char *mtp_path;                          /* NULL: no MTP block */
@@ -85,6 +102,7 @@ struct stage_config {
     struct kernels_config kernels;
     uint32_t n_rows_max;                           /* 0: a good default */
     uint32_t n_slots, n_ctx_max;                   /* 0: 8 sequences, the model's own context */
+    const struct stage_experts *experts;           /* NULL: all are here; copied */
     bool (*progress)(void *ctx, uint64_t done, uint64_t total);
     void *progress_ctx;
 };

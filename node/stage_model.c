@@ -8,6 +8,7 @@
 #include "node/stage.h"
 
 #include "common/base/check.h"
+#include "node/experts_lead.h"
 #include "node/model_deepseek4.h"
 
 #include <stdlib.h>
@@ -20,6 +21,7 @@ struct stage_model {
     struct kernels *k;
     struct weights *w;
     struct kv_cache *kv, *kv_mtp;
+    struct experts_lead *lead;                     /* NULL: no helpers */
     struct model model;
     int32_t *token, *pos, *seg;                    /* [n_rows_max] the batch as rows */
     struct kseg *segs;
@@ -158,6 +160,7 @@ static int sm_run(struct stage *base, const struct stage_batch *b, struct err *e
     if (rc == 0 && b->x_in) rc = streams_in(s, b->x_in, b->n_rows, e);
     if (rc < 0) return rc;
     begin(s->kv, b->segs, b->n_seg);
+    experts_lead_begin(s->lead);
     if (!b->x_in) model_embed(&s->model, &batch);
     for (uint32_t l = base->layer_begin; l < base->layer_end; l++) {
         bool last = l + 1 == base->layer_end && !b->x_out;  /* only the rows with logits are still needed */
@@ -167,6 +170,8 @@ static int sm_run(struct stage *base, const struct stage_batch *b, struct err *e
     if (rc == 0) rc = run_logits(s, model_head, b->logit_rows, b->n_logits, b->logits, e);
     int rc_finish = kernels_finish(s->k, rc < 0 ? NULL : e);
     if (rc < 0 || rc_finish < 0) return rc < 0 ? rc : rc_finish;
+    rc = experts_lead_result(s->lead, e);
+    if (rc < 0) return rc;
     advance(s->kv, b->segs, b->n_seg);
     return 0;
 }
@@ -198,6 +203,7 @@ static void sm_close(struct stage *base) {
     struct stage_model *s = model_of(base);
     if (s->k) {
         model_deinit(&s->model);
+        experts_lead_free(s->lead);
         kv_cache_free(s->kv);
         kv_cache_free(s->kv_mtp);
         weights_close(s->w, s->k);
@@ -248,9 +254,14 @@ static int open_range(struct stage_model *s, const struct stage_config *config, 
 }
 
 static int open_device(struct stage_model *s, const struct stage_config *config, struct err *e) {
-    struct weights_range range = {
-        s->base.layer_begin, s->base.layer_end, s->base.has_embed || s->base.has_mtp, s->base.has_head,
-    };
+    struct weights_range range = { .layer_begin = s->base.layer_begin,
+                                   .layer_end = s->base.layer_end,
+                                   .embed = s->base.has_embed || s->base.has_mtp,
+                                   .head = s->base.has_head };
+    if (config->experts) {
+        range.expert_begin = config->experts->own.begin;
+        range.expert_end = config->experts->own.end;
+    }
     int rc = kernels_open(&s->k, &config->kernels, e);
     if (rc == 0)
         rc = weights_open(&s->w, s->k, s->gguf, &s->base.hp, &range, config->progress,
@@ -275,6 +286,9 @@ static int open_state(struct stage_model *s, const struct stage_config *config, 
     if (rc == 0)
         rc = model_init(&s->model, s->k, &s->base.hp, s->w, s->kv, s->kv_mtp, s->base.n_rows_max,
                         config->numerics, e);
+    if (rc == 0 && config->experts && config->experts->n_helper)
+        rc = experts_lead_new(&s->lead, s->k, &s->base.hp, config->experts, s->base.n_rows_max, e);
+    s->model.lead = s->lead;
     uint64_t n = s->base.n_rows_max;
     s->token = xcalloc(n, sizeof *s->token);
     s->pos = xcalloc(n, sizeof *s->pos);

@@ -1,14 +1,16 @@
 #include "node/weights.h"
 
 #include "common/base/check.h"
+#include "common/model/shard.h"
 
 #include <stdio.h>
 
 enum weight_kind {
     MATRIX,
     VECTOR,
-    TABLE
-}; /* any type we decode; f32 (converted if need be); i32 expert numbers */
+    TABLE,
+    STACK
+}; /* any type we decode; f32 (converted if need be); i32 expert numbers; matrices of experts */
 
 struct weights_mem {                               /* one device allocation, in a list */
     struct kmem *mem;
@@ -21,6 +23,9 @@ struct binder {                                    /* what binding one tensor ne
     const struct gguf *g;
     const struct hparams *hp;
     const char *prefix;                            /* "blk.3." */
+    uint32_t expert_begin, expert_end;             /* of stacks */
+    bool experts_only;
+    const struct shard_info *shard;                /* NULL: not a shard */
     weights_progress *progress;
     void *ctx;
     uint64_t total;
@@ -95,6 +100,22 @@ static int bind_data(struct binder *b, struct tensor *out, const struct gguf_ten
     return b->k ? bind_memory(b, out, kernels_map(b->k, t->data, t->size, &out->data, e)) : 0;
 }
 
+/* The experts that are wanted, of those that the file has. */
+static int cut_stack(const struct binder *b, struct gguf_tensor *t, struct err *e) {
+    uint64_t held = t->ne[2], begin = 0, n = b->expert_end - b->expert_begin;
+    if (b->shard && b->shard->part.n_range == 1) begin = b->shard->part.expert[0].begin;
+    else if (held != b->hp->n_expert)
+        return err_set(e, ERR_CORRUPT, "holds %llu experts of %u", (unsigned long long)held, b->hp->n_expert);
+    if (held == 0 || b->expert_begin < begin || b->expert_end > begin + held)
+        return err_set(e, ERR_NOTFOUND, "holds experts %llu to %llu, wanted are %u to %u",
+                       (unsigned long long)begin, (unsigned long long)(begin + held - 1),
+                       b->expert_begin, b->expert_end - 1);
+    t->data += t->size / held * (b->expert_begin - begin);
+    t->size = t->size / held * n;
+    t->ne[2] = n;
+    return 0;
+}
+
 static int bind(struct binder *b, struct tensor *out, const char *suffix, enum weight_kind kind,
                 uint64_t ne0, uint64_t ne1, uint64_t ne2, struct err *e) {
     char name[96];
@@ -106,10 +127,13 @@ static int bind(struct binder *b, struct tensor *out, const char *suffix, enum w
                        gguf_path(b->g, t->file_i), name, t->type);
     if (!t->data)
         return err_set(e, ERR_NOTFOUND, "%s: tensor %s has no data", gguf_path(b->g, t->file_i), name);
-    int rc = check_shape(t, kind, (uint64_t[3]){ ne0, ne1, ne2 }, e);
-    if (rc == 0) rc = bind_data(b, out, t, kind, e);
+    struct gguf_tensor part = *t;
+    int rc = kind == STACK ? cut_stack(b, &part, e) : 0;
+    if (kind == STACK) ne2 = b->expert_end - b->expert_begin;
+    if (rc == 0) rc = check_shape(&part, kind, (uint64_t[3]){ ne0, ne1, ne2 }, e);
+    if (rc == 0) rc = bind_data(b, out, &part, kind, e);
     if (rc < 0) return err_wrap(e, rc, "%s: tensor %s", gguf_path(b->g, t->file_i), name);
-    b->w->bytes += t->size;
+    b->w->bytes += part.size;
     if (b->progress && !b->progress(b->ctx, b->w->bytes, b->total))
         return err_set(e, ERR_CANCELLED, "loading was cancelled");
     return 0;
@@ -125,7 +149,7 @@ static int bind(struct binder *b, struct tensor *out, const char *suffix, enum w
         (void)V, (void)IH, (void)ID
 
 #define BIND(field, name, when, kind, ne0, ne1, ne2)                                                \
-    if (when) {                                                                                     \
+    if ((when) && (kind == STACK || !b->experts_only)) {                                            \
         int rc = bind(b, &to->field, name, kind, (uint64_t)(ne0), (uint64_t)(ne1), (uint64_t)(ne2), e); \
         if (rc < 0) return rc;                                                                      \
     }
@@ -175,6 +199,12 @@ static uint64_t range_bytes(const struct gguf *g, const struct weights_range *ra
 
 static struct weights *weights_new(const struct hparams *hp, const struct weights_range *range,
                                    struct err *e) {
+    bool experts = range->expert_begin < range->expert_end && range->expert_end <= hp->n_expert;
+    if (range->expert_end && !experts) {
+        err_set(e, ERR_INVALID, "experts %u to %u of %u", range->expert_begin, range->expert_end,
+                hp->n_expert);
+        return NULL;
+    }
     if (range->layer_begin > range->layer_end || range->layer_end > hp->n_layer) {
         err_set(e, ERR_INVALID, "layers %u to %u of a model with %u", range->layer_begin, range->layer_end,
                 hp->n_layer);
@@ -184,12 +214,20 @@ static struct weights *weights_new(const struct hparams *hp, const struct weight
     w->layer = xcalloc(hp->n_layer, sizeof *w->layer);
     w->layer_begin = range->layer_begin, w->layer_end = range->layer_end;
     w->has_embed = range->embed, w->has_head = range->head;
+    w->expert_begin = range->expert_begin;
+    w->expert_end = range->expert_end ? range->expert_end : hp->n_expert;
     return w;
 }
 
-static int bind_range(struct binder *b, struct err *e) {
+static int bind_range(struct binder *b, const struct weights_range *range, struct err *e) {
     struct weights *w = b->w;
-    int rc = bind_global(b, w, w->has_embed, w->has_head, e);
+    struct shard_info shard;
+    int rc = shard_is(b->g) ? shard_info_read(&shard, b->g, e) : 0;
+    b->shard = rc == 0 && shard_is(b->g) ? &shard : NULL;
+    b->expert_begin = w->expert_begin;
+    b->expert_end = w->expert_end;
+    b->experts_only = range->experts_only;
+    if (rc == 0) rc = bind_global(b, w, w->has_embed, w->has_head, e);
     for (uint32_t l = w->layer_begin; rc == 0 && l < w->layer_end; l++) {
         char prefix[32];
         snprintf(prefix, sizeof prefix, "blk.%u.", l);
@@ -206,7 +244,7 @@ int weights_open(struct weights **out, struct kernels *k, const struct gguf *g, 
     if (!w) return ERR_INVALID;
     struct binder b = { .w = w, .k = k, .g = g, .hp = hp, .prefix = "", .progress = progress, .ctx = ctx };
     if (progress) b.total = range_bytes(g, range);
-    int rc = bind_range(&b, e);
+    int rc = bind_range(&b, range, e);
     if (rc == 0) rc = kernels_finish(k, e);
     if (rc < 0) {
         weights_close(w, k);
@@ -220,7 +258,7 @@ int weights_check(const struct gguf *g, const struct hparams *hp, const struct w
                   struct err *e) {
     struct weights *w = weights_new(hp, range, e);
     if (!w) return ERR_INVALID;
-    int rc = bind_range(&(struct binder){ .w = w, .g = g, .hp = hp, .prefix = "" }, e);
+    int rc = bind_range(&(struct binder){ .w = w, .g = g, .hp = hp, .prefix = "" }, range, e);
     weights_close(w, NULL);
     return rc;
 }
@@ -228,7 +266,9 @@ int weights_check(const struct gguf *g, const struct hparams *hp, const struct w
 int weights_open_mtp(struct weights *w, struct kernels *k, const struct gguf *mtp_file,
                      const struct hparams *hp, struct err *e) {
     w->mtp = xcalloc(1, sizeof *w->mtp);
-    struct binder b = { .w = w, .k = k, .g = mtp_file, .hp = hp, .prefix = "mtp.0." };
+    struct binder b = {
+        .w = w, .k = k, .g = mtp_file, .hp = hp, .prefix = "mtp.0.", .expert_end = hp->n_expert
+    };
     int rc = bind_mtp(&b, w->mtp, e);
     if (rc == 0) rc = bind_layer(&b, &w->mtp->layer, 0, false, e);
     return rc == 0 ? kernels_finish(k, e) : rc;

@@ -43,9 +43,9 @@
     X(ffn_gate_inp, "ffn_gate_inp.weight", true, MATRIX, D, E, 1)                                 \
     X(exp_probs_b, "exp_probs_b.bias", !HASH, VECTOR, E, 1, 1)                                    \
     X(ffn_gate_tid2eid, "ffn_gate_tid2eid.weight", HASH, TABLE, EU, V, 1)                         \
-    X(ffn_gate_exps, "ffn_gate_exps.weight", true, MATRIX, D, FF, E)                              \
-    X(ffn_up_exps, "ffn_up_exps.weight", true, MATRIX, D, FF, E)                                  \
-    X(ffn_down_exps, "ffn_down_exps.weight", true, MATRIX, FF, D, E)                              \
+    X(ffn_gate_exps, "ffn_gate_exps.weight", true, STACK, D, FF, E)                               \
+    X(ffn_up_exps, "ffn_up_exps.weight", true, STACK, D, FF, E)                                   \
+    X(ffn_down_exps, "ffn_down_exps.weight", true, STACK, FF, D, E)                               \
     X(ffn_gate_shexp, "ffn_gate_shexp.weight", true, MATRIX, D, FF * ES, 1)                       \
     X(ffn_up_shexp, "ffn_up_shexp.weight", true, MATRIX, D, FF * ES, 1)                           \
     X(ffn_down_shexp, "ffn_down_shexp.weight", true, MATRIX, FF * ES, D, 1)
@@ -78,6 +78,7 @@ struct weights {
     struct layer_weights *layer;                   /* [n_layer]; only layer_begin .. layer_end are filled */
     struct mtp_weights *mtp;                       /* NULL unless asked for */
     uint32_t layer_begin, layer_end;
+    uint32_t expert_begin, expert_end;             /* that the stacks of experts hold */
     bool has_embed, has_head;
     uint64_t bytes;                                /* of all tensors */
     struct weights_mem *mem;
@@ -87,6 +88,9 @@ struct weights {
 struct weights_range {
     uint32_t layer_begin, layer_end;
     bool embed, head;
+    /* Of each layer's routed experts only these; 0, 0: all. From a file with more of them a part is used. */
+    uint32_t expert_begin, expert_end;
+    bool experts_only;                             /* nothing else: a helper of a stage */
 };
 
 /* Called between tensors while loading: bytes done so far of `total`; false cancels. */

@@ -113,7 +113,7 @@ static inline void tiny_model_init(struct tiny_model *t, char shape, const char 
 
 /* ---- the list of tensors ---- */
 
-enum tiny_kind { TINY_MATRIX, TINY_VECTOR, TINY_TABLE };
+enum tiny_kind { TINY_MATRIX, TINY_VECTOR, TINY_TABLE, TINY_STACK = TINY_MATRIX };
 
 struct tiny_tensor {
     char name[96];

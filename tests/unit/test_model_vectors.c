@@ -153,7 +153,7 @@ static void sub_open(struct sub *s, const char *model, enum numerics numerics) {
     assert_fine(gguf_open(&s->g, vectors_need(part_name("model/%s.gguf%s", model, "")), &e), &e);
     assert_fine(hparams_read(&s->hp, s->g, &e), &e);
     assert_fine(kernels_open(&s->k, &config, &e), &e);
-    struct weights_range range = { 0, s->hp.n_layer, true, true };
+    struct weights_range range = { .layer_end = s->hp.n_layer, .embed = true, .head = true };
     assert_fine(weights_open(&s->w, s->k, s->g, &s->hp, &range, NULL, NULL, &e), &e);
     struct kv_config kv = {
         .hp = &s->hp, .numerics = numerics, .layer_end = s->hp.n_layer, .n_slots = 1, .n_ctx_max = SUB_ROWS
