@@ -112,7 +112,12 @@ static void put_nodes(struct view *v, const json_t *d) {
     line(v, "%s", "");
     line(v, "%-14s %-8s %-15s %12s %6s %8s %6s %5s", "node", "state", "layers", "memory GiB",
          "busy", "rtt", "rows", "seqs");
-    json_array_foreach((json_t *)nodes, i, n) put_node(v, n);
+    for (int stage = 0; stage < (int)json_array_size(nodes); stage++)  /* in the order of the plan */
+        json_array_foreach((json_t *)nodes, i,
+                           n) if (json_is_integer(json_object_get(n, "stage")) &&
+                                  (int)number(n, "stage") == stage) put_node(v, n);
+    json_array_foreach((json_t *)nodes, i, n)
+        if (!json_is_integer(json_object_get(n, "stage"))) put_node(v, n);
 }
 
 static void put_links(struct view *v, const json_t *d) {

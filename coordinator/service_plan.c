@@ -2,26 +2,33 @@
  * machines for common/model/plan. Run by the core, on the loop's thread. */
 #include "coordinator/service_private.h"
 
+#include "common/base/check.h"
+
 #include <stdio.h>
+#include <stdlib.h>
 
 /* Where nothing was measured: an ordinary machine and an ordinary network. */
-static const double GUESS_BYTES_PER_S = 20e9, GUESS_INT8_PER_S = 400e9, GUESS_F32_PER_S = 100e9,
-                    GUESS_LINK_BYTES_PER_S = 110e6, GUESS_LATENCY_S = 0.3e-3, LAYER_S = 20e-6;
+static const struct { double bytes, int8, f32; } guess[MSG_BACKENDS] = {      /* per second */
+    [MSG_BACKEND_CPU] = { 20e9, 400e9, 100e9 },
+    [MSG_BACKEND_CUDA] = { 1e12, 100e12, 40e12 },
+    [MSG_BACKEND_METAL] = { 300e9, 20e12, 10e12 },
+};
+static const double GUESS_LINK_BYTES_PER_S = 110e6, GUESS_LATENCY_S = 0.3e-3, LAYER_S = 20e-6;
 
 static const char *backend_name(enum msg_backend backend) {
     static const char *const names[MSG_BACKENDS] = { "cpu", "cuda", "metal" };
     return names[backend];
 }
 
-static double or_guess(uint64_t measured, double guess) {
-    return measured ? (double)measured : guess;
+static double or_guess(uint64_t measured, double otherwise) {
+    return measured ? (double)measured : otherwise;
 }
 
 static void machine_of(struct plan_machine *m, const struct msg_hello *h) {
     *m = (struct plan_machine){ .memory = h->memory_bytes,
-                                .bytes_per_s = or_guess(h->read_bytes_per_s, GUESS_BYTES_PER_S),
-                                .int8_per_s = or_guess(h->int8_per_s, GUESS_INT8_PER_S),
-                                .f32_per_s = or_guess(h->f32_per_s, GUESS_F32_PER_S),
+                                .bytes_per_s = or_guess(h->read_bytes_per_s, guess[h->backend].bytes),
+                                .int8_per_s = or_guess(h->int8_per_s, guess[h->backend].int8),
+                                .f32_per_s = or_guess(h->f32_per_s, guess[h->backend].f32),
                                 .layer_s = LAYER_S };
     snprintf(m->name, sizeof m->name, "%s", h->name);
     snprintf(m->backend, sizeof m->backend, "%s", backend_name(h->backend));
@@ -48,6 +55,32 @@ static bool has_file(const struct service *s, const struct msg_hello *h) {
     for (uint32_t i = 0; i < h->n_file; i++)
         if (h->file[i].model_lo == s->model.lo && h->file[i].model_hi == s->model.hi) return true;
     return false;
+}
+
+static bool covers(const struct msg_file *f, uint32_t layer) {
+    return f->layers[layer / 8] >> (layer % 8) & 1;
+}
+
+static double fetch_seconds(uint64_t bytes, double bytes_per_s) {
+    return bytes ? (double)bytes / bytes_per_s : 0;
+}
+
+/* What a node has not yet: the seconds it takes to fetch it, or never. */
+static void absent_of(const struct service *s, const struct msg_hello *h, double bytes_per_s,
+                      struct plan_absent *out) {
+    const struct plan_model *m = s->plan_model;
+    double speed = s->share && h->fetches ? bytes_per_s : 0;
+    out->embed = fetch_seconds(m->embed_bytes, speed);
+    out->head = fetch_seconds(m->head_bytes, speed);
+    for (uint32_t l = 0; l < m->hp.n_layer; l++) out->layer[l] = fetch_seconds(plan_layer_bytes(m, l), speed);
+    for (uint32_t i = 0; i < h->n_file; i++) {
+        const struct msg_file *f = &h->file[i];
+        if (f->model_lo != s->model.lo || f->model_hi != s->model.hi) continue;
+        if (f->has_embed) out->embed = 0;
+        if (f->has_head) out->head = 0;
+        for (uint32_t l = 0; l < m->hp.n_layer; l++)
+            if (covers(f, l)) out->layer[l] = 0;
+    }
 }
 
 static struct plan_options options_of(const struct service *s, uint32_t n_streams) {
@@ -126,11 +159,16 @@ int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node,
         place[c->n++] = i;
     }
     if (c->n == 0) return err_set(e, ERR_NOTFOUND, "no node has this model");
+    struct plan_absent *absent = xcalloc(c->n, sizeof *absent);
     for (uint32_t i = 0; i < c->n; i++) {
         c->coordinator[i] = (struct plan_link){ latency_of(node[place[i]].rtt_us), GUESS_LINK_BYTES_PER_S };
+        absent_of(s, node[place[i]].hello, c->coordinator[i].bytes_per_s, &absent[i]);
+        c->machine[i].absent = &absent[i];
         for (uint32_t k = 0; k < c->n; k++) c->link[i][k] = link_between(&node[place[i]], &node[place[k]]);
     }
     int rc = search(s, &p, e);
+    for (uint32_t i = 0; i < c->n; i++) c->machine[i].absent = NULL;
+    free(absent);
     if (rc < 0) return rc;
     plan_tell(s, &p, place, out);
     s->n_plan++;

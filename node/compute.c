@@ -22,6 +22,8 @@ struct compute {
     struct stage_seg *seg;
     int32_t *logit_row;
     uint32_t seg_room, row_room;
+    float *x[2];                                  /* streams in and out, where they travel in 16 bits */
+    uint64_t x_room[2];
     uint64_t epoch;                               /* that is being loaded */
     atomic_uint_fast64_t wanted_epoch;
 };
@@ -44,6 +46,8 @@ void compute_free(struct compute *c) {
     free(c->bias);
     free(c->seg);
     free(c->logit_row);
+    free(c->x[0]);
+    free(c->x[1]);
     free(c);
 }
 
@@ -174,6 +178,34 @@ static void grow(struct compute *c, const struct node_job *j) {
         c->logit_row = xrealloc(c->logit_row, (c->row_room = j->n_want) * sizeof *c->logit_row);
 }
 
+/* Room for the streams of a batch in f32; it grows to the largest batch seen. */
+static int streams_room(struct compute *c, int i, uint32_t n_row, struct err *e) {
+    uint64_t bytes = compute_streams_bytes(c->stage->hp.n_embd, n_row, MSG_WIRE_F32);
+    if (bytes <= c->x_room[i]) return 0;
+    free(c->x[i]);
+    c->x[i] = malloc(bytes);
+    c->x_room[i] = c->x[i] ? bytes : 0;
+    return c->x[i] ? 0 : err_set(e, ERR_NOMEM, "no memory for the streams of %u rows", n_row);
+}
+
+static int streams_begin(struct compute *c, const struct compute_job *job, struct stage_batch *b,
+                         struct err *e) {
+    int rc = 0;
+    b->x_in = job->x_in;
+    if (job->x_in && job->wire_in == MSG_WIRE_F16S) {
+        rc = streams_room(c, 0, b->n_rows, e);
+        if (rc == 0) streams_from_f16s(c->x[0], job->x_in, c->stage->hp.n_embd, b->n_rows);
+        b->x_in = c->x[0];
+    }
+    if (c->stage->has_head) return rc;
+    b->x_out = job->x_out;
+    if (rc == 0 && job->wire_out == MSG_WIRE_F16S) {
+        rc = streams_room(c, 1, b->n_rows, e);
+        b->x_out = c->x[1];
+    }
+    return rc;
+}
+
 static int run_layers(struct compute *c, const struct compute_job *job, struct err *e) {
     const struct node_job *j = job->run;
     uint32_t row = 0;
@@ -187,15 +219,17 @@ static int run_layers(struct compute *c, const struct compute_job *job, struct e
         row += j->seg[i].n;
     }
     for (uint32_t i = 0; i < j->n_want; i++) c->logit_row[i] = (int32_t)j->want[i].row;
-    struct stage_batch batch = { .segs = c->seg, .n_seg = j->n_seg, .n_rows = j->n_row, .x_in = job->x_in };
+    struct stage_batch batch = { .segs = c->seg, .n_seg = j->n_seg, .n_rows = j->n_row };
     if (c->stage->has_head) {
         batch.logit_rows = c->logit_row;
         batch.n_logits = j->n_want;
         batch.logits = job->logits;
-    } else {
-        batch.x_out = job->x_out;
     }
-    return stage_run(c->stage, &batch, e);
+    int rc = streams_begin(c, job, &batch, e);
+    if (rc == 0) rc = stage_run(c->stage, &batch, e);
+    if (rc == 0 && batch.x_out && job->wire_out == MSG_WIRE_F16S)
+        streams_to_f16s(job->x_out, batch.x_out, c->stage->hp.n_embd, j->n_row);
+    return rc;
 }
 
 /* ---- what is shipped of a row ---- */

@@ -10,6 +10,7 @@
 
 #include "node/core.h"
 #include "node/stage.h"
+#include "node/streams.h"
 
 enum compute_kind { COMPUTE_LOAD, COMPUTE_RUN, COMPUTE_SEQ_CLOSE };
 
@@ -24,8 +25,10 @@ struct compute_job {
 
     const struct node_job *run;                   /* RUN */
     struct payload in, out, kept, result;         /* for the owner's books */
-    const float *x_in;
-    float *x_out, *logits;                        /* logits: last stage, float[n_want][n_vocab] */
+    const void *x_in;                             /* streams as they travel; NULL: none */
+    void *x_out;
+    enum msg_wire_format wire_in, wire_out;
+    float *logits;                                /* last stage: float[n_want][n_vocab] */
     uint8_t *parts;                               /* last stage: what is shipped of the rows */
     uint32_t parts_bytes;                         /* room, then what is used */
     struct msg_row_result *row;                   /* one per want */
@@ -57,7 +60,8 @@ void compute_do(struct compute *c, struct compute_job *job);
 void compute_give_up(struct compute *c, uint64_t before_epoch);
 
 /* Room that a batch needs. */
-static inline uint64_t compute_streams_bytes(uint32_t n_embd, uint32_t n_row) {
+static inline uint64_t compute_streams_bytes(uint32_t n_embd, uint32_t n_row, enum msg_wire_format wire) {
+    if (wire == MSG_WIRE_F16S) return streams_f16s_bytes(n_embd, n_row);
     return (uint64_t)n_row * HC_STREAMS * n_embd * sizeof(float);
 }
 

@@ -214,9 +214,11 @@ static void run(struct node_process *p, const struct node_job *j) {
     c->x_out = c->logits = NULL;
     c->parts = NULL;
     c->parts_bytes = 0;
-    if (c->in.generation && c->in.bytes != compute_streams_bytes(p->n_embd, j->n_row)) ok = false;
+    c->wire_in = c->in.bytes == streams_f16s_bytes(p->n_embd, j->n_row) ? MSG_WIRE_F16S : MSG_WIRE_F32;
+    c->wire_out = a->wire;
+    if (c->in.generation && c->in.bytes != compute_streams_bytes(p->n_embd, j->n_row, c->wire_in)) ok = false;
     if (!a->has_head) {
-        c->x_out = part(p, &c->out, compute_streams_bytes(p->n_embd, j->n_row), &ok);
+        c->x_out = part(p, &c->out, compute_streams_bytes(p->n_embd, j->n_row, c->wire_out), &ok);
     } else if (j->n_want) {
         c->logits = part(p, &c->kept, compute_logits_bytes(p->n_vocab, j->n_want), &ok);
         c->parts = part(p, &c->result, compute_parts_bytes(p->n_vocab, j->want, j->n_want), &ok);

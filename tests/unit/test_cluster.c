@@ -3,6 +3,7 @@
 #include "tests/harness/service_rig.h"
 
 #include "node/main.h"
+#include "node/streams.h"
 
 enum { CTX = 512, NODES_MAX = 4 };
 
@@ -91,6 +92,55 @@ static void tokens_are_the_same_for_one_to_four_stages(void **state) {
     }
 }
 
+static void streams_in_16_bits_are_near_the_true_ones(void **state) {
+    (void)state;
+    enum { N = 96, ROWS = 3 };
+    float x[ROWS * 4 * N], y[ROWS * 4 * N];
+    uint8_t wire[ROWS * 4 * (4 + 2 * N)];
+    struct rng r;
+    rng_init(&r, 1, 1);
+    for (size_t i = 0; i < COUNT_OF(x); i++) x[i] = rng_normal(&r) * (i < 4 * N ? 1e-3f : 1e5f);
+    memset(x, 0, N * sizeof *x);
+    assert_int_equal(streams_f16s_bytes(N, ROWS), sizeof wire);
+    streams_to_f16s(wire, x, N, ROWS);
+    streams_from_f16s(y, wire, N, ROWS);
+    for (size_t s = 0; s < ROWS * 4; s++) {
+        float largest = 0;
+        for (size_t i = 0; i < N; i++) largest = fmaxf(largest, fabsf(x[s * N + i]));
+        for (size_t i = 0; i < N; i++) {
+            float bound = fmaxf(fabsf(x[s * N + i]) * 5e-4f, largest * 6e-8f);
+            assert_true(fabsf(x[s * N + i] - y[s * N + i]) <= bound);
+        }
+    }
+}
+
+static void a_cluster_serves_with_streams_in_16_bits_and_says_so(void **state) {
+    (void)state;
+    struct machine m[2] = { { 0 } };
+    struct client c;
+    int32_t prompt[PROMPT];
+    struct buf status;
+    struct err e;
+    coordinator_start("tcp://127.0.0.1:0", "a=0-1,b=2-4", 2, "f16s");
+    machine_start(&m[0], "a", service_node_address(service));
+    machine_start(&m[1], "b", service_node_address(service));
+    wait_for(SERVICE_SERVING);
+    client_init(&c);
+    prompt_of(prompt, PROMPT, 4);
+    struct service_request r = request_of(prompt, PROMPT, 20, &c);
+    submit(&r, &c);
+    client_wait(&c);
+    assert_int_equal(c.done.code, 0);
+    assert_int_equal(c.n_token, 20);
+    buf_init(&status, 1 << 20);
+    assert_fine(service_status(service, &status, &e), &e);
+    assert_non_null(strstr(status.data, "\"wire\": \"f16s\""));
+    buf_deinit(&status);
+    machine_stop(&m[0]);
+    machine_stop(&m[1]);
+    coordinator_stop();
+}
+
 static void nodes_may_come_before_their_coordinator_and_stay_after_it(void **state) {
     (void)state;
     struct machine m[2] = { { 0 } };
@@ -153,6 +203,8 @@ static int close_all(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(tokens_are_the_same_for_one_to_four_stages),
+        TEST(streams_in_16_bits_are_near_the_true_ones),
+        TEST(a_cluster_serves_with_streams_in_16_bits_and_says_so),
         TEST(nodes_may_come_before_their_coordinator_and_stay_after_it),
         TEST(a_lost_node_is_a_pause_and_the_survivor_goes_on_alone),
     };
