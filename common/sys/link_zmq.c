@@ -35,7 +35,9 @@ enum {
     PROBE_MS = 20,
     LOOK_MS = 1000,                               /* keys that were revoked */
     HEARTBEAT_MS = 3000, HEARTBEAT_TIMEOUT_MS = 10000,
-    PARTS_MAX = 3                                 /* identity, header, payload */
+    /* Encrypted payloads leave in pieces: zmq encrypts frame by frame into new memory, so that a frame of
+     * many MiB costs page faults instead of time to encrypt, and travels only when all of it is done. */
+    PIECE_BYTES = 256 << 10
 };
 
 struct net {
@@ -186,58 +188,63 @@ static bool port_event(struct port *p, uint16_t *event, uint32_t *value) {
 /* ---- frames in ---- */
 
 struct inbound {
-    zmq_msg_t part[PARTS_MAX];
-    int n;                                        /* parts that came; the first PARTS_MAX are kept */
+    zmq_msg_t part[2];                            /* identity (at the door) and header */
+    struct payload payload;                       /* ours until it is delivered */
+    uint32_t n_part, bytes;                       /* bytes: of the payload, so far */
+    bool wrong, lost;                             /* not a message of ours; no slot for its payload */
 };
 
-static bool inbound_read(struct inbound *in, void *socket) {
-    int more = 1;
-    in->n = 0;
-    for (int i = 0; i < PARTS_MAX; i++) zmq_msg_init(&in->part[i]);
+/* One more part of the payload; a large one comes in pieces of PIECE_BYTES, the last of which may be
+ * shorter. */
+static void inbound_piece(struct links *l, struct inbound *in, zmq_msg_t *m, bool more) {
+    size_t n = zmq_msg_size(m), most = l->config.payload_bytes_max;
+    if (n > most - in->bytes || (more && n != PIECE_BYTES)) in->wrong = true;
+    if (in->wrong || in->lost) return;
+    if (!in->payload.generation) in->payload = slots_take(l->config.slots, more ? most : n);
+    in->lost = !in->payload.generation;
+    if (in->lost) return;
+    struct payload at = in->payload;
+    at.offset = in->bytes;
+    at.bytes = (uint32_t)n;
+    memcpy(slots_data(l->config.slots, at), zmq_msg_data(m), n);
+    in->bytes += (uint32_t)n;
+}
+
+/* A whole message; false: there was none. `header`: the place of the header, 1 behind an identity. */
+static bool inbound_read(struct links *l, struct inbound *in, void *socket, uint32_t header) {
+    bool more = true;
+    memset(in, 0, sizeof *in);
+    for (int i = 0; i < 2; i++) zmq_msg_init(&in->part[i]);
     while (more) {
-        zmq_msg_t extra, *m = in->n < PARTS_MAX ? &in->part[in->n] : &extra;
-        if (m == &extra) zmq_msg_init(m);
-        bool got = zmq_msg_recv(m, socket, ZMQ_DONTWAIT) >= 0;
-        more = got && zmq_msg_more(m);
-        if (m == &extra) zmq_msg_close(m);
-        if (!got) break;
-        in->n++;
+        zmq_msg_t piece, *m = in->n_part <= header ? &in->part[in->n_part] : &piece;
+        if (m == &piece) zmq_msg_init(m);
+        if (zmq_msg_recv(m, socket, ZMQ_DONTWAIT) < 0) break;
+        more = zmq_msg_more(m);
+        if (m == &piece) inbound_piece(l, in, m, more);
+        if (m == &piece) zmq_msg_close(m);
+        in->n_part++;
     }
-    return in->n > 0;
+    in->payload.bytes = in->bytes;
+    if (in->n_part <= header || zmq_msg_size(&in->part[header]) > l->config.header_bytes_max)
+        in->wrong = true;
+    return in->n_part > 0;
 }
 
-static void inbound_free(struct inbound *in) {
-    for (int i = 0; i < PARTS_MAX; i++) zmq_msg_close(&in->part[i]);
-}
-
-/* Header and perhaps payload, from part `first` on. */
-static bool inbound_is_sound(struct links *l, struct inbound *in, int first) {
-    return in->n >= first + 1 && in->n <= first + 2 &&
-           zmq_msg_size(&in->part[first]) <= l->config.header_bytes_max &&
-           (in->n == first + 1 || zmq_msg_size(&in->part[first + 1]) <= l->config.payload_bytes_max);
+static void inbound_free(struct links *l, struct inbound *in) {
+    for (int i = 0; i < 2; i++) zmq_msg_close(&in->part[i]);
+    slots_give(l->config.slots, in->payload);
 }
 
 /* False: no slot is free, so the message is lost like one on the way; whoever waits for it has a deadline. */
-static bool inbound_deliver(struct links *l, struct inbound *in, int first, uint32_t link, const char *who) {
-    struct payload p = { 0 };
-    zmq_msg_t *header = &in->part[first], *payload = &in->part[first + 1];
-    if (in->n > first + 1) {
-        p = slots_take(l->config.slots, zmq_msg_size(payload));
-        if (!p.generation) {
-            if (once_is_due(&l->once, "slots", who, clock_now_ns()))
-                log_warn("link", "no place for %zu bytes from %s: lost", zmq_msg_size(payload), who);
-            return false;
-        }
-        memcpy(slots_data(l->config.slots, p), zmq_msg_data(payload), zmq_msg_size(payload));
-    }
+static bool inbound_deliver(struct links *l, struct inbound *in, zmq_msg_t *header, uint32_t link,
+                            const char *who) {
+    struct payload p = in->payload;
+    if (in->lost && once_is_due(&l->once, "slots", who, clock_now_ns()))
+        log_warn("link", "no place for the payload of a message from %s: lost", who);
+    if (in->lost) return false;
+    in->payload = (struct payload){ 0 };
     l->config.on_frame(l->config.ctx, link, zmq_msg_data(header), zmq_msg_size(header), p);
     return true;
-}
-
-static size_t inbound_bytes(struct inbound *in, int first) {
-    size_t n = 0;
-    for (int i = first; i < MIN(in->n, (int)PARTS_MAX); i++) n += zmq_msg_size(&in->part[i]);
-    return n;
 }
 
 /* ---- the timer ---- */
@@ -321,23 +328,23 @@ static void door_message(struct links *l, struct inbound *in) {
     struct link_peer *p =
         link_peers_hear(&l->peers, zmq_msg_data(&in->part[0]), zmq_msg_size(&in->part[0]), now, &is_new);
     if (!p) return;
-    if (is_new && in->n > 1) name_peer(p, &in->part[1]);
-    if (!inbound_is_sound(l, in, 1) || (l->guarded && !p->user[0])) {
+    if (is_new && in->n_part > 1) name_peer(p, &in->part[1]);
+    if (in->wrong || (l->guarded && !p->user[0])) {
         refuse_frame(l, p, now);
         return;
     }
     p->n_in++;
-    p->bytes_in += inbound_bytes(in, 1);
+    p->bytes_in += zmq_msg_size(&in->part[1]) + in->bytes;
     if (zmq_msg_size(&in->part[1]) == 0) return;  /* a probe */
-    if (!inbound_deliver(l, in, 1, p->link, p->address)) p->n_lost++;
+    if (!inbound_deliver(l, in, &in->part[1], p->link, p->address)) p->n_lost++;
 }
 
 static bool door_receive(void *ctx) {
     struct links *l = ctx;
     struct inbound in;
-    bool got = inbound_read(&in, l->door.socket);
+    bool got = inbound_read(l, &in, l->door.socket, 1);
     if (got) door_message(l, &in);
-    inbound_free(&in);
+    inbound_free(l, &in);
     return got;
 }
 
@@ -383,15 +390,16 @@ static bool dialled_receive(void *ctx) {
     struct dialled *d = ctx;
     struct links *l = d->links;
     struct inbound in;
-    bool got = inbound_read(&in, d->port.socket);
-    if (got && inbound_is_sound(l, &in, 0)) {
+    bool got = inbound_read(l, &in, d->port.socket, 0);
+    if (got && !in.wrong) {
         d->n_in++;
-        d->bytes_in += inbound_bytes(&in, 0);
-        if (zmq_msg_size(&in.part[0]) && !inbound_deliver(l, &in, 0, d->link, d->address)) d->n_lost++;
+        d->bytes_in += zmq_msg_size(&in.part[0]) + in.bytes;
+        if (zmq_msg_size(&in.part[0]) && !inbound_deliver(l, &in, &in.part[0], d->link, d->address))
+            d->n_lost++;
     } else if (got && once_is_due(&l->once, "frame", d->address, clock_now_ns())) {
         log_warn("link", "%s sends messages of the wrong form or size: ignored", d->address);
     }
-    inbound_free(&in);
+    inbound_free(l, &in);
     return got;
 }
 
@@ -513,17 +521,38 @@ void links_disconnect(struct links *l, uint32_t link) {
 
 /* ---- frames out ---- */
 
-/* Consumes *payload if it is there and all went well. */
-static int send_frames(void *socket, const void *header, size_t header_bytes, zmq_msg_t *payload) {
-    if (zmq_send(socket, header, header_bytes, ZMQ_DONTWAIT | (payload ? ZMQ_SNDMORE : 0)) < 0) return -1;
-    return payload && zmq_msg_send(payload, socket, ZMQ_DONTWAIT) < 0 ? -1 : 0;
+/* The payload leaves from its slot, each piece with a lease of its own. */
+static int send_pieces(struct slots *slots, void *socket, struct payload payload, uint32_t piece_bytes) {
+    uint32_t at = 0;
+    do {
+        struct payload piece = payload;
+        zmq_msg_t m;
+        piece.offset += at;
+        piece.bytes = MIN(piece_bytes, payload.bytes - at);
+        at += piece.bytes;
+        CHECK(zmq_msg_init_data(&m, slots_data(slots, piece), piece.bytes, slots_return,
+                                slots_lend(slots, piece)) == 0);
+        if (zmq_msg_send(&m, socket, ZMQ_DONTWAIT | (at < payload.bytes ? ZMQ_SNDMORE : 0)) < 0) {
+            zmq_msg_close(&m);                    /* the lease comes back */
+            return -1;
+        }
+    } while (at < payload.bytes);
+    return 0;
 }
 
-static int send_dialled(struct dialled *d, const void *header, size_t header_bytes, zmq_msg_t *payload,
-                        size_t bytes) {
-    if (d->port.socket && send_frames(d->port.socket, header, header_bytes, payload) == 0) {
+static int send_frames(struct slots *slots, void *socket, const void *header, size_t header_bytes,
+                       struct payload payload, bool encrypted) {
+    bool more = payload.generation != 0;
+    if (zmq_send(socket, header, header_bytes, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0)) < 0) return -1;
+    return more ? send_pieces(slots, socket, payload, encrypted ? PIECE_BYTES : UINT32_MAX) : 0;
+}
+
+static int send_dialled(struct dialled *d, const void *header, size_t header_bytes, struct payload payload) {
+    bool encrypted = d->server_key[0];
+    struct slots *slots = d->links->config.slots;
+    if (d->port.socket && send_frames(slots, d->port.socket, header, header_bytes, payload, encrypted) == 0) {
         d->n_out++;
-        d->bytes_out += bytes;
+        d->bytes_out += header_bytes + payload.bytes;
         return 0;
     }
     d->n_lost++;
@@ -531,7 +560,7 @@ static int send_dialled(struct dialled *d, const void *header, size_t header_byt
 }
 
 static int send_peer(struct links *l, struct link_peer *p, const void *header, size_t header_bytes,
-                     zmq_msg_t *payload, size_t bytes) {
+                     struct payload payload) {
     void *socket = l->door.socket;
     if (zmq_send(socket, p->id, p->n_id, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0) {
         p->n_lost++;
@@ -539,29 +568,21 @@ static int send_peer(struct links *l, struct link_peer *p, const void *header, s
         peer_leaves(l, p, PEER_GONE, clock_now_ns());
         return ERR_PEER;
     }
-    if (send_frames(socket, header, header_bytes, payload) < 0) return ERR_BUSY;
+    if (send_frames(l->config.slots, socket, header, header_bytes, payload, l->guarded) < 0) return ERR_BUSY;
     p->n_out++;
-    p->bytes_out += bytes;
+    p->bytes_out += header_bytes + payload.bytes;
     return 0;
 }
 
 int links_send(struct links *l, uint32_t link, const void *header, size_t header_bytes,
                struct payload payload, bool borrows) {
-    struct slots *slots = l->config.slots;
     struct dialled *d = find_dialled(l, link);
     struct link_peer *p = d ? NULL : link_peers_by_number(&l->peers, link);
-    zmq_msg_t frame;
-    CHECK(header_bytes <= l->config.header_bytes_max);
-    if (payload.generation) {
-        void *data = slots_data(slots, payload), *lease = slots_lend(slots, payload);
-        CHECK(zmq_msg_init_data(&frame, data, payload.bytes, slots_return, lease) == 0);
-        if (!borrows) slots_give(slots, payload);             /* the lease keeps it alive */
-    }
-    zmq_msg_t *second = payload.generation ? &frame : NULL;
     int rc = ERR_PEER;
-    if (d) rc = send_dialled(d, header, header_bytes, second, header_bytes + payload.bytes);
-    else if (p) rc = send_peer(l, p, header, header_bytes, second, header_bytes + payload.bytes);
-    if (rc < 0 && second) zmq_msg_close(second);              /* the lease comes back */
+    CHECK(header_bytes <= l->config.header_bytes_max);
+    if (d) rc = send_dialled(d, header, header_bytes, payload);
+    else if (p) rc = send_peer(l, p, header, header_bytes, payload);
+    if (!borrows) slots_give(l->config.slots, payload);       /* leases keep it alive */
     return rc;
 }
 

@@ -589,15 +589,24 @@ static void a_node_lets_in_only_whom_the_plan_names(void **state) {
     links_send(b.links, 2, "x", 1, filled(&b, 100, 1), false);
     assert_true(wait_for(l, &a.n_frame, 1, LONG_MS));
 
+    struct payload large = slots_take(b.slots, BIG - 5);      /* leaves in pieces */
+    uint8_t *bytes = slots_data(b.slots, large);
+    for (int i = 0; i < BIG - 5; i++) bytes[i] = (uint8_t)(i * 7 + i / 4099);
+    links_send(b.links, 2, "large", 5, large, true);
+    assert_true(wait_for(l, &a.n_frame, 2, LONG_MS));
+    assert_int_equal(BIG - 5, a.payload.bytes);
+    assert_memory_equal(bytes, slots_data(a.slots, a.payload), BIG - 5);
+    slots_give(b.slots, large);
+
     keyring_allow_nobody(ring[0]);                /* a new plan without it, and one with it */
     assert_true(wait_for(l, &a.n_closed, 1, LONG_MS));
     links_send(b.links, 2, "y", 1, (struct payload){ 0 }, false);
     settle(l);
-    assert_int_equal(1, a.n_frame);
+    assert_int_equal(2, a.n_frame);
     assert_fine(keyring_allow(ring[0], keyring_public(ring[1]), &e), &e);
     wait_for(l, NULL, 0, 1000 + LINK_QUIET_MS + 200);
     links_send(b.links, 2, "z", 1, (struct payload){ 0 }, false);
-    assert_true(wait_for(l, &a.n_frame, 2, LONG_MS));
+    assert_true(wait_for(l, &a.n_frame, 3, LONG_MS));
     assert_string_equal("z", a.header);
 
     log_set_sink(NULL);
