@@ -13,11 +13,11 @@
 #include "coordinator/grammar.h"
 
 enum {
-    MATCH_STATES_MAX = 4096,                      /* 1 KiB each and their places */
-    MATCH_PLACES_MAX = 1 << 17,                   /* of all states */
+    MATCH_STATES_MAX = 2048,                      /* 1 KiB each and their places */
+    MATCH_PLACES_MAX = 1 << 16,                   /* of all states, 8 bytes each */
     MATCH_WIDTH_MAX = 1024,                       /* of one state; the rest is dropped */
-    MATCH_FRAMES_MAX = 1 << 16,
-    MATCH_MASKS_MAX = 256
+    MATCH_FRAMES_MAX = 1 << 15,                   /* 24 bytes each */
+    MATCH_MASKS_MAX = 64                          /* 16 KiB each with the published vocabulary */
 };
 
 struct match;

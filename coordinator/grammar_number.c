@@ -9,7 +9,12 @@
 
 #include <stdlib.h>
 
-enum { WHOLE_FREE = 15, FRACTION_MORE = 6, FRACTION_ROOM = NUMBER_FRACTION_MAX + FRACTION_MORE + 2 };
+enum {
+    WHOLE_FREE = 15,
+    DOUBLE_DIGITS = 15,
+    FRACTION_MORE = 6,
+    FRACTION_ROOM = NUMBER_FRACTION_MAX + FRACTION_MORE + 2
+};
 
 /* ---- reading a bound ---- */
 
@@ -49,6 +54,8 @@ int number_bound_read(struct number_bound *b, struct chat_text text, bool exclus
     if (negative) text.data++, text.len--;
     bool fits = text.len <= CHAT_JSON_NUMBER_MAX && read_decimal(&d, text);
     int behind = fits ? d.n - d.point : 0;        /* digits behind the point */
+    /* A number beside an excluded bound must differ from it as a double, too: 15 digits always do. */
+    if (fits && exclusive) fits = d.n <= DOUBLE_DIGITS;
     if (!fits || (d.n && (d.point > NUMBER_WHOLE_MAX || behind > NUMBER_FRACTION_MAX)))
         return err_set(e, ERR_INVALID, "%.*s has too many digits", (int)MIN(all.len, 60), all.data);
     b->whole[0] = '0';
@@ -136,7 +143,7 @@ static void add_sizes(struct grammar *g, uint32_t from, const struct number_boun
     int shortest = (int)strlen(lo->whole), most = (int)strlen(lo->fraction);
     int longest = hi->set ? (int)strlen(hi->whole) : MAX(shortest, WHOLE_FREE);
     if (hi->set) most = MAX(most, (int)strlen(hi->fraction));
-    r.n_fraction = integer ? 0 : most + FRACTION_MORE;
+    r.n_fraction = integer ? 0 : MAX(most, MIN(most + FRACTION_MORE, DOUBLE_DIGITS - longest));
     for (int n = shortest; n <= longest; n++) {
         uint32_t start = grammar_node(g);
         grammar_empty(g, from, start);

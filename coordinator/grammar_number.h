@@ -1,8 +1,9 @@
 /* grammar_number - numbers between two bounds, as part of a grammar.
  *
  * Bounds are compared digit by digit as they are written, in decimal, so nothing is rounded. Numbers are
- * written without exponent, with at most 6 digits behind the point more than the bounds have. Limits: a
- * bound has at most 18 digits before the point and 15 behind. */
+ * written without exponent, with at most 6 digits behind the point more than the bounds have, and not more
+ * than a double tells apart. Limits: a bound has at most 18 digits before the point and 15 behind, 15 in all
+ * when it is exclusive. */
 #ifndef COORDINATOR_GRAMMAR_NUMBER_H
 #define COORDINATOR_GRAMMAR_NUMBER_H
 

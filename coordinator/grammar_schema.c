@@ -291,6 +291,13 @@ static int fits(const struct schema *s, uint32_t v, const struct facts *f, const
     return 0;
 }
 
+static bool is_json(const struct buf *text) {
+    struct chat_json j;
+    if (chat_json_parse(&j, (struct chat_text){ text->data, text->size }, NULL) < 0) return false;
+    chat_json_deinit(&j);
+    return true;
+}
+
 static int put_listed(struct schema *s, uint32_t from, const struct facts *f, enum mode mode, uint32_t to) {
     uint32_t tree = grammar_node(s->g);
     struct buf text;
@@ -307,6 +314,7 @@ static int put_listed(struct schema *s, uint32_t from, const struct facts *f, en
         if (mode != MODE_RAW) {
             buf_clear(&text);
             chat_json_put_line(&s->json, v, &text);
+            if (!is_json(&text)) continue;        /* 1e999 has no spelling that comes back */
         } else if (strstr(text.data, CHAT_DSML)) continue;            /* it would end in the middle */
         uint32_t at = grammar_tree_add(s->g, tree, (struct chat_text){ text.data, text.size });
         if (mode == MODE_RAW) {

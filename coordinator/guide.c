@@ -176,22 +176,52 @@ static bool any_strict(const struct guide_options *o) {
     return false;
 }
 
+static void rewind_guide(struct guide *g) {
+    match_free(g->match);
+    grammar_deinit(&g->g);
+    g->match = NULL;
+    grammar_init(&g->g);
+}
+
+/* Once more, with any arguments for tools that are not strict. */
+static int build_loosely(struct guide *g, const struct guide_options *o, struct err *e) {
+    struct guide_options loose = *o;
+    struct guide_tool *tools = xcalloc(o->n_tools + 1, sizeof *tools);
+    for (size_t i = 0; i < o->n_tools; i++) {
+        tools[i] = o->tools[i];
+        if (!tools[i].strict) tools[i].parameters = (struct chat_text){ NULL, 0 };
+    }
+    loose.tools = tools;
+    rewind_guide(g);
+    int rc = build(g, &loose, e);
+    free(tools);
+    return rc;
+}
+
+static int check(const struct guide_options *o, struct err *e) {
+    if (o->calls == GUIDE_CALLS_REQUIRED && !o->n_tools)
+        return err_set(e, ERR_INVALID, "a tool call is required, and there is no tool");
+    if (o->n_tools > GUIDE_TOOLS_MAX)
+        return err_set(e, ERR_LIMIT, "%zu tools, at most %d", o->n_tools, GUIDE_TOOLS_MAX);
+    return 0;
+}
+
 int guide_new(struct service_guide **out, const struct guide_vocab *v, const struct guide_options *o,
               struct err *e) {
     bool held = o->calls == GUIDE_CALLS_REQUIRED || o->format != GUIDE_TEXT;
     *out = NULL;
     if (!held && o->calls == GUIDE_CALLS_NONE) return 0;
-    if (o->calls == GUIDE_CALLS_REQUIRED && !o->n_tools)
-        return err_set(e, ERR_INVALID, "a tool call is required, and there is no tool");
-    if (o->n_tools > GUIDE_TOOLS_MAX)
-        return err_set(e, ERR_LIMIT, "%zu tools, at most %d", o->n_tools, GUIDE_TOOLS_MAX);
+    int rc = check(o, e);
+    if (rc < 0) return rc;
     struct guide *g = xcalloc(1, sizeof *g);
     g->head = (struct service_guide){ guide_next, guide_accept, guide_free };
     g->v = v;
     g->use = held ? HOLD : any_strict(o) ? INSIDE : WATCH;
     g->mask = xcalloc(v->trie->n_words, sizeof *g->mask);
     grammar_init(&g->g);
-    int rc = build(g, o, e);
+    rc = g->use == INSIDE ? build_loosely(g, o, e) : build(g, o, e);
+    /* A schema that we cannot read is no reason to refuse a tool that never promised to keep to it. */
+    if (rc < 0 && g->use == HOLD && o->calls != GUIDE_CALLS_NONE) rc = build_loosely(g, o, e);
     if (rc < 0) guide_free(&g->head);
     else *out = &g->head;
     return rc;

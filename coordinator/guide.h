@@ -34,7 +34,7 @@ enum guide_calls {
 struct guide_tool {
     struct chat_text name;                        /* as the model sees it */
     struct chat_text parameters;                  /* JSON schema of its arguments; empty: anything */
-    bool strict;                                  /* every keyword of it must be one that can be kept */
+    bool strict;       /* every keyword must be one that can be kept; otherwise as well as it goes */
 };
 
 struct guide_options {

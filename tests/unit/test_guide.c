@@ -219,6 +219,7 @@ static const char *const schemas[] = {
     "{\"type\":\"integer\",\"minimum\":0.5,\"maximum\":1.5}",
     "{\"type\":[\"integer\",\"array\"],\"minimum\":5,\"maxItems\":1,\"items\":{\"type\":\"number\","
     "\"multipleOf\":1}}",
+    "{\"type\":\"number\",\"exclusiveMinimum\":0.12345678,\"exclusiveMaximum\":0.12345679}",
     "{\"minLength\":2,\"title\":\"no type\",\"description\":\"guessed\",\"x-what\":[1]}",
 };
 
@@ -675,6 +676,32 @@ static void reasoning_is_free_and_cannot_end_the_answer(void **state) {
     }
 }
 
+/* Nobody promised to keep to such a schema; the call itself is still held. */
+static void a_tool_with_an_odd_schema_can_be_required_unless_it_is_strict(void **state) {
+    (void)state;
+    static const char *const odd[] = {
+        "{\"type\":\"object\",\"properties\":{\"x\":{\"type\":\"any\"}}}", "[]", "{\"type\":", "7",
+        "{\"type\":\"object\",\"properties\":{\"x\":{\"not\":{}}},\"minProperties\":1}",
+        "{\"anyOf\":[{\"required\":[\"a\"]}]}", "{\"properties\":{\"x\":{\"$ref\":\"#/nowhere\"}}}",
+    };
+    for (size_t i = 0; i < COUNT_OF(odd); i++) {
+        struct guide_tool tool = { { "f", 1 }, chat_text_of(odd[i]), false };
+        struct guide_options o = {
+            .calls = GUIDE_CALLS_REQUIRED, .tools = &tool, .n_tools = 1, .one_call = true
+        };
+        struct service_guide *g = guide_of(&small, &o);
+        assert_true(read_text(
+            g,
+            "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"x\" "
+            "string=\"true\">y</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>"));
+        g->free(g);
+        struct err e = { 0 };
+        tool.strict = true;
+        assert_true(guide_new(&g, small.v, &o, &e) < 0 && !g);
+        assert_true(e.text[0] != 0);
+    }
+}
+
 static void json_or_a_call_where_both_were_offered(void **state) {
     (void)state;
     struct guide_options o = {
@@ -799,6 +826,7 @@ int main(void) {
         TEST(protocol_words_are_greedy_and_values_are_not),
         TEST(free_text_is_left_alone),
         TEST(reasoning_is_free_and_cannot_end_the_answer),
+        TEST(a_tool_with_an_odd_schema_can_be_required_unless_it_is_strict),
         TEST(json_or_a_call_where_both_were_offered),
         TEST(endless_nesting_is_cut_before_it_has_no_way_out),
         TEST(large_schemas_are_refused_and_not_suffered),
