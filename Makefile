@@ -327,6 +327,7 @@ bench: all $(BENCHES)
 	@bash tests/bench/run.sh $(B)/pleiades
 soak: all $(SIM)
 	@bash tests/sim/soak.sh $(SIM)
+	@CLUSTER_REQUESTS=10000 PLEIADES=$(CURDIR)/$(B)/pleiades bash tests/integration/cluster_memory.sh
 	@bash tests/soak.sh $(B)/pleiades
 demo:
 	@CUDA='$(CUDA)' METAL='$(METAL)' MAKE_PROGRAM='$(MAKE)' bash deploy/demo.sh
