@@ -61,12 +61,17 @@ static bool same_link(struct plan_link a, struct plan_link b) {
     return a.latency_s == b.latency_s && a.bytes_per_s == b.bytes_per_s;
 }
 
+static bool same_absent(const struct plan_absent *a, const struct plan_absent *b) {
+    return a == b || (a && b && memcmp(a, b, sizeof *a) == 0);
+}
+
 /* Could a and b change places without anybody noticing? */
 static bool alike(const struct plan_cluster *c, uint32_t a, uint32_t b) {
     const struct plan_machine *x = &c->machine[a], *y = &c->machine[b];
     if (x->memory != y->memory || x->bytes_per_s != y->bytes_per_s ||
         x->int8_per_s != y->int8_per_s || x->f32_per_s != y->f32_per_s ||
-        x->layer_s != y->layer_s || !same_link(c->coordinator[a], c->coordinator[b]) ||
+        x->layer_s != y->layer_s || !same_absent(x->absent, y->absent) ||
+        !same_link(c->coordinator[a], c->coordinator[b]) ||
         !same_link(c->link[a][b], c->link[b][a]))
         return false;
     for (uint32_t i = 0; i < c->n; i++)
@@ -214,6 +219,7 @@ static void fill_times(struct search *s, double rows) {
                 *t = g->n_helper                    ? helped_best(s, g, &x, &n_each)
                      : need <= p->memory + s->extra ? 0
                                                     : INFINITY;
+                *t += plan_fetch_seconds(p, begin, end, x.head);
             }
         }
     for (uint32_t k = 0; k < s->n_kind; k++)      /* stages without helpers: sums that grow layer by layer */
@@ -445,6 +451,10 @@ static int nothing_fits(struct search *s, struct err *e) {
     for (uint32_t i = 0; i < s->c->n; i++)
         have += s->c->machine[i].memory > work ? s->c->machine[i].memory - work : 0;
     uint64_t hi = need + work;                               /* then any one machine can hold everything */
+    s->extra = hi;
+    if (!fits(s))
+        return err_set(e, ERR_NOTFOUND, "no division of the layers gives every machine weights that it has "
+                                        "or can fetch");
     while (lo < hi) {                             /* the least that, given to every machine, makes it fit */
         s->extra = lo + (hi - lo) / 2;
         if (fits(s)) hi = s->extra;

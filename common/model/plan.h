@@ -19,7 +19,11 @@
  * An expert helper holds some experts of all layers of a stage; the lead sends it the rows of each
  * layer and adds what comes back:
  *
- *   seconds = dense part of the lead + max(experts of the lead, round trip + slowest helper) */
+ *   seconds = dense part of the lead + max(experts of the lead, round trip + slowest helper)
+ *
+ * Weights that a machine would have to fetch first count as if their way took part in each of the next
+ * PLAN_FETCH_TOKENS tokens: a machine that is a little faster is not worth moving a model. They weigh in
+ * the objective, never in the speeds that are reported. */
 #ifndef MODEL_PLAN_H
 #define MODEL_PLAN_H
 
@@ -28,6 +32,7 @@
 enum {
     PLAN_MACHINES_MAX = 64, PLAN_NAME_MAX = 64, PLAN_SETS_MAX = 256,
     PLAN_HELPERS_MAX = 3,                              /* of one stage, all of one kind */
+    PLAN_FETCH_TOKENS = 20000,                         /* an hour or two of one conversation */
     PLAN_RESULT_BYTES = 4096                  /* what the last stage sends per token: candidates and scores */
 };
 
@@ -56,6 +61,9 @@ uint64_t plan_layer_bytes(const struct plan_model *m, uint32_t layer);          
 
 /* ---- machines and links ---- */
 
+/* Seconds until these weights are where they would be used: 0 here already, INFINITY never. */
+struct plan_absent { double layer[HP_LAYERS_MAX], embed, head; };
+
 struct plan_machine {
     char name[PLAN_NAME_MAX], backend[16];
     uint64_t memory;                                   /* bytes that weights, state and buffers may take */
@@ -63,6 +71,7 @@ struct plan_machine {
     double int8_per_s,
         f32_per_s; /* operations on quantised matrices (tensor cores where they do it), others */
     double layer_s;                                    /* fixed cost of a layer: launches, synchronisation */
+    const struct plan_absent *absent;                  /* of a lead; NULL: everything is here */
 };
 
 struct plan_link { double latency_s, bytes_per_s; };   /* one way */
@@ -136,8 +145,8 @@ struct plan {
     double plain_tokens_per_s;            /* the best without helpers, when the plan has some; 0: none fits */
 };
 
-/* The best plan. ERR_NOMEM: nothing fits, and the text says how many bytes are missing. ERR_INVALID:
- * nonsense was given. */
+/* The best plan. ERR_NOMEM: nothing fits, and the text says how many bytes are missing. ERR_NOTFOUND: it
+ * is not a matter of memory, some weights cannot come where they fit. ERR_INVALID: nonsense was given. */
 int plan_search(const struct plan_model *m, const struct plan_cluster *c,
                 const struct plan_options *o, struct plan *out, struct err *e);
 

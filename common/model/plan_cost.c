@@ -209,6 +209,14 @@ double plan_result_seconds(const struct plan_link *link, double rows) {
     return rows * PLAN_RESULT_BYTES / link->bytes_per_s;
 }
 
+double plan_fetch_seconds(const struct plan_machine *p, uint32_t begin, uint32_t end, bool head) {
+    const struct plan_absent *a = p->absent;
+    if (!a) return 0;
+    double t = (begin == 0 ? a->embed : 0) + (head ? a->head : 0);
+    for (uint32_t l = begin; l < end; l++) t += a->layer[l];
+    return t / PLAN_FETCH_TOKENS;
+}
+
 double plan_groups(const struct plan_options *o, uint32_t n_stage) {
     return MIN(o->n_streams, n_stage);
 }

@@ -141,6 +141,8 @@ static double send_seconds(const struct context *x, const struct plan *p, uint32
 static void decode_figures(const struct context *x, struct plan *p) {
     double groups = plan_groups(x->o, p->n_stage), round = x->c->coordinator[p->stage[0].machine].latency_s;
     p->rows = x->o->n_streams / groups;
+    double token = round, slowest = 0;               /* with the fetching; the others are what is reported */
+    double whole_round = round;
     p->token_s = round;
     p->batch_s = 0;
     for (uint32_t i = 0; i < p->n_stage; i++) {
@@ -152,10 +154,14 @@ static void decode_figures(const struct context *x, struct plan *p) {
         p->token_s += s->token_s + s->send_s;
         round += s->batch_s + latency + send;
         p->batch_s = fmax(p->batch_s, fmax(s->batch_s, send));
+        double fetch = plan_fetch_seconds(&x->c->machine[s->machine], s->layer_begin, s->layer_end, s->head);
+        token += s->token_s + s->send_s + fetch;
+        whole_round += s->batch_s + latency + send + fetch;
+        slowest = fmax(slowest, fmax(s->batch_s + fetch, send));
     }
     p->stream_tokens_per_s = 1 / p->token_s;
     p->all_tokens_per_s = p->rows / fmax(p->batch_s, round / groups);
-    p->objective = x->o->objective == PLAN_LATENCY ? p->token_s : 1 / p->all_tokens_per_s;
+    p->objective = x->o->objective == PLAN_LATENCY ? token : fmax(slowest, whole_round / groups) / p->rows;
 }
 
 /* Chunk k enters a stage when the stage before has sent it and the stage itself is done with chunk k - 1. */
@@ -190,6 +196,8 @@ int plan_evaluate(const struct plan_model *m, const struct plan_cluster *c,
     }
     if (rc < 0) return rc;
     decode_figures(&x, p);
+    if (isinf(p->objective))
+        return err_set(e, ERR_NOTFOUND, "a machine of this plan neither has its layers nor can fetch them");
     prefill_figures(&x, p);
     return 0;
 }

@@ -31,6 +31,8 @@ double plan_helped_seconds(const struct plan_model *m, const struct plan_machine
 /* streams: on the wire */
 double plan_send_seconds(const struct plan_model *m, const struct plan_link *link, double rows);
 double plan_result_seconds(const struct plan_link *link, double rows);
+/* What fetching the weights of a stage adds to a token, see PLAN_FETCH_TOKENS. */
+double plan_fetch_seconds(const struct plan_machine *p, uint32_t begin, uint32_t end, bool head);
 double plan_groups(const struct plan_options *o, uint32_t n_stage);
 
 int plan_check_input(const struct plan_model *m, const struct plan_cluster *c,
