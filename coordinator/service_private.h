@@ -72,7 +72,7 @@ struct service {
     struct net *net;
     struct loop *loop;
     struct slots *slots;
-    struct share_server *share;                   /* weights for nodes without a file; NULL: ours is a shard */
+    struct share_server *share;                  /* weights for nodes without a file; NULL: ours is a shard */
     struct links *local_links, *node_links;       /* doors: inproc, and tcp or NULL */
     struct keyring *keyring;
     char local_address[64];
