@@ -442,19 +442,27 @@ static const char *effort_text(const struct chat_options *o) {
     return "";
 }
 
-/* Whether what has been written ends where the model may go on by itself. */
-static bool is_open(const struct render *r) {
-    if (r->n_turns == 0) return false;
-    const struct turn *last = &r->turns[r->n_turns - 1];
+/* Whether the first n turns end where the model may go on by itself. */
+static bool is_open(const struct render *r, ptrdiff_t n) {
+    if (n == 0) return false;
+    const struct turn *last = &r->turns[n - 1];
     const struct chat_message *m = &r->messages[last->first];
     if (last->role == CHAT_ROLE_ASSISTANT) return m->prefix || m->task != CHAT_TASK_NONE;
-    if (last->role == CHAT_ROLE_REMINDER) return r->n_turns > 1 && is_users(last - 1);
+    if (last->role == CHAT_ROLE_REMINDER) return n > 1 && is_users(last - 1);
     return is_users(last);
+}
+
+/* The header that open_turn gave an answer stands before it in later prompts, too: the model sees what it
+ * wrote where it wrote it, and what was computed of it serves again. */
+static void put_given_header(struct render *r, ptrdiff_t i) {
+    bool given = r->o->open_turn && i > 0 && r->turns[i].role == CHAT_ROLE_ASSISTANT && !is_open(r, i);
+    if (given) put_header(r, r->o->thinking && (r->keep_all || i >= r->last_user));
 }
 
 static int put_turns(struct render *r) {
     for (ptrdiff_t i = 0; i < r->n_turns; i++) {
         const struct chat_message *m = &r->messages[r->turns[i].first];
+        if (r->turns[i].first >= r->o->n_context) put_given_header(r, i);
         int rc = r->turns[i].first < r->o->n_context ? 0 : put_turn(r, i);
         if (rc < 0) return err_wrap(r->e, rc, "message %zu", r->turns[i].first);
         if (m->role == CHAT_ROLE_ASSISTANT && m->n_calls) r->caller = m;
@@ -495,7 +503,7 @@ int chat_render(struct chat_prompt *p, const struct chat_message *messages, size
         if (n) put_format(p, effort_text(o));
     }
     rc = put_turns(&r);
-    if (rc == 0 && o->open_turn && !is_open(&r)) put_header(&r, o->thinking);
+    if (rc == 0 && o->open_turn && !is_open(&r, r.n_turns)) put_header(&r, o->thinking);
     free(r.turns);
     return rc < 0 ? rc : check_text(p, e);
 }

@@ -67,7 +67,8 @@ struct chat_options {
     enum chat_encoding encoding;
     enum chat_effort effort;
     bool thinking;
-    bool open_turn;        /* if no answer could begin at the end, begin one: what a server wants */
+    bool open_turn;        /* where no answer could begin (behind a system message), begin one, at the end
+                            * and before answers of the past: what a server wants */
     bool keep_reasoning;                          /* of old turns, as when tools are attached */
     bool without_bos;
     size_t n_context;                             /* messages in front that are not written again */
