@@ -69,6 +69,13 @@ static inline void client_init(struct client *c) {
     pthread_cond_init(&c->over, NULL);
 }
 
+static inline uint32_t client_count(struct client *c) {
+    pthread_mutex_lock(&c->lock);
+    uint32_t n = c->n_token;
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
 static inline void client_wait(struct client *c) {
     pthread_mutex_lock(&c->lock);
     while (!c->n_done) pthread_cond_wait(&c->over, &c->lock);
