@@ -172,7 +172,7 @@ static void bench(const char *name, struct keyring *door, struct keyring *dialle
 }
 
 int main(int argc, char **argv) {
-    double seconds = argc > 1 ? atof(argv[1]) : 2;
+    double seconds = argc > 1 ? strtod(argv[1], NULL) : 2;
     char folder[] = "/tmp/pleiades-bench-XXXXXX", path[128], token[KEYRING_TOKEN_MAX];
     struct keyring *door, *dialler;
     CHECK(mkdtemp(folder));
