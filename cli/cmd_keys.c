@@ -5,6 +5,7 @@
 #include "cli/cmd.h"
 
 #include "cli/opts.h"
+#include "cli/subcommands.h"
 #include "common/sys/curve.h"
 #include "common/sys/file.h"
 #include "common/sys/keyring.h"
@@ -167,32 +168,13 @@ static int keys_revoke(int argc, char **argv) {
 
 /* ---- dispatch ---- */
 
-static const struct { const char *name; int (*run)(int, char **); const char *help; } commands[] = {
+static const struct subcommand commands[] = {
     { "init", keys_init, "make the keys of a new cluster" },
     { "invite", keys_invite, "print a token with which a machine joins" },
     { "list", keys_list, "who may connect" },
     { "revoke", keys_revoke, "take a machine or an invitation off the list" },
 };
 
-static int usage(FILE *f, int status) {
-    fprintf(f, "Usage: pleiades keys COMMAND [OPTIONS]\n\n");
-    for (size_t i = 0; i < COUNT_OF(commands); i++)
-        fprintf(f, "  %-8s %s\n", commands[i].name, commands[i].help);
-    fprintf(f, "\n'pleiades keys COMMAND --help' explains one of them.\n");
-    return status;
-}
-
 int cmd_keys(int argc, char **argv) {
-    const char *names[COUNT_OF(commands)];
-    if (argc < 2) return usage(stderr, OPTS_EXIT_USAGE);
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return usage(stdout, 0);
-    for (size_t i = 0; i < COUNT_OF(commands); i++) {
-        names[i] = commands[i].name;
-        if (strcmp(commands[i].name, argv[1]) == 0) return commands[i].run(argc - 1, argv + 1);
-    }
-    const char *nearest = opts_nearest(argv[1], names, (int)COUNT_OF(commands));
-    fprintf(stderr, "pleiades keys: no command '%s'", argv[1]);
-    if (nearest) fprintf(stderr, "; did you mean '%s'?\n", nearest);
-    else fprintf(stderr, "; 'pleiades keys --help' lists them\n");
-    return OPTS_EXIT_USAGE;
+    return subcommands_run("keys", commands, COUNT_OF(commands), argc, argv);
 }

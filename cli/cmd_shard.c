@@ -6,6 +6,7 @@
 
 #include "cli/machines.h"
 #include "cli/opts.h"
+#include "cli/subcommands.h"
 #include "common/base/check.h"
 #include "common/sys/clock.h"
 #include "common/sys/term.h"
@@ -455,7 +456,7 @@ static int cmd_join(int argc, char **argv) {
 
 /* ---- the command ---- */
 
-static const struct { const char *name; int (*run)(int, char **); const char *help; } commands[] = {
+static const struct subcommand commands[] = {
     { "plan", cmd_plan, "which machine takes which layers, and how fast that will be" },
     { "split", cmd_split, "cut a model into one file per stage" },
     { "verify", cmd_verify, "compare shards with their checksums" },
@@ -463,25 +464,6 @@ static const struct { const char *name; int (*run)(int, char **); const char *he
     { "join", cmd_join, "shards back to one model" },
 };
 
-static int usage(FILE *f, int status) {
-    fprintf(f, "Usage: pleiades shard COMMAND [OPTIONS] [ARGUMENTS]\n");
-    for (size_t i = 0; i < COUNT_OF(commands); i++)
-        fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].help);
-    fprintf(f, "\n'pleiades shard COMMAND --help' explains one of them.\n");
-    return status;
-}
-
 int cmd_shard(int argc, char **argv) {
-    const char *names[COUNT_OF(commands)];
-    if (argc < 2) return usage(stderr, OPTS_EXIT_USAGE);
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return usage(stdout, 0);
-    for (size_t i = 0; i < COUNT_OF(commands); i++) {
-        names[i] = commands[i].name;
-        if (strcmp(commands[i].name, argv[1]) == 0) return commands[i].run(argc - 1, argv + 1);
-    }
-    const char *nearest = opts_nearest(argv[1], names, (int)COUNT_OF(commands));
-    fprintf(stderr, "pleiades shard: no command '%s'", argv[1]);
-    if (nearest) fprintf(stderr, "; did you mean '%s'?\n", nearest);
-    else fprintf(stderr, "; 'pleiades shard --help' lists them\n");
-    return OPTS_EXIT_USAGE;
+    return subcommands_run("shard", commands, COUNT_OF(commands), argc, argv);
 }
