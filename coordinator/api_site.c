@@ -143,6 +143,12 @@ void api_site_remember(const struct api_site *s, const struct chat_text *ids, si
     if (rc < 0) log_debug("api", "a block of tool calls is not kept: %s", e.text);
 }
 
+void api_site_memory(const struct api_site *s, struct replay_stats *out) {
+    pthread_mutex_lock(&s->memory->lock);
+    *out = replay_stats(s->memory->replay);
+    pthread_mutex_unlock(&s->memory->lock);
+}
+
 /* ---- models ---- */
 
 static void put_date(struct buf *out, int64_t unix_s) {

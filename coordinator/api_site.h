@@ -55,6 +55,9 @@ void api_site_recall(const struct api_site *s, struct api_request *r);
 void api_site_remember(const struct api_site *s, const struct chat_text *ids, size_t n_ids,
                        struct chat_text block);
 
+struct replay_stats;
+void api_site_memory(const struct api_site *s, struct replay_stats *out);
+
 /* GET /v1/models and /v1/models/ID: 0, or ERR_NOTFOUND. */
 void api_site_put_models(const struct api_site *s, struct buf *out);
 int api_site_put_model(const struct api_site *s, struct chat_text id, struct buf *out);

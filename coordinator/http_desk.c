@@ -134,11 +134,27 @@ static void answer_health(struct exchange *x) {
     answer(x, 503, plain_json);
 }
 
+/* Of sequences that have begun; those in the queue hold nothing. */
+static uint64_t count_kv(const struct http *h) {
+    uint64_t n = 0;
+    for (const struct task *t = h->tasks; t; t = t->next)
+        for (uint32_t i = 0; i < t->n_submitted; i++) {
+            const struct api_choice *c = &t->job->choice[i];
+            uint32_t n_done = atomic_load(&t->watch[i].n_progress);
+            if (t->watch[i].live && (n_done || c->answer.n_tokens))
+                n += (c->answer.n_tokens ? t->job->prompt[c->prompt_i].tokens.n : n_done) +
+                     c->answer.n_tokens;
+        }
+    return n;
+}
+
 static void answer_metrics(struct exchange *x) {
     struct http *h = x->h;
     struct metrics_now now = { .connections = h->n_conns, .jobs = h->n_tasks, .version = PLEIADES_BUILD };
     service_info(h->service, &now.info);
     service_totals(h->service, &now.totals);
+    now.kv_tokens = count_kv(h);
+    if (h->site) api_site_memory(h->site, &now.memory);
     now.model = h->site ? h->site->model_id : now.info.model;
     metrics_put(&h->metrics, &now, &x->answer);
     answer(x, 200, "text/plain; version=0.0.4; charset=utf-8");
@@ -399,6 +415,8 @@ static void tell_end(struct watch *w) {
     m->n_prompt += w->done.n_prompt;
     m->n_cached += w->done.n_cached;
     m->n_output += w->done.n_output;
+    if (w->done.n_cached) m->n_hit++;
+    else m->n_miss++;
     m->prefill_s += (double)w->done.prefill_us / 1e6;
     m->decode_s += (double)w->done.decode_us / 1e6;
     metrics_add(&m->queue, (double)w->done.queue_us / 1e6);

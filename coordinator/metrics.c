@@ -115,10 +115,30 @@ static void put_service(const struct metrics_now *now, struct buf *out) {
     put_decode(&now->totals, out);
 }
 
+/* What is kept of computed prompts, and of the calls that models wrote. */
+static void put_caches(const struct metrics *m, const struct metrics_now *now, struct buf *out) {
+    const struct replay_stats *r = &now->memory;
+    double capacity = (double)now->info.n_slot * now->info.n_ctx;
+    put_one(out, "kv_tokens", "gauge", (double)now->kv_tokens,
+            "Tokens whose state is held for running sequences.");
+    put_one(out, "kv_capacity_tokens", "gauge", capacity, "Tokens whose state all slots could hold.");
+    put_one(out, "prefix_cache_hits_total", "counter", (double)m->n_hit,
+            "Sequences whose beginning was not computed again.");
+    put_one(out, "prefix_cache_misses_total", "counter", (double)m->n_miss,
+            "Sequences that were computed from the start.");
+    put_one(out, "call_memory_entries", "gauge", (double)r->n_blocks, "Remembered blocks of tool calls.");
+    put_one(out, "call_memory_bytes", "gauge", (double)r->bytes, "Memory that they take.");
+    put_one(out, "call_memory_hits_total", "counter", (double)r->n_hit,
+            "Messages rendered from a remembered block.");
+    put_one(out, "call_memory_evictions_total", "counter", (double)r->n_evicted,
+            "Blocks that had to make room.");
+}
+
 void metrics_put(const struct metrics *m, const struct metrics_now *now, struct buf *out) {
     put_build(now, out);
     put_requests(m, out);
     put_service(now, out);
+    put_caches(m, now, out);
     put_one(out, "connections", "gauge", now->connections, "Open connections.");
     put_one(out, "jobs", "gauge", now->jobs, "Requests being read, computed or written.");
     put_one(out, "prompt_tokens_total", "counter", (double)m->n_prompt, "Tokens of prompts.");

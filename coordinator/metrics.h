@@ -6,6 +6,7 @@
 #define COORDINATOR_METRICS_H
 
 #include "coordinator/api_route.h"
+#include "coordinator/replay.h"
 #include "coordinator/service.h"
 
 enum metrics_outcome { METRICS_OK, METRICS_CLIENT_ERROR, METRICS_CANCELLED, METRICS_REJECTED, METRICS_FAILED,
@@ -21,6 +22,7 @@ struct metrics_histogram {
 struct metrics {
     uint64_t requests[API_ENDPOINTS][METRICS_OUTCOMES];
     uint64_t n_prompt, n_cached, n_output;
+    uint64_t n_hit, n_miss;                       /* sequences with and without a cached beginning */
     double prefill_s, decode_s;
     struct metrics_histogram first_token, between_tokens, request, queue;
     uint64_t bytes_in, bytes_out;
@@ -30,6 +32,8 @@ struct metrics_now {                              /* what is true at this moment
     struct service_info info;
     struct service_totals totals;
     uint32_t connections, jobs;
+    uint64_t kv_tokens;                           /* of sequences that are computed */
+    struct replay_stats memory;                   /* of tool calls */
     const char *version;                          /* of the build */
     const char *model;
 };

@@ -39,6 +39,7 @@ struct service {
     uint64_t next_ticket;
     atomic_uint n_submitted, n_cancelled;
     _Atomic uint64_t cancel_ns, told_ns;          /* of the last one */
+    _Atomic uint64_t cpu_ns;                      /* of the loop thread, so far */
 };
 
 static inline void fake_end(struct service *s, struct fake_entry *t, enum service_end end) {
@@ -80,7 +81,9 @@ static inline void *fake_loop(void *ctx) {
             next = MIN(next, wanted);
         }
         if (s->stop || next <= clock_now_ns()) continue;
-        struct timespec until;
+        struct timespec until, cpu;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+        atomic_store(&s->cpu_ns, (uint64_t)cpu.tv_sec * 1000000000 + (uint64_t)cpu.tv_nsec);
         clock_gettime(CLOCK_REALTIME, &until);
         now = clock_now_ns();
         uint64_t wait = next == UINT64_MAX || next < now ? 1000000 : next - now;
