@@ -37,7 +37,7 @@ static void draw(const char *table, const char *note) {
     struct tm tm;
     int rows = terminal_rows() - 2;
     strftime(now, sizeof now, "%H:%M:%S", localtime_r(&t, &tm));
-    printf("\033[H\033[7mpleiades top  %s  Ctrl-C ends  %-44.44s\033[0m" NEWLINE, now, note);
+    printf("\033[H\033[7mpleiades top  %s  Ctrl-C ends  %-42.42s\033[0m" NEWLINE, now, note);
     for (const char *at = table; *at && rows > 0; rows--) {
         size_t n = strcspn(at, "\n");
         n += at[n] == '\n';
