@@ -1,9 +1,10 @@
 /* api_json - see the header. */
 #include "coordinator/api_json.h"
 
-/* jansson's own limit is 2048 levels; ours holds for everything that walks a body after it. */
-static int check_depth(struct chat_text body, struct err *e) {
-    int depth = 0;
+/* jansson's own limit is 2048 levels; ours holds for everything that walks a body after it. It has none for
+ * values, of which a body can have as many as half its bytes. */
+static int check_shape(struct chat_text body, struct err *e) {
+    int depth = 0, n_values = 1;
     for (size_t i = 0; i < body.len; i++) {
         char c = body.data[i];
         if (c == '"') {
@@ -12,9 +13,14 @@ static int check_depth(struct chat_text body, struct err *e) {
         } else if (c == '{' || c == '[') {
             if (++depth > API_JSON_DEPTH_MAX)
                 return err_set(e, ERR_INVALID, "JSON nested deeper than %d", API_JSON_DEPTH_MAX);
+            n_values++;
+        } else if (c == ',') {
+            n_values++;
         } else if (c == '}' || c == ']') {
             depth--;
         }
+        if (n_values > API_JSON_VALUES_MAX)
+            return err_set(e, ERR_INVALID, "JSON with more than %d values", API_JSON_VALUES_MAX);
     }
     return 0;
 }
@@ -22,7 +28,7 @@ static int check_depth(struct chat_text body, struct err *e) {
 int api_json_parse(json_t **root, struct chat_text body, struct err *e) {
     const size_t flags = JSON_DECODE_ANY | JSON_ALLOW_NUL;
     json_error_t error;
-    int rc = check_depth(body, e);
+    int rc = check_shape(body, e);
     if (rc < 0) return rc;
     *root = json_loadb(body.len ? body.data : "", body.len, flags, &error);
     /* An integer beyond 64 bits is legal; as a value it may be a double, its spelling is kept. */

@@ -1,8 +1,8 @@
 /* api_json - a client's JSON body, read by the rules of our HTTP endpoints.
  *
- * Valid UTF-8, no lone surrogates, nesting up to API_JSON_DEPTH_MAX, the last of repeated keys
- * wins. The getters treat null as absent and name the field in their errors. jansson's values
- * are reference-counted without locks: one thread at a time. */
+ * Valid UTF-8, no lone surrogates, nesting up to API_JSON_DEPTH_MAX, API_JSON_VALUES_MAX values, the
+ * last of repeated keys wins. The getters treat null as absent and name the field in their errors.
+ * jansson's values are reference-counted without locks: one thread at a time. */
 #ifndef COORDINATOR_API_JSON_H
 #define COORDINATOR_API_JSON_H
 
@@ -12,7 +12,7 @@
 #include "common/base/types.h"
 #include "common/model/chat_json.h"
 
-enum { API_JSON_DEPTH_MAX = 512 };
+enum { API_JSON_DEPTH_MAX = 512, API_JSON_VALUES_MAX = 1 << 22 };      /* about 64 bytes each while parsed */
 
 /* The body's value (any type) in *root, to be json_decref'd. ERR_INVALID says where it is wrong. */
 int api_json_parse(json_t **root, struct chat_text body, struct err *e);

@@ -28,10 +28,13 @@ enum { HTTP_POLL_MAX = 1 + HTTP_LISTEN_MAX + 2048, RESPONSE_BLOCK = 4096 };
 
 static void conn_open(struct http *h, struct MHD_Connection *c, void **context) {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct sockaddr_storage a = { .ss_family = AF_UNSPEC };
+    socklen_t len = sizeof a;
     struct conn *k = xcalloc(1, sizeof *k);
     *k = (struct conn){
         .h = h, .next = h->conns, .fd = info ? (int)info->connect_fd : -1, .since_ns = h->now_ns
     };
+    k->is_unix = getsockname(k->fd, (struct sockaddr *)&a, &len) == 0 && a.ss_family == AF_UNIX;
     if (h->conns) h->conns->prev = k;
     h->conns = k;
     h->n_conns++;
@@ -253,6 +256,8 @@ static struct MHD_Daemon *daemon_new(struct http *h, bool tls) {
 
 int http_daemons_start(struct http *h, struct err *e) {
     bool tls = h->cert != NULL;
+    if (MHD_is_feature_supported(MHD_FEATURE_EPOLL) != MHD_YES)      /* then it is select(), with its limit */
+        h->limit.connections = MIN(h->limit.connections, FD_SETSIZE - 128);
     if (tls && MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES)
         return err_set(e, ERR_UNSUPPORTED, "this libmicrohttpd was built without TLS");
     for (int i = 0; i < (tls ? 2 : 1); i++) {     /* the Unix socket is never encrypted */
@@ -392,11 +397,11 @@ void *http_serve(void *ctx) {
     struct http *h = ctx;
     h->now_ns = clock_now_ns();
     while (!atomic_load(&h->stopping)) turn(h);
-    uint64_t asked_ns = 0, said_ns = clock_now_ns();
+    uint64_t begin_ns = h->now_ns, asked_ns = 0, said_ns = h->now_ns;
     while (h->n_tasks || h->n_exchanges || h->site_in_work) {
         if (h->now_ns - asked_ns > 50000000) {    /* those that came in between, too */
             asked_ns = h->now_ns;
-            desk_stop(h);
+            desk_stop(h, h->now_ns - begin_ns > (uint64_t)HTTP_STOP_MS * 1000000);
         }
         if (h->now_ns > said_ns && h->now_ns - said_ns > 10000000000u) {
             said_ns = h->now_ns;

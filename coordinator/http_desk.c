@@ -67,7 +67,7 @@ static void check_rights(struct exchange *x, const struct http_headers *in) {
     const struct http_guard *g = &x->h->guard;
     bool open = x->route.endpoint == API_HEALTH || x->route.endpoint == API_PAGE || x->route.preflight ||
                 (x->route.endpoint == API_METRICS && x->h->config.metrics_open);
-    if (!http_guard_host(g, in->host))
+    if (!(x->conn && x->conn->is_unix) && !http_guard_host(g, in->host))
         desk_refuse(x, API_FAULT_FORBIDDEN, "this server does not go by that Host name (--allow-host)");
     else if (!http_guard_origin(g, in->origin, in->host))
         desk_refuse(x, API_FAULT_FORBIDDEN, "pages of that Origin may not ask here (--cors)");
@@ -685,10 +685,16 @@ void desk_tick(struct http *h) {
     }
 }
 
-void desk_stop(struct http *h) {
-    for (struct task *t = h->tasks; t; t = t->next)
-        if (job_of(t)) cancel_all(t);
-    for (struct exchange *x = h->exchanges; x; x = x->next) {
+void desk_stop(struct http *h, bool at_once) {
+    struct api_error fault = { .fault = API_FAULT_UNAVAILABLE };
+    api_error_set(&fault, API_FAULT_UNAVAILABLE, "the server is shutting down");
+    for (struct task *t = h->tasks, *next; t; t = next) {
+        next = t->next;
+        if (!job_of(t)) continue;
+        api_job_fail(t->job, &fault);
+        settle(t);
+    }
+    for (struct exchange *x = h->exchanges; x && at_once; x = x->next) {
         x->gone = true;
         http_resume(x);
     }

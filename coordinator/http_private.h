@@ -23,7 +23,13 @@
 #include "coordinator/http_work.h"
 #include "coordinator/metrics.h"
 
-enum { HTTP_DAEMONS = 2, HTTP_NOTES_MAX = 1 << 16, HTTP_TICK_MS = 20, HTTP_SLOW_MS = 100 };
+enum {
+    HTTP_DAEMONS = 2,
+    HTTP_NOTES_MAX = 1 << 16,
+    HTTP_TICK_MS = 20,
+    HTTP_SLOW_MS = 100,
+    HTTP_STOP_MS = 500
+};
 
 struct MHD_Connection;
 struct MHD_Daemon;
@@ -36,6 +42,7 @@ struct conn {                                     /* a connection, with or witho
     int fd;
     uint64_t since_ns;                            /* when it was opened, or its last request ended */
     bool busy;                                    /* a request head has come in */
+    bool is_unix;
 };
 
 enum exchange_state { X_BODY, X_WORK, X_WAIT, X_FLOW, X_READY, X_SENT };
@@ -165,7 +172,7 @@ void desk_leave(struct exchange *x, bool complete);       /* the exchange is ove
 
 void desk_drain_notes(struct http *h);
 void desk_tick(struct http *h);
-void desk_stop(struct http *h);                   /* cancels everything */
+void desk_stop(struct http *h, bool at_once);     /* ends everything: with a word to the client, or at once */
 void desk_open_site(struct http *h);
 
 /* ---- http.c ---- */

@@ -635,7 +635,10 @@ static void stopping_ends_whatever_runs(void **state) {
     assert_true(clock_now_ns() - begin < 2000000000u);
     assert_int_equal(atomic_load(&r.service->n_cancelled), 12);
     for (int i = 0; i < 12; i++) {
+        buf_clear(&r.in);
         assert_true(client_closed(fd[i], &r.in, 1000));
+        assert_non_null(strstr(r.in.data, i % 2 ? "200 OK" : "503 Service Unavailable"));
+        assert_non_null(strstr(r.in.data, "the server is shutting down"));
         close(fd[i]);
     }
     rig_close(&r);
@@ -654,8 +657,12 @@ static void a_unix_socket_serves_its_owner(void **state) {
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
     int fd = client_connect_unix(path);
+    static const char other[] = "HEAD / HTTP/1.1\r\nHost: any-name\r\n\r\n";
     client_post(fd, CHAT, "", SAY);
     WAIT(&r, fd, "\"content\":\"Hello\"");
+    buf_clear(&r.in);
+    client_send(fd, other, strlen(other));
+    WAIT(&r, fd, "200 OK");
     close(fd);
     struct http *second;
     struct http_config same = r.config;
