@@ -38,7 +38,8 @@ static bool decide(struct zap *z, zmq_msg_t part[ZAP_PARTS], int n, char user[KE
     if (n != ZAP_PARTS || !is_text(&part[ZAP_VERSION], "1.0") || !is_text(&part[ZAP_MECHANISM], "CURVE") ||
         zmq_msg_size(&part[ZAP_KEY]) != 32)
         return false;
-    if (keyring_refresh(z->keyring, &e) < 0) log_error("keys", "%s", e.text);
+    if (keyring_refresh(z->keyring, &e) < 0 && once_is_due(&z->once, "refresh", e.text, clock_now_ns()))
+        log_error("keys", "%s", e.text);
     if (keyring_find(z->keyring, zmq_msg_data(&part[ZAP_KEY]), user, KEYRING_USER_MAX)) return true;
     if (once_is_due(&z->once, "key", address, clock_now_ns()))
         log_warn("keys", "refused a connection from %s: its key is not known here", address);
