@@ -122,6 +122,16 @@ static uint32_t us_of(double seconds) {
     return us < 1 ? 1 : us < 4e9 ? (uint32_t)us : UINT32_MAX;
 }
 
+static void helpers_tell(const struct plan_stage *s, const uint32_t *place, struct coord_plan_stage *out) {
+    if (!s->n_helper) return;
+    out->expert_begin = s->expert_begin;
+    out->expert_end = s->expert_end;
+    out->n_helper = s->n_helper;
+    for (uint32_t i = 0; i < s->n_helper; i++)
+        out->helper[i] = (struct coord_plan_helper){ place[s->helper[i].machine], s->helper[i].expert_begin,
+                                                     s->helper[i].expert_end };
+}
+
 static void plan_tell(const struct service *s, const struct plan *p, const uint32_t *place,
                       struct coord_plan *out) {
     bool f16s = s->config.wire && strcmp(s->config.wire, "f16s") == 0;
@@ -135,13 +145,15 @@ static void plan_tell(const struct service *s, const struct plan *p, const uint3
     out->n_credit = 2;
     out->numerics = (uint32_t)s->config.numerics;
     out->precision = s->config.precision && strcmp(s->config.precision, "f32") == 0;
-    for (uint32_t i = 0; i < p->n_stage; i++)
+    for (uint32_t i = 0; i < p->n_stage; i++) {
         out->stage[i] = (struct coord_plan_stage){ .node = place[p->stage[i].machine],
                                                    .layer_begin = p->stage[i].layer_begin,
                                                    .layer_end = p->stage[i].layer_end,
                                                    .wire = f16s ? MSG_WIRE_F16S : MSG_WIRE_F32,
                                                    .us_row_1 = us_of(p->stage[i].token_s),
                                                    .us_row_n = us_of(p->stage[i].chunk_s) };
+        helpers_tell(&p->stage[i], place, &out->stage[i]);
+    }
 }
 
 int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,

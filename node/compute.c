@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/model/sampler.h"
 #include "common/sys/clock.h"
+#include "node/experts.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -14,6 +15,8 @@ enum { PART_ALIGN = 8, SLOT_NONE = -1 };
 struct compute {
     struct compute_config config;
     struct stage *stage;                          /* NULL: none */
+    struct experts *experts;                      /* instead of a stage: the share of a helper */
+    struct stage_range helper[STAGE_HELPERS_MAX];  /* of the lead, as `held` */
     struct msg_assign held;                       /* what it was opened with */
     struct msg_ready ready;
     int64_t *slot;                                /* of the stage, by the core's number */
@@ -40,6 +43,7 @@ struct compute *compute_new(const struct compute_config *config) {
 
 void compute_free(struct compute *c) {
     if (!c) return;
+    experts_close(c->experts);
     stage_close(c->stage);
     sampler_deinit(&c->sampler);
     free(c->slot);
@@ -72,17 +76,23 @@ static void close_all(struct compute *c) {
 
 static void drop_stage(struct compute *c) {
     close_all(c);
+    experts_close(c->experts);
+    c->experts = NULL;
     stage_close(c->stage);
     c->stage = NULL;
 }
 
 /* The stage that is open does for the new plan, too: the same layers with the same limits. */
-static bool is_held(const struct compute *c, const struct msg_assign *a) {
-    const struct msg_assign *h = &c->held;
-    return c->stage && h->model_lo == a->model_lo && h->model_hi == a->model_hi &&
-           h->layer_begin == a->layer_begin && h->layer_end == a->layer_end &&
-           h->numerics == a->numerics && h->precision == a->precision && h->n_slot == a->n_slot &&
-           h->n_ctx_max == a->n_ctx_max && h->n_rows_max == a->n_rows_max;
+static bool is_held(const struct compute *c, const struct compute_job *job) {
+    const struct msg_assign *h = &c->held, *a = &job->assign;
+    bool same_experts = h->is_helper == a->is_helper && h->expert_begin == a->expert_begin &&
+                        h->expert_end == a->expert_end && h->n_helper == a->n_helper &&
+                        memcmp(c->helper, job->helper, a->n_helper * sizeof c->helper[0]) == 0;
+    return same_experts && (c->stage || c->experts) && h->model_lo == a->model_lo &&
+           h->model_hi == a->model_hi && h->layer_begin == a->layer_begin &&
+           h->layer_end == a->layer_end && h->numerics == a->numerics &&
+           h->precision == a->precision && h->n_slot == a->n_slot && h->n_ctx_max == a->n_ctx_max &&
+           h->n_rows_max == a->n_rows_max;
 }
 
 static int open_stage(struct compute *c, const struct compute_job *job, struct err *e) {
@@ -102,8 +112,44 @@ static int open_stage(struct compute *c, const struct compute_job *job, struct e
         .progress = on_progress,
         .progress_ctx = c,
     };
+    struct stage_experts x = { .own = { a->expert_begin, a->expert_end },
+                               .n_helper = a->n_helper,
+                               .ask = c->config.experts_ask,
+                               .wait = c->config.experts_wait,
+                               .ctx = c->config.ctx };
+    memcpy(x.helper, job->helper, sizeof x.helper);
+    if (a->n_helper && !x.ask) return err_set(e, ERR_UNSUPPORTED, "expert helpers cannot be asked here");
+    if (a->expert_end) config.experts = &x;
     const struct stage_factory *f = c->config.factory;
     return f ? f->open(f, &c->stage, &config, e) : stage_model_open(&c->stage, &config, e);
+}
+
+static int open_experts(struct compute *c, const struct compute_job *job, struct err *e) {
+    const struct msg_assign *a = &job->assign;
+    struct experts_config config = {
+        .model_path = job->model_path,
+        .layer_begin = a->layer_begin,
+        .layer_end = a->layer_end,
+        .expert_begin = a->expert_begin,
+        .expert_end = a->expert_end,
+        .n_rows_max = a->n_rows_max,
+        .kernels = { .backend = c->config.backend,
+                     .precision = (enum precision)a->precision,
+                     .n_threads = c->config.n_threads,
+                     .pin_threads = true },
+        .progress = on_progress,
+        .progress_ctx = c,
+    };
+    if (c->config.factory) return err_set(e, ERR_UNSUPPORTED, "a stand-in has no experts");
+    int rc = experts_open(&c->experts, &config, e);
+    if (rc < 0) return rc;
+    struct stage_memory m = experts_memory(c->experts);
+    c->ready = (struct msg_ready){ .weights_bytes = m.weights,
+                                   .work_bytes = m.work,
+                                   .n_slot = a->n_slot,
+                                   .n_ctx_max = a->n_ctx_max,
+                                   .n_rows_max = a->n_rows_max };
+    return 0;
 }
 
 /* What of the state fits beside weights and buffers. The first sequences cost their rings, all of them
@@ -127,29 +173,36 @@ static void measure(struct compute *c, const struct msg_assign *a) {
     if (tokens < (double)a->n_slot * a->n_ctx_max) c->ready.state_tokens_max = MAX((uint64_t)tokens, 1);
 }
 
+static int open_layers(struct compute *c, const struct compute_job *job, struct err *e) {
+    int rc = open_stage(c, job, e);
+    if (rc == 0 && c->sampler.n_vocab != (int)c->stage->hp.n_vocab) {
+        sampler_deinit(&c->sampler);
+        rc = sampler_init(&c->sampler, (int)c->stage->hp.n_vocab, e);
+    }
+    if (rc == 0) measure(c, &job->assign);
+    return rc;
+}
+
 static int load(struct compute *c, struct compute_job *job, struct err *e) {
     const struct msg_assign *a = &job->assign;
     if (atomic_load(&c->wanted_epoch) > job->epoch) return err_set(e, ERR_CANCELLED, "a newer plan came");
     c->epoch = job->epoch;
     int rc = 0;
-    if (is_held(c, a)) {
+    if (is_held(c, job)) {
         close_all(c);
     } else {
         drop_stage(c);
-        rc = open_stage(c, job, e);
-        if (rc == 0 && c->sampler.n_vocab != (int)c->stage->hp.n_vocab) {
-            sampler_deinit(&c->sampler);
-            rc = sampler_init(&c->sampler, (int)c->stage->hp.n_vocab, e);
-        }
+        rc = a->is_helper ? open_experts(c, job, e) : open_layers(c, job, e);
         if (rc < 0) drop_stage(c);
         if (rc < 0) return rc;
         c->held = *a;
-        measure(c, a);
+        memcpy(c->helper, job->helper, sizeof c->helper);
     }
     job->ready = c->ready;
-    job->n_embd = c->stage->hp.n_embd;
-    job->n_vocab = c->stage->hp.n_vocab;
-    job->n_expert_used = c->stage->hp.n_expert_used;
+    const struct hparams *hp = c->stage ? &c->stage->hp : experts_hparams(c->experts);
+    job->n_embd = hp->n_embd;
+    job->n_vocab = hp->n_vocab;
+    job->n_expert_used = hp->n_expert_used;
     return 0;
 }
 
@@ -309,6 +362,17 @@ static int run(struct compute *c, struct compute_job *job, struct err *e) {
     return rc == 0 && c->stage->has_head ? ship_rows(c, job, e) : rc;
 }
 
+/* ---- a question of a lead ---- */
+
+static int run_experts(struct compute *c, const struct compute_job *job, struct err *e) {
+    const struct msg_experts *q = &job->question;
+    if (!c->experts) return err_set(e, ERR_STALE, "no experts are loaded");
+    const float *rows = job->question_data,
+                *weights = rows + (uint64_t)q->n_row * experts_hparams(c->experts)->n_embd;
+    const int32_t *ids = (const int32_t *)(const void *)(weights + (uint64_t)q->n_row * q->n_used);
+    return experts_run(c->experts, q->layer, q->n_row, q->n_used, rows, weights, ids, job->sums, e);
+}
+
 static void seq_close(struct compute *c, uint32_t slot) {
     if (slot >= c->config.n_slot_max || c->slot[slot] == SLOT_NONE) return;
     if (c->stage) stage_seq_close(c->stage, (uint32_t)c->slot[slot]);
@@ -323,6 +387,7 @@ void compute_do(struct compute *c, struct compute_job *job) {
     case COMPUTE_LOAD: job->code = load(c, job, &e); break;
     case COMPUTE_RUN: job->code = run(c, job, &e); break;
     case COMPUTE_SEQ_CLOSE: seq_close(c, job->slot); break;
+    case COMPUTE_EXPERTS: job->code = run_experts(c, job, &e); break;
     }
     snprintf(job->text, sizeof job->text, "%.200s", job->code < 0 ? e.text : "");
     job->compute_us = (uint32_t)MIN((clock_now_ns() - start) / 1000, (uint64_t)UINT32_MAX);

@@ -12,13 +12,14 @@
 #include "node/stage.h"
 #include "node/streams.h"
 
-enum compute_kind { COMPUTE_LOAD, COMPUTE_RUN, COMPUTE_SEQ_CLOSE };
+enum compute_kind { COMPUTE_LOAD, COMPUTE_RUN, COMPUTE_SEQ_CLOSE, COMPUTE_EXPERTS };
 
 struct compute_job {
     enum compute_kind kind;
 
     uint64_t epoch;                               /* LOAD */
-    struct msg_assign assign;                     /* its helpers are not looked at */
+    struct msg_assign assign;                     /* its lists are not looked at */
+    struct stage_range helper[STAGE_HELPERS_MAX];  /* experts of its n_helper helpers */
     char model_path[1024];
     struct msg_ready ready;                       /* answer, as are the dimensions */
     uint32_t n_embd, n_vocab, n_expert_used;
@@ -34,6 +35,11 @@ struct compute_job {
     struct msg_row_result *row;                   /* one per want */
     uint32_t row_room;
 
+    struct msg_experts question;                  /* EXPERTS; the rest is in `in` and `out` */
+    const void *question_data;                    /* rows, weights, ids */
+    float *sums;
+    uint32_t link;
+
     uint32_t slot;                                /* SEQ_CLOSE */
 
     int code;                                     /* answer */
@@ -48,6 +54,10 @@ struct compute_config {
     uint64_t memory_bytes;                      /* that weights, state and buffers may take; 0: not limited */
     uint32_t n_slot_max;
     void (*progress)(void *ctx, uint64_t epoch, uint64_t done, uint64_t total);  /* on the compute thread */
+    /* How helpers are asked, see stage_experts; on the compute thread. NULL: there are none. */
+    int (*experts_ask)(void *ctx, uint32_t layer, uint32_t n_row, const float *rows, const float *weights,
+                       const int32_t *ids, struct err *e);
+    int (*experts_wait)(void *ctx, uint32_t helper_i, float *sums, struct err *e);
     void *ctx;
 };
 

@@ -17,6 +17,9 @@ static int describe(struct node_files *f, struct msg_file *out, struct gguf *g, 
     if (rc == 0) rc = shard_fingerprint(g, &model, e);
     if (rc == 0) rc = shard_coverage(&cover, g, &hp, e);
     if (rc < 0) return rc;
+    struct shard_info shard;
+    f->part[f->n] = (struct shard_part){ .count = 0 };
+    if (shard_is(g) && shard_info_read(&shard, g, NULL) == 0) f->part[f->n] = shard.part;
     *out = (struct msg_file){
         .model_lo = model.lo, .model_hi = model.hi, .has_embed = cover.embed, .has_head = cover.head
     };
@@ -71,8 +74,16 @@ static bool covers(const struct msg_file *f, const struct msg_assign *a) {
     return all && f->model_lo == a->model_lo && f->model_hi == a->model_hi;
 }
 
+/* A shard with some of the experts does for a stage that has helpers, or for a helper. */
+static bool has_experts(const struct msg_file *f, const struct shard_part *p, const struct msg_assign *a) {
+    bool dense = a->is_helper || (p->dense && (p->embed || !a->has_embed) && (p->head || !a->has_head));
+    return p->count && p->n_range == 1 && dense && a->expert_end && p->layer_begin <= a->layer_begin &&
+           p->layer_end >= a->layer_end && p->expert[0].begin <= a->expert_begin &&
+           p->expert[0].end >= a->expert_end && f->model_lo == a->model_lo && f->model_hi == a->model_hi;
+}
+
 const char *node_files_find(const struct node_files *f, const struct msg_assign *a) {
     for (uint32_t i = 0; i < f->n; i++)
-        if (covers(&f->file[i], a)) return f->path[i];
+        if (covers(&f->file[i], a) || has_experts(&f->file[i], &f->part[i], a)) return f->path[i];
     return NULL;
 }

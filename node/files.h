@@ -6,11 +6,13 @@
 #define NODE_FILES_H
 
 #include "common/model/hparams.h"
+#include "common/model/shard.h"
 #include "common/wire/msg.h"
 
 struct node_files {
     struct msg_file file[MSG_FILES_MAX];
     char *path[MSG_FILES_MAX];
+    struct shard_part part[MSG_FILES_MAX];        /* of a shard; count 0: a whole file */
     uint32_t n, n_embd, n_vocab;                  /* dimensions: the largest of all */
 };
 

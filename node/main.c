@@ -19,6 +19,7 @@ enum {
     BATCHES = 80,                           /* twice the coordinator's window of 33, and some that are late */
     SEQUENCES = 256, ROWS_DEFAULT = 1024,
     EMBD_UNKNOWN = 7168, VOCAB_UNKNOWN = 163840,  /* of the largest model, when no file says better */
+    HELPERS = 4,                            /* most that a plan gives a stage, and one more */
     LAST_WORDS_MS = 100
 };
 
@@ -151,7 +152,8 @@ static int open_slots(struct node_process *p, struct err *e) {
                                .n_want_max = SEQUENCES,
                                .n_embd = p->files.n_embd ? p->files.n_embd : EMBD_UNKNOWN,
                                .n_vocab = p->files.n_vocab ? p->files.n_vocab : VOCAB_UNKNOWN,
-                               .n_window = BATCHES / 2 };
+                               .n_window = BATCHES / 2,
+                               .n_helper = HELPERS };
     struct slots_config c = slots_config_of(&need);
     return slots_new(&p->slots, p->loop, &c, e);
 }
@@ -200,6 +202,8 @@ static int open_compute(struct node_process *p, struct err *e) {
                                                  .memory_bytes = p->config.memory_bytes,
                                                  .n_slot_max = SEQUENCES,
                                                  .progress = shell_progress,
+                                                 .experts_ask = shell_experts_ask,
+                                                 .experts_wait = shell_experts_wait,
                                                  .ctx = p };
     p->compute = compute_new(&p->compute_config);
     struct worker_config w = { .name = "compute",

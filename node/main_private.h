@@ -20,8 +20,20 @@ enum { NODE_KNOWN_MAX = 64, PROBE_MESSAGES = 4, PROBE_BYTES = 1 << 20 };
 struct node_job_box {                             /* a job on its way to the compute thread and back */
     struct compute_job job;
     bool is_progress;                             /* only assign.epoch and progress count */
+    bool is_question;                             /* it is the first member of a struct node_ask */
     struct msg_progress progress;
     struct node_job_box *next;                    /* in the free list */
+};
+
+struct node_ask {                                 /* a question to one helper, see shell_experts.c */
+    struct node_job_box box;
+    uint32_t helper;
+    struct msg_experts question;
+    const float *rows, *weights;                  /* the thread's, while it waits */
+    const int32_t *ids;
+    struct payload answer;
+    int code;
+    bool open, arrived;                           /* open: the loop's view; arrived: the thread's */
 };
 
 struct node_probe {                               /* of the link to the next stage, once per connection */
@@ -58,7 +70,10 @@ struct node_process {
     struct node_files files;
     uint32_t known[NODE_KNOWN_MAX];               /* accepted links that said HELLO */
     struct node_job_box *boxes;                   /* free ones */
-    uint32_t n_embd, n_vocab;                     /* of what is loaded */
+    uint32_t n_embd, n_vocab, n_used;             /* of what is loaded */
+    struct node_ask ask[STAGE_HELPERS_MAX];
+    uint32_t n_ask;                               /* the thread's: helpers of what is loaded */
+    uint64_t running_batch;                       /* the thread's */
     uint64_t assigned_epoch;                      /* whose keys may connect */
     struct node_probe probe_out, probe_in;
     bool in_step, stopping;
@@ -78,9 +93,20 @@ void shell_on_answer(void *ctx, void *answer);
 void shell_run_job(void *ctx, void *job);         /* compute thread */
 void shell_drop_job(void *ctx, void *job);
 void shell_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total);   /* compute thread */
+struct node_job_box *shell_box_take(struct node_process *p, enum compute_kind kind);
+void shell_push(struct node_process *p, struct node_job_box *b);
 void shell_fetch_send(void *ctx, const struct msg_weights_get *get);
 void shell_fetch_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total);
 void shell_fetch_done(void *ctx, uint64_t epoch, const char *path, int code, const char *text);
 void shell_free_boxes(struct node_process *p);
+
+/* shell_experts.c */
+int shell_experts_ask(void *ctx, uint32_t layer, uint32_t n_row, const float *rows, const float *weights,
+                      const int32_t *ids, struct err *e);                  /* compute thread */
+int shell_experts_wait(void *ctx, uint32_t i, float *sums, struct err *e); /* compute thread */
+void shell_experts_question(struct node_process *p, struct node_job_box *b);
+void shell_experts_done(struct node_process *p, const struct node_out *o);
+void shell_experts_compute(struct node_process *p, const struct node_out *o);
+void shell_experts_computed(struct node_process *p, struct node_job_box *b);
 
 #endif

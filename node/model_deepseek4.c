@@ -332,18 +332,19 @@ static void ffn(const struct layer_run *r, bool hashed) {
         .tid2eid = hashed ? &w->ffn_gate_tid2eid : NULL, .batch = &batch, .scale = m->hp->expert_scale,
         .n_used = (int32_t)m->hp->n_expert_used });
     if (r->lead) experts_lead_ask(r->lead, r->layer, &xn, &m->route_w, &m->ids, n);
-    kernels_moe_experts(m->k, &(struct moe_experts_args){ .out = &y,
-                                                          .x = &xn,
-                                                          .ids = &m->ids,
-                                                          .weights = &m->route_w,
-                                                          .gate = &w->ffn_gate_exps,
-                                                          .up = &w->ffn_up_exps,
-                                                          .down = &w->ffn_down_exps,
-                                                          .clamp = r->clamp_exp,
-                                                          .n = n,
-                                                          .n_used = (int32_t)m->hp->n_expert_used,
-                                                          .e_begin = e_begin,
-                                                          .e_end = e_begin + (int32_t)w->ffn_gate_exps.ne[2] });
+    kernels_moe_experts(
+        m->k, &(struct moe_experts_args){ .out = &y,
+                                          .x = &xn,
+                                          .ids = &m->ids,
+                                          .weights = &m->route_w,
+                                          .gate = &w->ffn_gate_exps,
+                                          .up = &w->ffn_up_exps,
+                                          .down = &w->ffn_down_exps,
+                                          .clamp = r->clamp_exp,
+                                          .n = n,
+                                          .n_used = (int32_t)m->hp->n_expert_used,
+                                          .e_begin = e_begin,
+                                          .e_end = e_begin + (int32_t)w->ffn_gate_exps.ne[2] });
     matmul(r, &m->gate, &xn, &w->ffn_gate_shexp, n);
     matmul(r, &m->up, &xn, &w->ffn_up_shexp, n);
     kernels_swiglu(

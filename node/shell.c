@@ -63,7 +63,7 @@ static void drop(struct node_process *p, uint32_t link) {
 
 /* ---- jobs ---- */
 
-static struct node_job_box *box_take(struct node_process *p, enum compute_kind kind) {
+struct node_job_box *shell_box_take(struct node_process *p, enum compute_kind kind) {
     struct node_job_box *b = p->boxes;
     if (b) p->boxes = b->next;
     else b = xcalloc(1, sizeof *b);
@@ -87,7 +87,7 @@ void shell_free_boxes(struct node_process *p) {
     p->boxes = NULL;
 }
 
-static void push(struct node_process *p, struct node_job_box *b) {
+void shell_push(struct node_process *p, struct node_job_box *b) {
     bool taken = worker_push(p->worker, b);
     CHECK(taken);                                 /* the ring holds more than the core can have open */
 }
@@ -96,6 +96,8 @@ static void push(struct node_process *p, struct node_job_box *b) {
 void shell_run_job(void *ctx, void *job) {
     struct node_process *p = ctx;
     struct node_job_box *b = job;
+    if (b->job.kind == COMPUTE_LOAD) p->n_ask = MIN(b->job.assign.n_helper, (uint32_t)STAGE_HELPERS_MAX);
+    if (b->job.kind == COMPUTE_RUN) p->running_batch = b->job.run->batch;
     if (b->job.code == 0) compute_do(p->compute, &b->job);
     worker_answer(p->worker, b);
 }
@@ -156,7 +158,7 @@ void shell_fetch_done(void *ctx, uint64_t epoch, const char *path, int code, con
         if (node_files_add(&p->files, path, &e) < 0) log_warn("node", "%s", e.text);
         snprintf(b->job.model_path, sizeof b->job.model_path, "%s", path);
     }
-    push(p, b);
+    shell_push(p, b);
 }
 
 /* The job waits for a share that comes over the link. */
@@ -173,11 +175,14 @@ static void load(struct node_process *p, const struct node_out *o) {
         box_give(p, p->fetching);
         p->fetching = NULL;
     }
-    struct node_job_box *b = box_take(p, COMPUTE_LOAD);
+    struct node_job_box *b = shell_box_take(p, COMPUTE_LOAD);
     const char *path = node_files_find(&p->files, o->assign);
     b->job.epoch = o->epoch;
     b->job.assign = *o->assign;
     b->job.assign.helper = NULL;
+    for (uint32_t i = 0; i < o->assign->n_helper && i < STAGE_HELPERS_MAX; i++)
+        b->job.helper[i] = (struct stage_range){ o->assign->helper[i].expert_begin,
+                                                 o->assign->helper[i].expert_end };
     b->job.assign.peer = NULL;
     b->job.ready = (struct msg_ready){ 0 };
     snprintf(b->job.model_path, sizeof b->job.model_path, "%s", path ? path : "");
@@ -192,7 +197,7 @@ static void load(struct node_process *p, const struct node_out *o) {
              o->assign->stage_i + 1, o->assign->n_stage, o->assign->layer_begin, o->assign->layer_end - 1);
     p->probe_out.sent = false;
     compute_give_up(p->compute, o->epoch);
-    if (path || p->config.stage || !fetches) push(p, b);
+    if (path || p->config.stage || !fetches) shell_push(p, b);
     else fetch_instead(p, o, b);
 }
 
@@ -203,7 +208,7 @@ static void *part(struct node_process *p, struct payload *to, uint64_t bytes, bo
 }
 
 static void run(struct node_process *p, const struct node_job *j) {
-    struct node_job_box *b = box_take(p, COMPUTE_RUN);
+    struct node_job_box *b = shell_box_take(p, COMPUTE_RUN);
     struct compute_job *c = &b->job;
     const struct msg_assign *a = node_view(p->core).assign;
     bool ok = true;
@@ -229,7 +234,7 @@ static void run(struct node_process *p, const struct node_job *j) {
         snprintf(c->text, sizeof c->text, "no slots for a batch of %u rows, or its streams have another size",
                  j->n_row);
     }
-    push(p, b);
+    shell_push(p, b);
 }
 
 /* ---- answers ---- */
@@ -239,6 +244,7 @@ static void loaded(struct node_process *p, struct node_job_box *b) {
     if (j->code < 0) log_warn("node", "epoch %llu: %s", (unsigned long long)j->epoch, j->text);
     p->n_embd = j->code < 0 ? 0 : j->n_embd;
     p->n_vocab = j->code < 0 ? 0 : j->n_vocab;
+    p->n_used = j->code < 0 ? 0 : j->n_expert_used;
     j->ready.n_rows_max = MIN(j->ready.n_rows_max, p->config.n_rows_max);
     struct node_event ev = { .kind = NODE_EV_LOADED };
     ev.load = (struct node_load){ .epoch = j->epoch, .ready = j->ready, .code = j->code, .text = j->text };
@@ -276,10 +282,15 @@ static void progressed(struct node_process *p, const struct node_job_box *b) {
 void shell_on_answer(void *ctx, void *answer) {
     struct node_process *p = ctx;
     struct node_job_box *b = answer;
+    if (b->is_question) {                         /* its place is not from the list of boxes */
+        shell_experts_question(p, b);
+        return;
+    }
     if (!p->stopping) {
         if (b->is_progress) progressed(p, b);
         else if (b->job.kind == COMPUTE_LOAD) loaded(p, b);
         else if (b->job.kind == COMPUTE_RUN) computed(p, b);
+        else if (b->job.kind == COMPUTE_EXPERTS) shell_experts_computed(p, b);
     }
     box_give(p, b);
 }
@@ -293,18 +304,6 @@ static void connect_to(struct node_process *p, uint32_t link, const struct msg_h
         log_warn("node", "%s at %s: %s", hop->name, hop->address, e.text);
 }
 
-/* Nobody plans helpers for a node that cannot compute for them; a question that comes all the same is
- * answered, because somebody waits. */
-static void refuse_experts(struct node_process *p, const struct node_out *o) {
-    struct msg m = { .kind = MSG_EXPERTS_DONE, .trace = o->experts.batch };
-    m.u.experts_done = (struct msg_experts_done){ .batch = o->experts.batch,
-                                                  .layer = o->experts.layer,
-                                                  .n_row = o->experts.n_row,
-                                                  .code = ERR_UNSUPPORTED };
-    slots_give(p->slots, o->payload);
-    say(p, o->link, &m, (struct payload){ 0 });
-}
-
 static void carry_out(struct node_process *p) {
     for (uint32_t i = 0; i < p->outs.n; i++) {
         const struct node_out *o = &p->outs.item[i];
@@ -316,14 +315,14 @@ static void carry_out(struct node_process *p) {
         case NODE_OUT_LOAD: load(p, o); break;
         case NODE_OUT_RUN: run(p, o->job); break;
         case NODE_OUT_SEQ_CLOSE: {
-            struct node_job_box *b = box_take(p, COMPUTE_SEQ_CLOSE);
+            struct node_job_box *b = shell_box_take(p, COMPUTE_SEQ_CLOSE);
             b->job.slot = o->slot;
-            push(p, b);
+            shell_push(p, b);
             break;
         }
         case NODE_OUT_FREE: slots_give(p->slots, o->payload); break;
-        case NODE_OUT_EXPERTS: refuse_experts(p, o); break;
-        case NODE_OUT_EXPERTS_DONE: slots_give(p->slots, o->payload); break;
+        case NODE_OUT_EXPERTS: shell_experts_compute(p, o); break;
+        case NODE_OUT_EXPERTS_DONE: shell_experts_done(p, o); break;
         case NODE_OUT_NOTICE:
             if (o->code == ERR_CANCELLED) log_info("node", "%s", o->text);
             else log_warn("node", "%s (%s)", o->text, err_text(o->code));

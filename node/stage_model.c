@@ -8,6 +8,7 @@
 #include "node/stage.h"
 
 #include "common/base/check.h"
+#include "node/experts.h"
 #include "node/experts_lead.h"
 #include "node/model_deepseek4.h"
 
@@ -286,6 +287,7 @@ static int open_state(struct stage_model *s, const struct stage_config *config, 
     if (rc == 0)
         rc = model_init(&s->model, s->k, &s->base.hp, s->w, s->kv, s->kv_mtp, s->base.n_rows_max,
                         config->numerics, e);
+    if (rc == 0 && config->experts) rc = experts_check(config->experts, s->base.hp.n_expert, e);
     if (rc == 0 && config->experts && config->experts->n_helper)
         rc = experts_lead_new(&s->lead, s->k, &s->base.hp, config->experts, s->base.n_rows_max, e);
     s->model.lead = s->lead;

@@ -155,7 +155,8 @@ int plan_search(const struct plan_model *m, const struct plan_cluster *c,
 int plan_evaluate(const struct plan_model *m, const struct plan_cluster *c,
                   const struct plan_options *o, struct plan *p, struct err *e);
 
-/* "host1=0-20,host2=21-42": inclusive ranges. Fills the stages only. */
+/* "host1=0-20+helper,host2=21-42": inclusive ranges, and who holds experts of a stage. Fills the stages
+ * only. */
 int plan_parse(const struct plan_model *m, const struct plan_cluster *c, const char *text,
                struct plan *out, struct err *e);
 

@@ -218,6 +218,33 @@ static const char *read_layer(const char *at, uint32_t *out) {
     return digits > 0 && digits <= 4 ? at : NULL;
 }
 
+/* "+NAME+NAME": helpers. Each machine holds one branch of the sum over experts, so they are divided by
+ * halving: one helper has a half, two have a quarter each, three have a quarter each and the lead one,
+ * too. */
+static int read_helpers(const struct plan_model *m, const struct plan_cluster *c, const char **at,
+                        struct plan_stage *s, struct err *e) {
+    while (**at == '+') {
+        const char *name = *at + 1;
+        size_t len = strcspn(name, "+,");
+        if (s->n_helper == PLAN_HELPERS_MAX)
+            return err_set(e, ERR_LIMIT, "more than %d helpers of a stage", PLAN_HELPERS_MAX);
+        if (find_machine(c, name, len, &s->helper[s->n_helper++].machine) < 0)
+            return err_set(e, ERR_NOTFOUND, "no machine is called '%.*s'",
+                           (int)MIN(len, (size_t)PLAN_NAME_MAX), name);
+        *at = name + len;
+    }
+    uint32_t parts = s->n_helper > 1 ? 4 : 2, each = m->hp.n_expert / parts;
+    if (s->n_helper && (each == 0 || each * parts != m->hp.n_expert || (each & (each - 1))))
+        return err_set(e, ERR_UNSUPPORTED, "%u experts cannot be halved for %u helpers",
+                       m->hp.n_expert, s->n_helper);
+    s->expert_end = m->hp.n_expert - s->n_helper * each;
+    for (uint32_t i = 0; i < s->n_helper; i++) {
+        s->helper[i].expert_begin = s->expert_end + i * each;
+        s->helper[i].expert_end = s->helper[i].expert_begin + each;
+    }
+    return 0;
+}
+
 int plan_parse(const struct plan_model *m, const struct plan_cluster *c, const char *text,
                struct plan *out, struct err *e) {
     memset(out, 0, sizeof *out);
@@ -232,9 +259,9 @@ int plan_parse(const struct plan_model *m, const struct plan_cluster *c, const c
         rest = rest && *rest == '-' ? read_layer(rest + 1, &last)
                : rest               ? (last = s->layer_begin, rest)
                                     : NULL;
-        if (!rest || (*rest && *rest != ','))
+        if (!rest || (*rest && *rest != ',' && *rest != '+'))
             return err_set(e, ERR_INVALID,
-                           "'%.64s': stages are written NAME=FIRST-LAST,NAME=FIRST-LAST ...", name);
+                           "'%.64s': stages are written NAME=FIRST-LAST[+HELPER],NAME=FIRST-LAST ...", name);
         if (last < s->layer_begin || last >= m->hp.n_layer)
             return err_set(e, ERR_INVALID, "layers %u-%u: the model has layers 0-%u",
                            s->layer_begin, last, m->hp.n_layer - 1);
@@ -242,7 +269,8 @@ int plan_parse(const struct plan_model *m, const struct plan_cluster *c, const c
             return err_set(e, ERR_NOTFOUND, "no machine is called '%.*s'",
                            (int)MIN(equals - name, PLAN_NAME_MAX), name);
         s->layer_end = last + 1;
-        s->expert_end = m->hp.n_expert;
+        int rc = read_helpers(m, c, &rest, s, e);
+        if (rc < 0) return rc;
         at = rest;
     }
     return 0;
