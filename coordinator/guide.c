@@ -5,13 +5,16 @@
  *
  * Three ways to use it. HOLD: every token must fit. INSIDE: text is free, and once a block has been opened
  * it must be right (tools that are strict). WATCH: nothing must be; what does not fit is given up on.
- * Before the end of reasoning a held answer may say anything but its end. */
+ * Before the end of reasoning a held answer may say anything but its end. Where tools were offered the
+ * parser of answers reads along: what it has no more use for ends the answer, however it was spelt, and so
+ * nobody has to cancel a token that is being computed already. */
 #include "coordinator/guide.h"
 
 #include <stdlib.h>
 
 #include "common/base/check.h"
 #include "common/model/chat_format.h"
+#include "common/model/dsml.h"
 #include "coordinator/grammar_calls.h"
 #include "coordinator/grammar_match.h"
 #include "coordinator/grammar_schema.h"
@@ -32,6 +35,7 @@ struct guide {
     const struct guide_vocab *v;
     struct grammar g;
     struct match *match;
+    struct dsml_stream *parser;                   /* NULL without tools */
     enum use use;
     bool lost;                                    /* the text left the grammar: no more advice */
     uint64_t *mask;
@@ -90,18 +94,28 @@ static bool follows(struct guide *g, int32_t id) {
     return len == 0 || match_bytes(g->match, bytes, len);
 }
 
+/* The parser is done: the block is closed, or the one call that was wanted. */
+static bool is_read(struct guide *g, int32_t id) {
+    struct dsml_delta d;
+    size_t len;
+    const char *bytes = tokenizer_token_bytes(g->v->t, id, &len);
+    if (!g->parser || dsml_stream_feed(g->parser, bytes, len) < 0) return false;
+    while (dsml_stream_next(g->parser, &d)) {}
+    return dsml_stream_done(g->parser);
+}
+
 static bool guide_accept(struct service_guide *head, int32_t id) {
     struct guide *g = (struct guide *)head;
     if (id == g->v->eos_id) return true;
-    if (g->lost) return false;
-    g->lost = !follows(g, id);
-    return !g->lost && match_must_end(g->match);
+    if (!g->lost) g->lost = !follows(g, id);
+    return is_read(g, id) || (!g->lost && match_must_end(g->match));
 }
 
 static void guide_free(struct service_guide *head) {
     struct guide *g = (struct guide *)head;
     if (!g) return;
     match_free(g->match);
+    dsml_stream_free(g->parser);
     grammar_deinit(&g->g);
     free(g->mask);
     free(g);
@@ -198,6 +212,12 @@ static int build_loosely(struct guide *g, const struct guide_options *o, struct 
     return rc;
 }
 
+static int open_parser(struct guide *g, const struct guide_options *o, struct err *e) {
+    struct dsml_options d = { .in_reasoning = o->in_reasoning, .tools = true,
+                              .calls_max = g->use == WATCH && o->one_call };  /* else the grammar counts */
+    return o->calls == GUIDE_CALLS_NONE ? 0 : dsml_stream_new(&g->parser, &d, e);
+}
+
 static int check(const struct guide_options *o, struct err *e) {
     if (o->calls == GUIDE_CALLS_REQUIRED && !o->n_tools)
         return err_set(e, ERR_INVALID, "a tool call is required, and there is no tool");
@@ -222,6 +242,7 @@ int guide_new(struct service_guide **out, const struct guide_vocab *v, const str
     rc = g->use == INSIDE ? build_loosely(g, o, e) : build(g, o, e);
     /* A schema that we cannot read is no reason to refuse a tool that never promised to keep to it. */
     if (rc < 0 && g->use == HOLD && o->calls != GUIDE_CALLS_NONE) rc = build_loosely(g, o, e);
+    if (rc == 0) rc = open_parser(g, o, e);
     if (rc < 0) guide_free(&g->head);
     else *out = &g->head;
     return rc;

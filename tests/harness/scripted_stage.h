@@ -48,8 +48,9 @@ struct script_line {
 
 struct script {
     struct stage_factory factory;                 /* first: service_config.stage */
-    struct script_line *line;                     /* [n] is what is said otherwise */
+    struct script_line *line;
     uint32_t n;
+    struct script_line otherwise;                 /* what is said when no line matches */
 };
 
 /* ---- the script ---- */
@@ -95,8 +96,8 @@ static inline void script_reason(struct buf *answer) {
 static inline int script_add(struct script *s, struct chat_text text, struct err *e) {
     struct chat_json j;
     struct script_line *line = &s->line[s->n];
-    if (s->n + 1 == SCRIPT_LINES_MAX)
-        return err_set(e, ERR_LIMIT, "a script of over %d lines", SCRIPT_LINES_MAX - 1);
+    if (s->n == SCRIPT_LINES_MAX)
+        return err_set(e, ERR_LIMIT, "a script of over %d lines", SCRIPT_LINES_MAX);
     int rc = chat_json_parse(&j, text, e);
     if (rc < 0) return rc;
     buf_init(&line->match, SCRIPT_TEXT_MAX);
@@ -122,9 +123,6 @@ static inline int script_parse(struct script *s, const char *text, size_t size, 
         if (rc < 0) err_wrap(e, rc, "line %zu of the script", line);
         at += n + 1;
     }
-    buf_init(&s->line[s->n].answer, SCRIPT_TEXT_MAX);
-    buf_init(&s->line[s->n].match, SCRIPT_TEXT_MAX);
-    buf_add_text(&s->line[s->n].answer, OTHERWISE_TEXT);
     return rc;
 }
 
@@ -136,6 +134,9 @@ static inline int script_open(struct script *s, const char *path, struct err *e)
     void *bytes = NULL;
     size_t size = 0;
     *s = (struct script){ .factory = { scripted_open }, .line = xcalloc(SCRIPT_LINES_MAX, sizeof *s->line) };
+    buf_init(&s->otherwise.answer, SCRIPT_TEXT_MAX);
+    buf_init(&s->otherwise.match, SCRIPT_TEXT_MAX);
+    buf_add_text(&s->otherwise.answer, OTHERWISE_TEXT);
     int rc = path ? file_read_all(path, SCRIPT_BYTES_MAX, &bytes, &size, e) : 0;
     if (rc == 0) rc = script_parse(s, bytes, size, e);
     free(bytes);
@@ -143,10 +144,12 @@ static inline int script_open(struct script *s, const char *path, struct err *e)
 }
 
 static inline void script_close(struct script *s) {
-    for (uint32_t i = 0; s->line && i <= s->n; i++) {
+    for (uint32_t i = 0; i < s->n; i++) {
         buf_deinit(&s->line[i].match);
         buf_deinit(&s->line[i].answer);
     }
+    buf_deinit(&s->otherwise.match);
+    buf_deinit(&s->otherwise.answer);
     free(s->line);
     *s = (struct script){ .line = NULL };
 }
@@ -307,10 +310,9 @@ static inline struct chat_text scripted_content(struct chat_text answer) {
 static inline const struct script_line *scripted_find(struct scripted_stage *s, struct chat_text *rest) {
     const struct script *script = s->script;
     struct chat_text text = { s->text.data, s->text.size };
+    /* from the last line to the first, then what is said otherwise */
     for (uint32_t i = script->n + 1; i-- > 0;) {
-        /* from the last line to the first, then what is said otherwise */
-        uint32_t k = i == 0 ? script->n : i - 1;
-        const struct script_line *line = &script->line[k];
+        const struct script_line *line = i == 0 ? &script->otherwise : &script->line[i - 1];
         struct chat_text match = { line->match.data, line->match.size };
         struct chat_text answer = { line->answer.data, line->answer.size },
                          content = scripted_content(answer);

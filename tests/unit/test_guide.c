@@ -647,6 +647,23 @@ static void free_text_is_left_alone(void **state) {
     assert_null(g);
 }
 
+/* However the model spells a block: its closing tag is the end, as for the parser of the answer. */
+static void a_block_that_is_closed_ends_the_answer(void **state) {
+    (void)state;
+    for (int one_call = 0; one_call < 2; one_call++) {
+        struct guide_options o = {
+            .calls = GUIDE_CALLS_FREE, .tools = tools + 1, .n_tools = 1, .one_call = one_call
+        };
+        struct service_guide *g = guide_of(&small, &o);
+        assert_false(read_text(g, "Hm.\n<｜DSML｜tool_calls><｜DSML｜invoke name=\"free\"> "
+                                  "<｜DSML｜parameter string=\"false\" "
+                                  "name=\"x\">1</｜DSML｜parameter>"));
+        assert_int_equal(read_text(g, "</｜DSML｜invoke>"), one_call);
+        if (!one_call) assert_true(read_text(g, "\n\n</｜DSML｜tool_calls>"));
+        g->free(g);
+    }
+}
+
 /* In reasoning anything may be said but the end; behind it the constraint holds. */
 static void reasoning_is_free_and_cannot_end_the_answer(void **state) {
     (void)state;
@@ -825,6 +842,7 @@ int main(void) {
         TEST(required_calls_are_calls_with_valid_arguments),
         TEST(protocol_words_are_greedy_and_values_are_not),
         TEST(free_text_is_left_alone),
+        TEST(a_block_that_is_closed_ends_the_answer),
         TEST(reasoning_is_free_and_cannot_end_the_answer),
         TEST(a_tool_with_an_odd_schema_can_be_required_unless_it_is_strict),
         TEST(json_or_a_call_where_both_were_offered),
