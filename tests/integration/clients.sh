@@ -33,6 +33,13 @@ open=$(said "$tmp/open" "endpoint at ") small=$(said "$tmp/small" "endpoint at "
 ok "the scripted servers are up" said "$tmp/open" "serving: "
 ok "both of them" said "$tmp/small" "serving: "
 
+# Our own client first.
+run() { "$pleiades" run --url "$@" 2>"$tmp/remarks"; }
+same "run gets the answer, without the thinking" "Hello there, stargazer: 昴 🌌!" "$(run "$open" 'say hello')"
+same "with a key as well" "Hello there, stargazer: 昴 🌌!" "$(run "$small" --api-key-file "$tmp/key" --max 'say hello')"
+same "and goes on with a conversation" "Hello there, stargazer: 昴 🌌! Hello again." \
+    "$(printf 'say hello\nand again\n' | run "$open" | tr '\n' ' ' | sed 's/ $//')"
+
 OPEN_URL=$open SMALL_URL=$small SMALL_KEY=sesame HOME=$tmp timeout 300 node --test --test-concurrency=1 \
     --test-reporter=./tests/clients/reporter.js tests/clients/openai.test.js tests/clients/anthropic.test.js \
     tests/clients/ai.test.js || failures=$((failures + 1))
