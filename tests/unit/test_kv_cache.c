@@ -302,7 +302,7 @@ static void batch_with_failures(struct cache *c, struct seq *s, const struct seq
         if (other) check(c, other);
         if (rc == 0) break;
         assert_int_equal(rc, ERR_NOMEM);
-        assert_string_equal(e.text, "no more memory in this test");
+        assert_non_null(strstr(e.text, "no more memory in this test"));
         assert_int_equal(kv_slot_len(c->kv, s->slot), s->len);
         assert_true(granted < 100);
     }
