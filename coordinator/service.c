@@ -437,6 +437,8 @@ void service_stop(struct service *s) {
         loop_post(s->loop, &stop.task);
         pthread_join(s->thread, NULL);
     }
+    links_close(s->local_links);             /* what waits there lies in slots of the stage in this process */
+    s->local_links = NULL;
     if (s->local) s->config.local->stop(s->local);
     close_all(s);
     sampler_deinit(&s->sampler);

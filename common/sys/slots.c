@@ -7,6 +7,7 @@
 
 #include "common/base/check.h"
 #include "common/base/pool.h"
+#include "common/sys/clock.h"
 #include "common/sys/loop.h"
 
 #include <stdatomic.h>
@@ -18,6 +19,8 @@
 #if !defined(MAP_NORESERVE)
 #define MAP_NORESERVE 0
 #endif
+
+enum { LEASES_MS = 5000 };
 
 struct slot {
     struct slots *slots;                          /* a lease is the address of its slot */
@@ -126,9 +129,21 @@ int slots_new(struct slots **out, struct loop *l, const struct slots_config *con
     return 0;
 }
 
+static bool has_leases(const struct slots *s) {
+    for (uint32_t i = 0; i < s->n; i++)
+        if (s->slot[i].n_lease) return true;
+    return false;
+}
+
+/* Of closed sockets zmq lets go in threads of its own; those of a context that others still use a
+ * moment later. */
 void slots_free(struct slots *s) {
     if (!s) return;
     collect(s);
+    for (int ms = 0; has_leases(s) && ms < LEASES_MS; ms++) {
+        clock_sleep_ms(1);
+        collect(s);
+    }
     for (uint32_t i = 0; i < s->n; i++) CHECK(s->slot[i].n_lease == 0);
     loop_wake_free(s->wake);
     munmap(s->base, s->bytes);
