@@ -325,8 +325,9 @@ sim: $(SIM)
 	@$(SIM)
 bench: all $(BENCHES)
 	@bash tests/bench/run.sh $(B)/pleiades
-soak: all $(SIM)
+soak: all $(SIM) $(RUNNER) $(B)/tests/unit/test_links
 	@bash tests/sim/soak.sh $(SIM)
+	@PLEIADES_TEST_EFFORT=full $(RUNNER) -t 1800 $(B)/tests/unit/test_links
 	@CLUSTER_REQUESTS=10000 PLEIADES=$(CURDIR)/$(B)/pleiades bash tests/integration/cluster_memory.sh
 	@bash tests/soak.sh $(B)/pleiades
 demo:

@@ -20,6 +20,10 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#if !defined(MSG_NOSIGNAL)
+#define MSG_NOSIGNAL 0
+#endif
+
 #define MS UINT64_C(1000000)
 enum { FIRST = 32, BIG = 1 << 20 };
 
