@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/model/sampler.h"
 #include "common/sys/clock.h"
+#include "common/sys/host.h"
 #include "node/experts.h"
 
 #include <math.h>
@@ -105,7 +106,8 @@ static int open_stage(struct compute *c, const struct compute_job *job, struct e
         .kernels = { .backend = c->config.backend,
                      .precision = (enum precision)a->precision,
                      .n_threads = c->config.n_threads,
-                     .pin_threads = true },
+                     /* with fewer than all, another process of this host may want the same cores */
+                     .pin_threads = (uint32_t)c->config.n_threads >= host_cores() },
         .n_rows_max = a->n_rows_max,
         .n_slots = a->n_slot,
         .n_ctx_max = a->n_ctx_max,
