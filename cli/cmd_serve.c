@@ -103,10 +103,17 @@ static int watch(struct serve *s, struct err *e) {
     return 0;
 }
 
+/* From here on a signal does what it does to any program: nobody waits for a batch that still computes. */
+static void unwatch_signals(struct serve *s) {
+    for (int i = 0; i < 2; i++) {
+        loop_signal_free(s->signal[i]);
+        s->signal[i] = NULL;
+    }
+}
+
 static void unwatch(struct serve *s) {
+    unwatch_signals(s);
     loop_timer_free(s->watch);
-    loop_signal_free(s->signal[0]);
-    loop_signal_free(s->signal[1]);
     loop_free(s->loop);
 }
 
@@ -118,6 +125,7 @@ static int serve(struct serve *s, struct err *e) {
         say(s, "endpoint at %s", http_url(s->http));
         if (*service_node_address(s->service)) say(s, "nodes join at %s", service_node_address(s->service));
         loop_run(s->loop);
+        unwatch_signals(s);
     }
     http_stop(s->http);
     service_stop(s->service);
@@ -168,7 +176,8 @@ int cmd_serve(int argc, char **argv) {
         OPT_INT(0, "nodes", &n_nodes, 0, 64, "N",
                 "wait for so many machines (this one counts) before the first plan; 0: two quiet "
                 "seconds"),
-        OPT_STRING(0, "stages", &c->stages, "A=0-20,B=21-42", "this plan, instead of the best one"),
+        OPT_STRING(0, "stages", &c->stages, "A=0-20,B=21-42",
+                   "this plan, instead of the best one; A=0-20+C+D: C and D hold experts of A's layers"),
         OPT_CHOICE(0, "objective", &c->objective, "latency|throughput",
                    "plan for the least time of one stream, or the most tokens of all"),
         OPT_CHOICE(0, "wire", &c->wire, "f32|f16s", "streams between stages: exact, or 16 bits"),

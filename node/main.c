@@ -310,6 +310,10 @@ void node_process_run(struct node_process *p) {
     if (links_connect(p->links, NODE_LINK_COORDINATOR, p->join, key, &e) < 0) log_error("node", "%s", e.text);
     shell_step(p, &(struct node_event){ .kind = NODE_EV_TICK });
     loop_run(p->loop);
+    for (int i = 0; i < 2; i++) {                /* a batch may still compute: another signal does not wait */
+        loop_signal_free(p->signal[i]);
+        p->signal[i] = NULL;
+    }
 }
 
 void node_process_free(struct node_process *p) {
