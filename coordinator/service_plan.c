@@ -156,6 +156,15 @@ static void plan_tell(const struct service *s, const struct plan *p, const uint3
     }
 }
 
+/* A guess may be wrong by much, and deadlines would follow from it: better to know that nothing is known. */
+static void forget_guesses(struct coord_plan *out, const struct coord_node_info *node) {
+    for (uint32_t i = 0; i < out->n_stage; i++) {
+        struct coord_plan_stage *s = &out->stage[i];
+        if (!node[s->node].hello->int8_per_s || !node[s->node].hello->read_bytes_per_s)
+            s->us_row_1 = s->us_row_n = 0;
+    }
+}
+
 int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
                  struct err *e) {
     struct service *s = ctx;
@@ -183,6 +192,7 @@ int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node,
     free(absent);
     if (rc < 0) return rc;
     plan_tell(s, &p, place, out);
+    forget_guesses(out, node);
     s->n_plan++;
     return 0;
 }
