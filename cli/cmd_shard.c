@@ -38,7 +38,8 @@ struct plan_words {
         OPT_LIST(0, "link", (w).link, PLAN_MACHINES_MAX, "[A-B,]ms=0.3,bw=1.25G",                  \
                  "all links, or the one between two (or A-coordinator)"),                          \
         OPT_GROUP("The plan"),                                                                     \
-        OPT_STRING(0, "stages", &(w).stages, "A=0-20,B=21-42", "this plan, instead of a search"),  \
+        OPT_STRING(0, "stages", &(w).stages, "A=0-20,B=21-42",                                     \
+                   "this plan, instead of a search; A=0-20+C: C holds experts of A's layers"),     \
         OPT_CHOICE(0, "objective", &(w).objective, "latency|throughput",                           \
                    "least time per token of one stream, or most tokens of all"),                   \
         OPT_U64('c', "ctx", &(w).ctx, 1, 1 << 30, "N",                                             \

@@ -170,19 +170,18 @@ static bool helped_range(const struct search *s, const struct group *g, const st
     return fewest <= *hi;
 }
 
-/* The best number of experts per helper: the time is a sum of maxima of straight lines, so it has one
- * valley. */
+/* The best number of experts per helper, of those that nodes can compute with. */
 static double helped_best(const struct search *s, const struct group *g, const struct span *x,
                           uint32_t *n_each) {
     uint32_t lo, hi;
+    double best = INFINITY;
     if (!helped_range(s, g, x, &lo, &hi)) return INFINITY;
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo) / 2;
-        if (helped_time(s, g, x, mid) <= helped_time(s, g, x, mid + 1)) hi = mid;
-        else lo = mid + 1;
+    for (uint32_t each = 1; each <= hi; each *= 2) {
+        if (each < lo || !plan_experts_divide(s->m->hp.n_expert, g->n_helper, each)) continue;
+        double t = helped_time(s, g, x, each);
+        if (t < best) best = t, *n_each = each;
     }
-    *n_each = lo;
-    return helped_time(s, g, x, lo);
+    return best;
 }
 
 static struct span span_of(const struct search *s, uint32_t begin, uint32_t end) {

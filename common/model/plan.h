@@ -145,6 +145,10 @@ struct plan {
     double plain_tokens_per_s;            /* the best without helpers, when the plan has some; 0: none fits */
 };
 
+/* The sum over experts is a tree over their numbers (kernels.h), and each machine holds one branch of it:
+ * may the lead hold the first ones and each of n_helper helpers so many of the rest? */
+bool plan_experts_divide(uint32_t n_expert, uint32_t n_helper, uint32_t each);
+
 /* The best plan. ERR_NOMEM: nothing fits, and the text says how many bytes are missing. ERR_NOTFOUND: it
  * is not a matter of memory, some weights cannot come where they fit. ERR_INVALID: nonsense was given. */
 int plan_search(const struct plan_model *m, const struct plan_cluster *c,

@@ -218,9 +218,17 @@ static const char *read_layer(const char *at, uint32_t *out) {
     return digits > 0 && digits <= 4 ? at : NULL;
 }
 
-/* "+NAME+NAME": helpers. Each machine holds one branch of the sum over experts, so they are divided by
- * halving: one helper has a half, two have a quarter each, three have a quarter each and the lead one,
- * too. */
+static bool is_power_of_two(uint32_t n) {
+    return n && (n & (n - 1)) == 0;
+}
+
+bool plan_experts_divide(uint32_t n_expert, uint32_t n_helper, uint32_t each) {
+    if ((uint64_t)n_helper * each >= n_expert) return false;
+    uint32_t lead = n_expert - n_helper * each;
+    return is_power_of_two(lead) && is_power_of_two(each) && lead % each == 0;
+}
+
+/* "+NAME+NAME": helpers, each with as many experts as can be. */
 static int read_helpers(const struct plan_model *m, const struct plan_cluster *c, const char **at,
                         struct plan_stage *s, struct err *e) {
     while (**at == '+') {
@@ -233,11 +241,13 @@ static int read_helpers(const struct plan_model *m, const struct plan_cluster *c
                            (int)MIN(len, (size_t)PLAN_NAME_MAX), name);
         *at = name + len;
     }
-    uint32_t parts = s->n_helper > 1 ? 4 : 2, each = m->hp.n_expert / parts;
-    if (s->n_helper && (each == 0 || each * parts != m->hp.n_expert || (each & (each - 1))))
-        return err_set(e, ERR_UNSUPPORTED, "%u experts cannot be halved for %u helpers",
+    uint32_t each = 0, n_expert = m->hp.n_expert;
+    for (uint32_t n = 1; n < n_expert && n < 1u << 30; n *= 2)
+        if (plan_experts_divide(n_expert, s->n_helper, n)) each = n;
+    if (s->n_helper && !each)
+        return err_set(e, ERR_UNSUPPORTED, "%u experts cannot be divided among a lead and %u helpers",
                        m->hp.n_expert, s->n_helper);
-    s->expert_end = m->hp.n_expert - s->n_helper * each;
+    s->expert_end = n_expert - s->n_helper * each;
     for (uint32_t i = 0; i < s->n_helper; i++) {
         s->helper[i].expert_begin = s->expert_end + i * each;
         s->helper[i].expert_end = s->helper[i].expert_begin + each;

@@ -208,6 +208,7 @@ static void brute_helpers(struct brute *b, struct plan_stage *s, uint32_t from) 
         b->used[h] = true;
         s->helper[s->n_helper++].machine = h;
         for (uint32_t each = 1; each * s->n_helper <= b->m->hp.n_expert; each++) {
+            if (!plan_experts_divide(b->m->hp.n_expert, s->n_helper, each)) continue;
             s->expert_end = b->m->hp.n_expert - each * s->n_helper;
             for (uint32_t i = 0; i < s->n_helper; i++) {
                 s->helper[i].expert_begin = s->expert_end + i * each;
@@ -424,6 +425,15 @@ static void counts_state_of_all_streams(void **state) {
 }
 
 /* Two machines that each hold half of the experts, where not even one layer with all of them fits on one. */
+static void experts_are_divided_as_nodes_compute_with_them(void **state) {
+    (void)state;
+    assert_true(plan_experts_divide(256, 1, 128) && plan_experts_divide(256, 2, 64) &&
+                plan_experts_divide(256, 3, 64));
+    assert_true(plan_experts_divide(384, 1, 128) && plan_experts_divide(384, 2, 128));
+    assert_false(plan_experts_divide(256, 1, 64) || plan_experts_divide(256, 1, 256) ||
+                 plan_experts_divide(256, 2, 128) || plan_experts_divide(256, 3, 32));
+}
+
 static void takes_helpers_where_nothing_else_fits(void **state) {
     (void)state;
     struct plan_model m;
@@ -579,6 +589,7 @@ int main(void) {
         TEST(finds_the_best_of_all_plans_with_helpers),
         TEST(says_how_many_bytes_are_missing),
         TEST(counts_state_of_all_streams),
+        TEST(experts_are_divided_as_nodes_compute_with_them),
         TEST(takes_helpers_where_nothing_else_fits),
         TEST(gives_the_same_plan_twice),
         TEST(keeps_the_order_of_very_many_machines),
