@@ -128,6 +128,20 @@ int token_decode(const char *text, struct token *out, struct err *e) {
 
 /* ---- reading ---- */
 
+/* The size stands before the text: parsing puts zeros into it. */
+static char *private_new(size_t size) {
+    size_t *memory = xcalloc(1, sizeof size + size + 1);
+    *memory = size;
+    return (char *)(memory + 1);
+}
+
+void private_free(char *text) {
+    if (!text) return;
+    size_t *memory = (size_t *)(void *)text - 1;
+    curve_wipe(text, *memory);
+    free(memory);
+}
+
 static int read_fd(int fd, const char *path, char **out, struct err *e) {
     struct stat st;
     if (fstat(fd, &st) < 0) return err_errno(e, ERR_IO, "%s", path);
@@ -137,7 +151,7 @@ static int read_fd(int fd, const char *path, char **out, struct err *e) {
                        "%s: others may read or change this secret (mode %03o): chmod 600 %s", path,
                        (unsigned)st.st_mode & 0777, path);
     if (st.st_size > KEYRING_FILE_MAX) return err_set(e, ERR_LIMIT, "%s: too large for a key file", path);
-    char *text = xcalloc(1, (size_t)st.st_size + 1);
+    char *text = private_new((size_t)st.st_size);
     for (size_t n = 0; n < (size_t)st.st_size;) {
         ssize_t got = read(fd, text + n, (size_t)st.st_size - n);
         if (got < 0 && errno == EINTR) continue;
@@ -157,12 +171,6 @@ int private_read(const char *path, char **out, struct err *e) {
     int rc = read_fd(fd, path, out, e);
     close(fd);
     return rc;
-}
-
-void private_free(char *text) {
-    if (!text) return;
-    curve_wipe(text, strlen(text));
-    free(text);
 }
 
 /* The next line in words; comments and empty lines are skipped. Number of words, 0 at the end. */
@@ -245,17 +253,22 @@ static bool take_client(struct key_list *list, char **word, int n) {
     return true;
 }
 
-int key_list_read(const char *folder, struct key_list *out, struct file_facts *facts, struct err *e) {
-    char path[FILE_PATH_MAX], *text, *word[WORDS_MAX];
-    path_in(folder, "cluster.clients", path);
-    int rc = file_facts(facts, path, e), n;       /* before: a change in between is read again */
-    if (rc == 0) rc = private_read(path, &text, e);
-    if (rc < 0) return rc;
-    out->client = xcalloc(KEYRING_CLIENTS_MAX, sizeof *out->client);
-    out->n = 0;
-    char *at = text;
+bool key_list_parse(char *text, struct key_list *out) {
+    char *at = text, *word[WORDS_MAX];
+    int n;
+    *out = (struct key_list){ .client = xcalloc(KEYRING_CLIENTS_MAX, sizeof *out->client) };
     bool fine = begins(&at, "pleiades-clients");
     while (fine && (n = next_line(&at, word))) fine = take_client(out, word, n);
+    return fine;
+}
+
+int key_list_read(const char *folder, struct key_list *out, struct file_facts *facts, struct err *e) {
+    char path[FILE_PATH_MAX], *text;
+    path_in(folder, "cluster.clients", path);
+    int rc = file_facts(facts, path, e);          /* before: a change in between is read again */
+    if (rc == 0) rc = private_read(path, &text, e);
+    if (rc < 0) return rc;
+    bool fine = key_list_parse(text, out);
     private_free(text);
     if (fine) return 0;
     key_list_free(out);
