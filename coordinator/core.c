@@ -24,6 +24,7 @@ void coord_config_init(struct coord_config *c) {
         .n_window_max = 33,
         .n_item_max = 1024,
         .n_park_max = MSG_SEQS_MAX,
+        .n_keep_min = 128,
         .settle_ms = 2000,
         .rejoin_ms = 5000,
         .load_silent_ms = 120000,

@@ -73,6 +73,7 @@ struct coord_config {
     uint32_t n_node_max, n_request_max;                       /* requests: queued and running */
     uint32_t n_seg_max, n_row_max, n_window_max;              /* of one batch; batches in flight */
     uint32_t n_item_max;                                      /* candidates per row */
+    uint32_t n_keep_min;                          /* prompts of so many tokens are kept beside their answer */
     uint32_t n_park_max;                          /* finished sequences that are kept; 0: none */
 
     uint32_t n_node_expected;                                 /* the first plan waits for so many */

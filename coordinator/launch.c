@@ -136,7 +136,7 @@ static void flight_fill(struct coord *c, struct flight *f) {
         struct flight_seg *s = &f->seg[i];
         const struct request *r = request_of_seq(c, s->seq);
         memcpy(f->token + row, r->token + s->pos0, s->n * sizeof *f->token);
-        f->msg_seg[i] = (struct msg_seg){ .seq = s->seq, .pos0 = s->pos0, .n = s->n };
+        f->msg_seg[i] = (struct msg_seg){ .seq = s->seq, .pos0 = s->pos0, .n = s->n, .from = r->from };
         row += s->n;
         s->row = row - 1;
         if (s->want_i != FLIGHT_NO_WANT) want_add(f, s, r, &n_bias);

@@ -237,6 +237,13 @@ static void give_place(struct coord *c, struct request *r) {
     pool_give(&c->requests.pool, number_of(c, r));
 }
 
+/* The copy exists, or will not be made: its source is free. */
+static void fork_over(struct coord *c, struct request *r) {
+    uint64_t source = r->from;
+    r->from = 0;
+    if (source && !PLANT(source_unpinned)) seq_fork_over(c, source);
+}
+
 /* What it leaves behind may serve another: an answer that is complete, or that somebody stopped. */
 static void leave(struct coord *c, struct request *r, struct seq *s, int code) {
     struct seq_rest rest = { r->token, r->n_sent, r->n_held, r->n_sent_max };
@@ -257,6 +264,7 @@ void request_end(struct coord *c, struct request *r, int code, const char *text,
     struct seq *s = r->seq ? seq_find(c, r->seq) : NULL;
     bool flying = s && s->n_flying > 0;
     if (s && !(PLANT(cancel_leaks) && code == ERR_CANCELLED)) leave(c, r, s, code);
+    fork_over(c, r);
     if (flying) set_state(c, r, RQ_DRAIN);
     else give_place(c, r);
 }
@@ -303,6 +311,7 @@ void request_held(struct coord *c, uint64_t seq, uint32_t n_held) {
     if (r) {
         r->n_held = MAX(r->n_held, n_held);
         r->alone = false;
+        fork_over(c, r);
     } else if (s) {
         s->n_held = MAX(s->n_held, n_held);
     }
@@ -327,6 +336,7 @@ static void replay(struct coord *c, struct request *r) {
     MARK(retry_replay);
     struct seq *s = seq_find(c, r->seq);
     if (s) seq_leave(c, s, NULL);
+    fork_over(c, r);
     r->seq = 0;
     r->n_sent = r->n_sent_max = r->n_held = 0;
     r->alone = false;
@@ -360,6 +370,26 @@ void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_r
     replay(c, r);
 }
 
+/* The prompt is in, and its answer begins: in a copy, where there is room for both and nobody waits. */
+static void keep_prompt(struct coord *c, struct request *r) {
+    struct seq *s = seq_find(c, r->seq);
+    bool worth = c->config.n_park_max > 0 && r->n_prompt >= c->config.n_keep_min;
+    bool whole = r->n_sent == r->n_prompt && r->n_held == r->n_prompt;
+    if (!worth || !whole || c->requests.list[RL_QUEUE].n > 0) return;
+    struct seq_rest rest = { NULL, r->n_sent, r->n_held, r->n_sent_max };
+    rest.take_token = xcalloc(r->n_prompt, sizeof *r->token);
+    memcpy(rest.take_token, r->token, r->n_prompt * sizeof *r->token);
+    uint64_t copy = seq_fork(c, s, &rest);
+    if (!copy) {
+        free(rest.take_token);
+        return;
+    }
+    r->from = r->seq;
+    r->seq = copy;
+    if (PLANT(source_unpinned)) seq_fork_over(c, r->from);
+    request_settle(c, r);
+}
+
 void request_token(struct coord *c, struct request *r, const struct coord_sampled *s,
                    struct coord_outs *outs) {
     CHECK(r->n_token < r->n_total_max);
@@ -373,6 +403,7 @@ void request_token(struct coord *c, struct request *r, const struct coord_sample
     o->token = s->token;
     o->index = r->n_token - r->n_prompt - 1;
     if (s->end || r->n_token == r->n_total_max) request_end(c, r, 0, "", outs);
+    else if (r->n_token == r->n_prompt + 1) keep_prompt(c, r);
 }
 
 /* ---- the plan changes ---- */

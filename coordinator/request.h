@@ -31,7 +31,7 @@ struct request {
     uint32_t n_prompt, n_token, n_total_max;
     struct msg_want want;
     struct msg_bias *bias;
-    uint64_t seq;                                 /* 0: none */
+    uint64_t seq, from;                           /* 0: none; from: what seq is a copy of, until it exists */
     uint32_t n_sent, n_sent_max, n_held;
     uint32_t n_cached;                            /* of the prompt: taken over when it was first admitted */
     bool admitted, alone;                         /* ever; its next segment travels alone (sequence.h) */

@@ -185,6 +185,28 @@ void seq_flight_over(struct coord *c, struct seq *s) {
     if (s->n_flying == 0) seq_over(c, s);
 }
 
+uint64_t seq_fork(struct coord *c, struct seq *s, const struct seq_rest *rest) {
+    bool slot_missing;
+    uint64_t id = s->id;
+    if (!sequences_have_room(c, rest->n_sent_max, &slot_missing)) return 0;
+    sequences_make_room(c, (struct seq_match){ 0 }, rest->n_sent_max);
+    uint32_t request = (s = seq_find(c, id))->request;
+    uint64_t copy = seq_open(c, request, s->n_reserved);
+    MARK(seq_forked);
+    s = seq_find(c, id);
+    reserve(c, s, rest->n_sent_max);
+    s->n_flying++;                                /* until seq_fork_over */
+    seq_leave(c, s, rest);
+    return copy;
+}
+
+void seq_fork_over(struct coord *c, uint64_t source) {
+    struct seq *s = seq_find(c, source);
+    CHECK(s && s->state == SQ_CLOSING && s->n_flying > 0);
+    s->n_flying--;
+    seq_flight_over(c, s);
+}
+
 /* ---- for tests ---- */
 
 void sequences_check(const struct coord *c) {

@@ -13,6 +13,9 @@
  * longest unused first, when a slot or the memory is needed. Limits: as many as slots; of these n_park_max
  * parked. Part of the coordinator core.
  *
+ * Copies. An answer is written behind a copy of its prompt: so the prompt alone stays, too, for the next
+ * one that begins with it and goes on differently (the same again; a history without what was thought).
+ *
  * Going back. Stages go back by MSG_ROLLBACK tokens at most, counted from the most that they ever held. A
  * stage that missed a batch may still hold what was there before, so after a takeover that goes back the
  * first segment travels alone until it has come through everywhere. */
@@ -41,7 +44,7 @@ struct sequences {
     uint64_t tokens_reserved, tokens_parked;      /* of all; of the parked ones among them */
 };
 
-struct seq_rest {                                 /* of a request that ended */
+struct seq_rest {                                 /* what a request leaves behind */
     int32_t *take_token;
     uint32_t n_sent, n_held, n_sent_max;
 };
@@ -71,6 +74,10 @@ uint32_t seq_take(struct coord *c, uint64_t id, uint32_t request, uint32_t n_res
 /* Its request does not need it any more. rest NULL: nobody will. */
 void seq_leave(struct coord *c, struct seq *s, const struct seq_rest *rest);
 void seq_flight_over(struct coord *c, struct seq *s);         /* closing: one batch less to wait for */
+/* The request goes on in a copy, whose number is the result; s stays as it is, and is parked when
+ * seq_fork_over says that the copy exists everywhere, or is not needed. 0: no room for both. */
+uint64_t seq_fork(struct coord *c, struct seq *s, const struct seq_rest *rest);
+void seq_fork_over(struct coord *c, uint64_t source);
 void sequences_drop_all(struct coord *c);                     /* the plan is over */
 void sequences_check(const struct coord *c);
 

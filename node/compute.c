@@ -210,12 +210,18 @@ static int load(struct compute *c, struct compute_job *job, struct err *e) {
 
 /* ---- a batch ---- */
 
+static int seq_copy(struct compute *c, const struct node_job_seg *s, uint32_t *slot, struct err *e) {
+    if (s->from >= c->config.n_slot_max || c->slot[s->from] == SLOT_NONE)
+        return err_set(e, ERR_INTERNAL, "the sequence to be copied is not there");
+    return stage_seq_fork(c->stage, (uint32_t)c->slot[s->from], s->pos0, slot, e);
+}
+
 static int seq_prepare(struct compute *c, const struct node_job_seg *s, struct err *e) {
     if (s->slot >= c->config.n_slot_max) return err_set(e, ERR_INTERNAL, "slot %u", s->slot);
     if (s->open) {
         uint32_t slot;
         if (c->slot[s->slot] != SLOT_NONE) return err_set(e, ERR_INTERNAL, "slot %u is taken", s->slot);
-        int rc = stage_seq_open(c->stage, &slot, e);
+        int rc = s->fork ? seq_copy(c, s, &slot, e) : stage_seq_open(c->stage, &slot, e);
         if (rc < 0) return rc;
         c->slot[s->slot] = slot;
     }

@@ -98,10 +98,12 @@ struct node_event {
     struct msg_experts_done experts_done;
 };
 
+/* have > pos0: go back first. open: a new sequence, have is 0; with fork: a copy of the first pos0 tokens in
+ * slot `from`, have is pos0. */
 struct node_job_seg {
-    uint32_t slot, pos0, n, have;
-    bool open;
-}; /* have > pos0: go back first. open: a new sequence, have is 0 */
+    uint32_t slot, pos0, n, have, from;
+    bool open, fork;
+};
 
 struct node_job {
     struct handle handle;

@@ -280,6 +280,13 @@ static bool position_fits(const struct node_seq *s, uint32_t pos0) {
     return s->len == pos0 || s->len_max - pos0 <= MSG_ROLLBACK;
 }
 
+static bool seg_fits(struct node *n, const struct msg_seg *seg) {
+    struct node_seq *s = seq_find(n, seg->seq);
+    if (seq_is_over(n, seg->seq)) return false;
+    if (!s && seg->from && seg->pos0) s = seq_find(n, seg->from);
+    return position_fits(s, seg->pos0);
+}
+
 /* All or nothing: the first segment that does not fit refuses the batch, before anything has changed. */
 static bool positions_fit(struct node *n, struct node_batch *b, struct node_outs *outs) {
     uint32_t n_new = 0;
@@ -287,7 +294,7 @@ static bool positions_fit(struct node *n, struct node_batch *b, struct node_outs
         const struct msg_seg *seg = &b->work.seg[i];
         struct node_seq *s = seq_find(n, seg->seq);
         n_new += !s;
-        if (seq_is_over(n, seg->seq) || !position_fits(s, seg->pos0)) {
+        if (!seg_fits(n, seg)) {
             MARK(node_position_refused);
             refuse(n, b->id, seg->seq, MSG_REFUSED_POSITION, s ? s->len : 0, outs);
             return false;
@@ -312,13 +319,19 @@ static bool slots_suffice(struct node *n, const struct node_batch *b) {
 static void positions_take(struct node *n, struct node_batch *b) {
     for (uint32_t i = 0; i < b->work.n_seg; i++) {
         const struct msg_seg *seg = &b->work.seg[i];
-        struct node_seq *s = seq_find(n, seg->seq);
-        bool open = !s;
+        struct node_seq *s = seq_find(n, seg->seq), from = { 0 };
+        bool open = !s, fork = open && seg->from && seg->pos0;
+        if (fork) from = *seq_find(n, seg->from);
         if (open) s = seq_open(n, seg->seq);
+        if (fork) {
+            MARK(node_forked);
+            s->len = seg->pos0;
+            s->len_max = from.len_max;
+        }
         if (s->len > seg->pos0) MARK(node_rolled_back);
-        b->job_seg[i] = (struct node_job_seg){
-            .slot = s->slot, .pos0 = seg->pos0, .n = seg->n, .have = s->len, .open = open
-        };
+        b->job_seg[i] = (struct node_job_seg){ .slot = s->slot, .pos0 = seg->pos0, .n = seg->n,
+                                               .have = s->len, .from = from.slot,
+                                               .open = open, .fork = fork };
         if (seg->pos0 == 0) *s = (struct node_seq){ .id = s->id, .slot = s->slot };
         s->len = seg->pos0 + seg->n;
         s->len_max = MAX(s->len_max, s->len);

@@ -59,6 +59,7 @@
     X(chunk_joined)        /* even the smallest would delay others too much in a batch of its own */     \
     X(seq_taken_over)      /* a prompt goes on where an earlier request ended */                         \
     X(seq_goes_back)       /* the same, a few tokens before its end */                                   \
+    X(seq_forked)          /* a prompt is kept beside its answer */                                      \
     X(seq_given_up)        /* a parked sequence makes room */                                            \
     /* node core */                                                                                      \
     X(node_stale_epoch)                                                                                  \
@@ -66,6 +67,7 @@
     X(node_batch_dead)       /* arrives after SYNC has ended it */                                       \
     X(node_position_refused)                                                                             \
     X(node_rolled_back)                                                                                  \
+    X(node_forked)                                                                                       \
     X(node_slots_refused)                                                                                \
     X(node_waits_for_slot)                                                                               \
     X(node_state_refused)                                                                                \

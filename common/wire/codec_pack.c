@@ -144,6 +144,16 @@ static Pleiades__Wants *put_wants(struct packer *k, const struct msg_want *s, ui
     return p;
 }
 
+/* Few batches copy anything: the column is there when one of its segments does. */
+static void put_sources(struct packer *k, const struct msg_work *w, Pleiades__Work *out) {
+    uint64_t any = 0;
+    for (uint32_t i = 0; i < w->n_seg; i++) any |= w->seg[i].from;
+    if (!any) return;
+    out->n_seg_from = w->n_seg;
+    out->seg_from = take(k, w->n_seg, sizeof *out->seg_from);
+    for (uint32_t i = 0; i < w->n_seg; i++) out->seg_from[i] = w->seg[i].from;
+}
+
 static void put_segs(struct packer *k, const struct msg_work *w, Pleiades__Work *out) {
     if (!count_is_fine(k, "WORK: segments", w->n_seg, MSG_SEGS_MAX)) return;
     out->n_seg_seq = out->n_seg_pos0 = out->n_seg_n = w->n_seg;
@@ -155,6 +165,7 @@ static void put_segs(struct packer *k, const struct msg_work *w, Pleiades__Work 
         out->seg_pos0[i] = w->seg[i].pos0;
         out->seg_n[i] = w->seg[i].n;
     }
+    put_sources(k, w, out);
 }
 
 static void put_work_lists(struct packer *k, const struct msg_work *w, Pleiades__Work *out) {

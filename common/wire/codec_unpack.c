@@ -274,12 +274,14 @@ static void get_biases(struct unpacker *u, const Pleiades__Work *p, struct msg_w
 static void get_segs(struct unpacker *u, const Pleiades__Work *p, struct msg_work *w) {
     size_t n = p->n_seg_seq, sum = 0;
     demand(u, n > 0, "list of segments", "is empty");
-    demand(u, p->n_seg_pos0 == n && p->n_seg_n == n, "segments", "have columns of other lengths");
+    bool same = p->n_seg_pos0 == n && p->n_seg_n == n && (p->n_seg_from == n || p->n_seg_from == 0);
+    demand(u, same, "segments", "have columns of other lengths");
     if (!count_is_fine(u, "segments", n, MSG_SEGS_MAX)) return;
     if (!count_is_fine(u, "rows", p->n_token, MSG_ROWS_MAX)) return;
     struct msg_seg *s = take(u, n, sizeof *s);
     for (size_t i = 0; i < n && u->rc == 0; i++) {
-        s[i] = (struct msg_seg){ p->seg_seq[i], p->seg_pos0[i], p->seg_n[i] };
+        uint64_t from = p->n_seg_from ? p->seg_from[i] : 0;
+        s[i] = (struct msg_seg){ p->seg_seq[i], p->seg_pos0[i], p->seg_n[i], from };
         demand(u, s[i].n > 0 && s[i].n <= MSG_ROWS_MAX && s[i].pos0 <= UINT32_MAX - s[i].n, "a segment",
                "is empty or too long");
         sum += s[i].n;

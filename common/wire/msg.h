@@ -20,7 +20,8 @@
  *   last      RESULT          ->  coordinator             what the sampler needs                  control
  *
  * Positions. A stage takes a segment only if it holds exactly pos0 tokens of the sequence, or more and
- * can go back (at most MSG_ROLLBACK). pos0 == 0 opens the sequence. Batch numbers rise strictly within
+ * can go back (at most MSG_ROLLBACK). pos0 == 0 opens the sequence; so does, with another pos0, a segment
+ * that names a sequence to be copied, which has to fulfil the same. Batch numbers rise strictly within
  * an epoch on every link. What is over. SYNC says completely what still lives, so it may be repeated,
  * lost or late: sequences below seq_next that are not listed are closed; batches below batch_done, and
  * those listed as dead, are forgotten with all they hold (credit, kept rows, place in a queue). It is
@@ -181,7 +182,8 @@ struct msg_failed {                                /* an assignment (batch 0) or
 
 /* ---- batches ---- */
 
-struct msg_seg { uint64_t seq; uint32_t pos0, n; };
+/* from: 0, or: where the sequence does not exist yet, it begins as a copy of this one's first pos0 tokens. */
+struct msg_seg { uint64_t seq; uint32_t pos0, n; uint64_t from; };
 
 /* What the last stage has to know to ship enough of a row (sampler_extract). */
 struct msg_want {

@@ -201,7 +201,8 @@ static inline void any_work(struct any_msg *a, struct msg_work *w) {
     w->seg = ANY_LIST(a, s, w->n_seg);
     for (uint32_t i = 0; i < w->n_seg; i++) {
         s[i] = (struct msg_seg){ any_u64(a), any_u32(a) / 2,
-                                 (uint32_t)any_between(a, 1, MSG_ROWS_MAX / w->n_seg) };
+                                 (uint32_t)any_between(a, 1, MSG_ROWS_MAX / w->n_seg),
+                                 any_between(a, 0, 2) ? 0 : any_u64(a) };
         if (any_bool(a)) s[i].n = 1;
         w->n_row += s[i].n;
     }

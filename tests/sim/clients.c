@@ -53,10 +53,18 @@ struct client *clients_go_on(struct world *w, const struct client *c, uint64_t a
     return next;
 }
 
+/* Somebody asks the same, or goes on from there, while the first one is still being answered. */
+static void clients_twin(struct world *w, const struct client *c, uint64_t at) {
+    uint32_t n_more = (uint32_t)world_between(w, 0, 4);
+    if (w->n_client + 2 < CLIENTS_MAX)
+        add(w, at, c->prompt, c->n_prompt, c->n_prompt + n_more, (uint32_t)world_between(w, 1, 16));
+}
+
 static void perhaps_go_on(struct world *w, const struct client *c) {
     uint32_t back = 0;
     if (w->endless || c->long_one || w->n_client + 2 >= CLIENTS_MAX || world_chance(w, 3)) return;
     if (world_chance(w, 2)) back = (uint32_t)world_between(w, 1, world_chance(w, 4) ? 24 : 12);
+    else if (world_chance(w, 2)) back = c->n_got + (uint32_t)world_between(w, 0, 3);      /* another answer */
     uint32_t n_more = (uint32_t)world_between(w, 0, world_chance(w, 3) ? 40 : 6);
     uint64_t at = w->now + world_between(w, 0, world_chance(w, 2) ? 10 * MS : 3000 * MS);
     if (c->n_prompt + c->n_got + n_more + 1 >= w->n_ctx) return;
@@ -76,9 +84,10 @@ void clients_init(struct world *w) {
         struct client *c = some_client(w, at);
         if (world_chance(w, 5)) {
             c->cancels = true;
-            world_post(
-                w, (struct ev){ .t = at + world_between(w, 0, 4000 * MS), .kind = EV_CANCEL, .arg = i });
+            uint64_t then = at + world_between(w, 0, 4000 * MS);
+            world_post(w, (struct ev){ .t = then, .kind = EV_CANCEL, .arg = (uint32_t)(c - w->client) });
         }
+        if (world_chance(w, 6) && !c->cancels) clients_twin(w, c, at + world_between(w, 0, 2000 * MS));
         if (world_chance(w, 12)) c->deadline_ms = (uint32_t)world_between(w, 10, 5000);
         if (world_chance(w, 25)) {
             c->n_prompt = (uint32_t)world_between(w, w->n_ctx, CTX_DRAWN);

@@ -100,8 +100,9 @@ static int run(struct world *w, uint8_t a, const struct sim_job *j, uint64_t *x)
     uint32_t row = 0;
     for (uint32_t i = 0; i < job->n_seg; i++) {
         const struct node_job_seg *s = &job->seg[i];
-        struct sim_slot *slot = &actor->slot[s->slot];
-        if (s->open == !slot->open && (!slot->open || slot->len == s->have)) continue;
+        struct sim_slot *slot = &actor->slot[s->slot], *from = &actor->slot[s->from];
+        bool source = !s->fork || (from->open && from->len >= s->pos0);
+        if (source && s->open == !slot->open && (!slot->open || slot->len == s->have)) continue;
         /* Only a job that was posted behind one that failed may meet another length than the core thought. */
         if (!w->fault[FAULT_COMPUTE])
             world_fail(w, "%s: a job meets a sequence of another length", actor->name);
@@ -110,6 +111,8 @@ static int run(struct world *w, uint8_t a, const struct sim_job *j, uint64_t *x)
     for (uint32_t i = 0; i < job->n_seg; i++) {
         const struct node_job_seg *s = &job->seg[i];
         CHECK(s->pos0 + s->n <= CTX_MAX);
+        for (uint32_t l = j->layer_begin; s->fork && l < j->layer_end; l++)
+            memcpy(actor->state[s->slot][l], actor->state[s->from][l], (s->pos0 + 1) * sizeof(uint64_t));
         for (uint32_t k = 0; k < s->n; k++, row++)
             for (uint32_t l = j->layer_begin; l < j->layer_end; l++) {
                 uint64_t *h = actor->state[s->slot][l];

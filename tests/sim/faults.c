@@ -22,6 +22,7 @@ void faults_init(struct world *w) {
     c->n_seg_max = (uint32_t)world_between(w, 1, 8);
     c->n_row_max = 64;
     c->n_park_max = world_chance(w, 6) ? 0 : (uint32_t)world_between(w, 1, 8);
+    c->n_keep_min = world_chance(w, 3) ? UINT32_MAX : (uint32_t)world_between(w, 1, 12);
     c->n_window_max = 8;
     c->n_node_expected = world_chance(w, 2) ? w->n_node : 0;
     c->settle_ms = (uint32_t)world_between(w, 100, 2000);

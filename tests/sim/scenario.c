@@ -195,10 +195,28 @@ static bool goes_back_and_breaks(struct world *w, bool data, uint64_t after_ns) 
     return fine;
 }
 
-bool scenario_going_back(struct world *w) {
+/* The answer of c begins in a copy of its prompt; another request wants to go on in the prompt itself. */
+static bool copies_and_breaks(struct world *w, bool data, uint64_t after_ns) {
+    shape(w, 2);
+    w->coord_config.n_keep_min = 1;
+    struct client *c = clients_add(w, w->now + 4000 * MS, 20, 8), *next;
+    actors_start(w);
+    while (!w->failed && c->n_got == 0) world_step(w);
+    next = clients_go_on(w, c, w->now, 4, 12, 4);
+    uint64_t at = w->now + after_ns;
+    run_until(w, at);
+    net_reset(w, conn_of(w, data));
+    while (!w->failed && (c->state != CLIENT_DONE || next->state != CLIENT_DONE)) world_step(w);
+    bool fine = !w->failed;
+    world_close(w);
+    return fine;
+}
+
+bool scenario_keeping(struct world *w) {
     bool fine = true;
     for (uint64_t after = 0; fine && after < 16 * MS; after += MS / 5)
-        fine = goes_back_and_breaks(w, true, after) && goes_back_and_breaks(w, false, after);
+        for (int data = 0; fine && data < 2; data++)
+            fine = goes_back_and_breaks(w, data, after) && copies_and_breaks(w, data, after);
     return fine;
 }
 
@@ -279,7 +297,7 @@ int scenarios_run(struct world *w) {
     failed += streams_share_equally(w, 3);
     failed += short_prompt_overtakes(w, 2);
     failed += cancel_frees_at_once(w, 2);
-    bool fine = scenario_going_back(w);
-    failed += verdict(w, fine, "goes back in a sequence whatever breaks meanwhile", 2, 0, 0);
+    bool fine = scenario_keeping(w);
+    failed += verdict(w, fine, "takes sequences over and copies them, whatever breaks meanwhile", 2, 0, 0);
     return failed;
 }

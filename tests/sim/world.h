@@ -235,8 +235,9 @@ bool fault_hits(struct world *w, enum fault fault, uint32_t one_in);
 
 /* scenario.c: how well the pipeline is used when nothing goes wrong; gives the number of failures. */
 int scenarios_run(struct world *w);
-/* True: nothing wrong comes out when a prompt takes a sequence over, goes back in it, and a connection
- * breaks at any moment of that. Rare under random faults, so it is looked for. */
-bool scenario_going_back(struct world *w);
+/* True: nothing wrong comes out when a prompt takes a sequence over and goes back in it, or an answer
+ * begins in a copy, and a connection breaks at any moment of that. Rare under random faults, so it is
+ * looked for. */
+bool scenario_keeping(struct world *w);
 
 #endif

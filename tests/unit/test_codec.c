@@ -478,7 +478,7 @@ static void versions_meet_or_do_not(void **state) {
 static void decode_batch(struct msg *m, struct msg_seg *seg, int32_t *token, struct msg_want *want,
                          struct msg_timing *timing) {
     for (uint32_t i = 0; i < 16; i++) {
-        seg[i] = (struct msg_seg){ 1000 + i, 20000 + i * 77, 1 };
+        seg[i] = (struct msg_seg){ 1000 + i, 20000 + i * 77, 1, 0 };
         token[i] = (int32_t)(i * 7919);
         want[i] = (struct msg_want){
             .row = i, .temperature = 0.7f, .top_p = 0.95f, .top_k = 40, .n_item_max = 256

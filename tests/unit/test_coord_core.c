@@ -772,6 +772,73 @@ static void a_new_plan_keeps_nothing(void **state) {
     assert_int_equal(seg_sent().pos0, 0);
 }
 
+/* ---- prompts that are kept beside their answer ---- */
+
+static void an_answer_begins_in_a_copy_of_its_prompt(void **state) {
+    (void)state;
+    b.config.n_keep_min = 3;
+    coord_free(b.coord);
+    b.coord = coord_new(&b.config);
+    serve();
+    submit(1, 3, 4);
+    uint64_t base = seg_sent().seq;
+    assert_int_equal(seg_sent().from, 0);
+    result(1, 2);
+    uint64_t copy = seg_sent().seq;
+    assert_true(copy > base);
+    assert_int_equal(seg_sent().from, base);
+    assert_int_equal(seg_sent().pos0, 3);
+    assert_int_equal(view().n_parked, 0);         /* it may be needed again */
+    result(2, 0);
+    assert_int_equal(view().n_parked, 1);
+    assert_int_equal(seg_sent().from, 0);
+    assert_int_equal(seg_sent().seq, copy);
+    int32_t text[] = { 0, 0, 0, 7, 7 };           /* the same beginning, another end, at the same time */
+    submit_text(2, text, 5, 4, 0);
+    assert_int_equal(seg_sent().seq, base);
+    assert_int_equal(seg_sent().pos0, 3);
+}
+
+static void a_copy_that_was_lost_is_made_again(void **state) {
+    (void)state;
+    b.config.n_keep_min = 3;
+    coord_free(b.coord);
+    b.coord = coord_new(&b.config);
+    serve();
+    submit(1, 3, 4);
+    uint64_t base = seg_sent().seq;
+    result(1, 2);
+    uint64_t copy = seg_sent().seq;
+    msg_from(MSG_FAILED, B)->u.failed = (struct msg_failed){ .batch = 2, .code = ERR_DEVICE };
+    deliver(B, (struct payload){ 0 });
+    assert_int_equal(seg_sent().seq, copy);       /* in place */
+    assert_int_equal(seg_sent().from, base);
+    msg_from(MSG_FAILED, B)->u.failed = (struct msg_failed){ .batch = 3, .code = ERR_DEVICE };
+    deliver(B, (struct payload){ 0 });
+    assert_int_equal(view().n_parked, 1);         /* given up: the prompt is still worth something */
+    tick(100);
+    assert_int_equal(seg_sent().seq, base);
+    assert_int_equal(seg_sent().pos0, 3);
+    assert_int_equal(sent(MSG_WORK)->u.work.token[0], 100);
+}
+
+static void there_is_no_copy_without_room_for_it(void **state) {
+    (void)state;
+    b.config.n_keep_min = 3;
+    coord_free(b.coord);
+    b.coord = coord_new(&b.config);
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    ready(A, 10);
+    ready(B, 10);
+    submit(1, 4, 4);
+    uint64_t seq = seg_sent().seq;
+    result(1, 3);                                 /* 8 + 4 > 10 */
+    assert_int_equal(seg_sent().seq, seq);
+    assert_int_equal(seg_sent().from, 0);
+}
+
 /* What was taken over and then lost is computed again, with the same text. */
 static void a_takeover_that_is_lost_is_a_replay(void **state) {
     (void)state;
@@ -831,6 +898,9 @@ int main(void) {
         KEEPS(what_was_lost_on_the_way_is_not_kept),
         KEEPS(a_new_plan_keeps_nothing),
         KEEPS(a_takeover_that_is_lost_is_a_replay),
+        KEEPS(an_answer_begins_in_a_copy_of_its_prompt),
+        KEEPS(a_copy_that_was_lost_is_made_again),
+        KEEPS(there_is_no_copy_without_room_for_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

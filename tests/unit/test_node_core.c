@@ -137,10 +137,11 @@ static void serve(uint32_t stage_i, uint32_t n_stage) {
 static const int32_t tokens[64];
 
 /* One segment of n tokens of a sequence; the last row is wanted. */
-static void work(uint32_t link, uint64_t batch, uint64_t done, uint64_t seq, uint32_t pos0, uint32_t n) {
+static void work_from(uint32_t link, uint64_t batch, uint64_t done, uint64_t seq, uint32_t pos0,
+                      uint32_t n, uint64_t from) {
     static struct msg_seg seg;
     static struct msg_want want;
-    seg = (struct msg_seg){ seq, pos0, n };
+    seg = (struct msg_seg){ seq, pos0, n, from };
     want = (struct msg_want){ .row = n - 1 };
     struct msg *m = msg_from(MSG_WORK, 1, link == NODE_LINK_COORDINATOR ? b.coordinator : 8);
     m->u.work = (struct msg_work){ .batch = batch,
@@ -153,6 +154,10 @@ static void work(uint32_t link, uint64_t batch, uint64_t done, uint64_t seq, uin
                                    .n_want = 1 };
     deliver(link, link == NODE_LINK_COORDINATOR ? (struct payload){ 0 }
                                                 : (struct payload){ (uint32_t)batch, 1, 0, 64 });
+}
+
+static void work(uint32_t link, uint64_t batch, uint64_t done, uint64_t seq, uint32_t pos0, uint32_t n) {
+    work_from(link, batch, done, seq, pos0, n, 0);
 }
 
 static struct handle run_handle(void) {
@@ -423,10 +428,36 @@ static void a_batch_comes_once_and_in_order(void **state) {
     assert_null(sent(MSG_WORK_REFUSED));
 }
 
+static void a_sequence_may_begin_as_a_copy(void **state) {
+    (void)state;
+    serve(0, 1);
+    work(NODE_LINK_COORDINATOR, 1, 1, 1, 0, 20);
+    uint32_t slot = find(NODE_OUT_RUN, 0)->job->seg[0].slot;
+    computed(run_handle(), 0);
+    work_from(NODE_LINK_COORDINATOR, 2, 2, 2, 18, 1, 1);
+    const struct node_job_seg *s = &find(NODE_OUT_RUN, 0)->job->seg[0];
+    assert_true(s->open && s->fork && s->slot != slot);
+    assert_int_equal(s->from, slot);
+    assert_int_equal(s->have, 18);
+    computed(run_handle(), 0);
+    work_from(NODE_LINK_COORDINATOR, 3, 3, 2, 18, 2, 1);  /* again: it is there, and goes back by itself */
+    s = &find(NODE_OUT_RUN, 0)->job->seg[0];
+    assert_false(s->open || s->fork);
+    assert_int_equal(s->have, 19);
+    computed(run_handle(), 0);
+    work(NODE_LINK_COORDINATOR, 4, 4, 1, 20, 1);  /* its source is what it was */
+    assert_int_equal(find(NODE_OUT_RUN, 0)->job->seg[0].have, 20);
+    computed(run_handle(), 0);
+    work_from(NODE_LINK_COORDINATOR, 5, 5, 3, 4, 1, 1);   /* 21 - 4 > 16: further than it can go back */
+    assert_int_equal(sent(MSG_WORK_REFUSED)->u.work_refused.reason, MSG_REFUSED_POSITION);
+    work_from(NODE_LINK_COORDINATOR, 6, 6, 4, 10, 1, 99);
+    assert_int_equal(sent(MSG_WORK_REFUSED)->u.work_refused.reason, MSG_REFUSED_POSITION);
+}
+
 static void a_batch_that_lies_is_refused(void **state) {
     (void)state;
     serve(0, 1);
-    struct msg_seg seg[2] = { { 1, 0, 4 }, { 2, 0, 4 } };
+    struct msg_seg seg[2] = { { 1, 0, 4, 0 }, { 2, 0, 4, 0 } };
     struct msg_want want[2] = { { .row = 3 }, { .row = 7 } };
     for (uint64_t i = 1; i <= 9; i++) {
         struct msg_seg s[2];
@@ -461,7 +492,7 @@ static void a_batch_that_lies_is_refused(void **state) {
 static void more_sequences_than_slots_are_refused(void **state) {
     (void)state;
     serve(0, 1);
-    struct msg_seg seg[4] = { { 1, 0, 1 }, { 2, 0, 1 }, { 3, 0, 1 }, { 4, 0, 1 } };
+    struct msg_seg seg[4] = { { 1, 0, 1, 0 }, { 2, 0, 1, 0 }, { 3, 0, 1, 0 }, { 4, 0, 1, 0 } };
     struct msg *m = msg_from(MSG_WORK, 1, b.coordinator);
     m->u.work = (struct msg_work){
         .batch = 1, .batch_done = 1, .seg = seg, .token = tokens, .n_seg = 4, .n_row = 4
@@ -593,7 +624,7 @@ static void another_epoch_is_not_ours(void **state) {
     work(PREVIOUS, 1, 1, 1, 0, 4);
     computed(run_handle(), 0);
     for (uint64_t epoch = 0; epoch < 3; epoch += 2) {
-        struct msg_seg seg = { 1, 4, 1 };
+        struct msg_seg seg = { 1, 4, 1, 0 };
         msg_from(MSG_WORK, epoch, 8)->u.work = (struct msg_work){
             .batch = 2, .batch_done = 2, .seg = &seg, .token = tokens, .n_seg = 1, .n_row = 1
         };
@@ -709,6 +740,7 @@ int main(void) {
         CASE(takes_a_position_only_if_it_holds_exactly_that_much),
         CASE(goes_back_a_few_tokens_or_to_the_beginning),
         CASE(a_batch_comes_once_and_in_order),
+        CASE(a_sequence_may_begin_as_a_copy),
         CASE(a_batch_that_lies_is_refused),
         CASE(more_sequences_than_slots_are_refused),
         CASE(a_new_sequence_waits_for_the_sync_that_frees_its_slot),
