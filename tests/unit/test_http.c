@@ -242,6 +242,7 @@ static void keys_are_asked_for_where_they_must_be(void **state) {
     get(&r, "/v1/models", "Authorization: Bearer second-key\r\n", "200 OK");
     get(&r, "/v1/models", "x-api-key: first-key\r\n", "200 OK");
     get(&r, "/v1/models", "x-api-key: wrong\r\nAuthorization: Bearer first-key\r\n", "200 OK");
+    get(&r, "/v1/models", "x-api-key: wrong\r\n", "401 Unauthorized");
     get(&r, "/v1/models", "Authorization: Bearer first-ke\r\n", "401 Unauthorized");
     get(&r, "/v1/models", "Authorization: Bearer first-key1\r\n", "401 Unauthorized");
     get(&r, "/v1/models", "Authorization: Basic first-key\r\n", "401 Unauthorized");
@@ -485,8 +486,8 @@ static void send_damaged(struct rig *r, struct rng *g, int *n_refused) {
         SAY,
         "{\"prompt\":[1,2,3],\"logprobs\":2,\"n\":2}",
         "{\"input\":[{\"role\":\"user\",\"content\":\"a\"}],\"stream\":true}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":"
-        "\"\\ud83c\\udf0c\"}]}],\"tools\":[{\"name\":\"f\",\"input_schema\":{}}]}",
+        ("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":"
+         "\"\\ud83c\\udf0c\"}]}],\"tools\":[{\"name\":\"f\",\"input_schema\":{}}]}"),
     };
     static const char *const paths[] = {
         CHAT,           "/v1/completions",           "/v1/responses",
