@@ -27,7 +27,7 @@ CC      := $(CROSS)-linux-gnu-gcc
 AR      := $(CROSS)-linux-gnu-ar
 UNAME_M := $(CROSS)
 CROSS_ROOT  := build/root-$(CROSS)
-CFLAGS_ALL  := -idirafter $(CROSS_ROOT)/usr/include
+CFLAGS_ALL  := -idirafter $(CROSS_ROOT)/usr/include -idirafter $(CROSS_ROOT)/usr/include/$(CROSS)-linux-gnu
 LDFLAGS_ALL := -L$(CROSS_ROOT)/usr/lib/$(CROSS)-linux-gnu \
                -Wl,-rpath-link,$(CROSS_ROOT)/usr/lib/$(CROSS)-linux-gnu:$(CROSS_ROOT)/lib/$(CROSS)-linux-gnu
 PKG_CONFIG  := false
