@@ -65,7 +65,7 @@ int cmd_node(int argc, char **argv) {
     c.n_threads = (uint32_t)n_threads;
     c.n_rows_max = (uint32_t)n_rows;
     c.measure = measure;
-    if (!quiet && !getenv("PLEIADES_LOG")) log_set_level(LOG_INFO);
+    if (quiet && !getenv("PLEIADES_LOG")) log_set_level(LOG_WARN);
     struct node_process *p;
     struct err e = { 0 };
     if (node_process_new(&p, &c, &e) < 0) return opts_failure(&spec, &e);
