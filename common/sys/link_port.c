@@ -10,9 +10,11 @@
 #include "common/sys/zpump.h"
 
 #include <stdio.h>
+#include <sys/resource.h>
 
 enum {
     IO_THREADS = 2,                               /* they encrypt: one for each direction of a stage */
+    DESCRIPTORS = 10240,                          /* as many as macOS allows */
     QUEUE_MESSAGES = 256,                         /* high-water marks; the flow is bounded by credits */
     GOODBYE_MS = 200,                             /* what was sent right before a close may still leave */
     HEARTBEAT_MS = 3000, HEARTBEAT_TIMEOUT_MS = 10000,
@@ -23,7 +25,19 @@ enum {
 
 /* ---- the ground ---- */
 
+/* Connections that say nothing cost a descriptor each until their handshake is overdue: room for some
+ * thousands, so that the rest of the process goes on meanwhile. */
+static void raise_descriptor_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return;
+    rlim_t wanted = MIN(limit.rlim_max, (rlim_t)DESCRIPTORS);
+    if (limit.rlim_cur >= wanted) return;
+    limit.rlim_cur = wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);             /* if not, then not */
+}
+
 int net_new(struct net **out, struct err *e) {
+    raise_descriptor_limit();
     struct net *n = xcalloc(1, sizeof *n);
     n->zmq = zmq_ctx_new();
     if (!n->zmq) {
