@@ -384,7 +384,7 @@ static void settle(struct task *t) {
         finish(t);
         return;
     }
-    if (!x || x->state != X_FLOW || j->out.size == x->n_sent) return;
+    if (!x || x->gone || x->state != X_FLOW || j->out.size == x->n_sent) return;
     x->alive_ns = t->h->now_ns;
     if (j->out.size - x->n_sent > t->h->limit.write_bytes) {
         log_info("http", "%s: the client does not read, %zu bytes wait", x->request_id,
