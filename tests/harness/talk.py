@@ -12,6 +12,7 @@ import pty
 import re
 import select
 import sys
+import termios
 import time
 
 LIMIT_S = 30
@@ -44,6 +45,15 @@ class Talk:
         self.at = found + len(text)
         return True
 
+    def raw(self):
+        """Until the line editor has the terminal: earlier keys would be taken line by line."""
+        end = time.monotonic() + LIMIT_S
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            if time.monotonic() > end or not self.read(0.02):
+                return False
+        time.sleep(0.05)
+        return True
+
     def end(self):
         end = time.monotonic() + LIMIT_S
         while self.read(0.2):
@@ -64,9 +74,7 @@ def step(talk, word):
     if name == "expect":
         return talk.expect(data)
     if name == "prompt":
-        found = talk.expect(b"> ")
-        time.sleep(0.2)
-        return found
+        return talk.expect(b"> ") and talk.raw()
     if name == "absent":
         return data not in talk.seen
     if name == "send":
