@@ -763,6 +763,47 @@ static void endless_nesting_is_cut_before_it_has_no_way_out(void **state) {
     buf_deinit(&a.text);
 }
 
+/* As deep as it may go, wherever it may; what is still required must fit in on the way out. */
+static void what_is_required_has_room_at_the_deepest_place(void **state) {
+    (void)state;
+    static const char schema[] =
+        "{\"type\":\"object\",\"properties\":{\"kids\":{\"type\":\"array\",\"items\":{\"$ref\":\"#\"}},"
+        "\"must\":{\"type\":\"array\",\"minItems\":2,\"items\":{\"type\":\"array\",\"minItems\":2,"
+        "\"items\":{\"const\":\"v\"}}}},\"required\":[\"kids\",\"must\"],\"additionalProperties\":false}";
+    struct guide_options o = { .format = GUIDE_JSON_SCHEMA, .schema = chat_text_of(schema) };
+    struct service_guide *g = guide_of(&small, &o);
+    struct buf text;
+    int depth = 0, deepest = 0;
+    buf_init(&text, 1 << 24);
+    for (bool complete = false; !complete;) {
+        struct service_steer s;
+        int32_t best = -1;
+        size_t rank = SIZE_MAX, len;
+        g->next(g, &s);
+        for (int32_t id = 0; id < N_VOCAB; id++) {
+            const char *bytes = tokenizer_token_bytes(small.t, id, &len);
+            if (!(s.allowed[id / 64] >> id % 64 & 1) || len != 1) continue;
+            const char *order = "[{\"]}a,", *found = memchr(order, *bytes, 7);
+            size_t this_rank = found ? (size_t)(found - order) : 7;
+            if (this_rank < rank) rank = this_rank, best = id;
+        }
+        if (best < 0) fail_msg("no way on, %d deep", depth);
+        const char *bytes = tokenizer_token_bytes(small.t, best, &len);
+        depth += *bytes == '[' || *bytes == '{' ? 1 : *bytes == ']' || *bytes == '}' ? -1 : 0;
+        deepest = MAX(deepest, depth);
+        buf_add(&text, bytes, len);
+        complete = g->accept(g, best);
+        assert_true(text.size < 100000);
+    }
+    print_message("     %d deep\n", deepest);
+    json_t *value = parsed(text.data), *root = parsed(schema);
+    assert_true(check_value(root, root, value) && deepest > 50);
+    json_decref(value);
+    json_decref(root);
+    buf_deinit(&text);
+    g->free(g);
+}
+
 static void large_schemas_are_refused_and_not_suffered(void **state) {
     (void)state;
     struct buf b;
@@ -847,6 +888,7 @@ int main(void) {
         TEST(a_tool_with_an_odd_schema_can_be_required_unless_it_is_strict),
         TEST(json_or_a_call_where_both_were_offered),
         TEST(endless_nesting_is_cut_before_it_has_no_way_out),
+        TEST(what_is_required_has_room_at_the_deepest_place),
         TEST(large_schemas_are_refused_and_not_suffered),
         TEST(sets_for_the_full_vocabulary_take_less_than_a_millisecond),
     };
