@@ -4,8 +4,10 @@
  * machines are described is in machines.h. */
 #include "cli/cmd.h"
 
+#include "cli/http_client.h"
 #include "cli/machines.h"
 #include "cli/opts.h"
+#include "cli/status_view.h"
 #include "cli/subcommands.h"
 #include "common/base/check.h"
 #include "common/sys/clock.h"
@@ -24,6 +26,7 @@ enum { OUTPUT_MAX = 64 << 20, FILES_MAX = 1 << 20, BAR = 30 };
 struct plan_words {
     const char *model, *preset, *machines, *machine[PLAN_MACHINES_MAX], *link[PLAN_MACHINES_MAX],
         *stages, *objective;
+    struct status_source service;
     int n_streams, chunk, depth;
     uint64_t ctx;
     bool ordered, no_helpers;
@@ -32,6 +35,9 @@ struct plan_words {
 #define PLAN_OPTS(w)                                                                               \
     OPT_GROUP("Machines and links"),                                                               \
         OPT_STRING(0, "machines", &(w).machines, "FILE", "JSON that describes them"),              \
+        OPT_STRING(0, "url", &(w).service.url, "URL", "the nodes of this running service"),        \
+        OPT_STRING(0, "api-key-file", &(w).service.api_key_file, "FILE", "holds its key"),         \
+        OPT_STRING(0, "ca-file", &(w).service.ca_file, "FILE", "certificates to trust"),           \
         OPT_LIST(0, "machine", (w).machine, PLAN_MACHINES_MAX, "NAME,mem=128G,bw=400G",            \
                  "a machine; also int8=20T f32=10T (operations/s), layer_us=20 (fixed cost of a "  \
                  "layer), backend=cpu"),                                                           \
@@ -73,10 +79,24 @@ static struct plan_options options_of(const struct plan_words *w) {
     };
 }
 
+static int ask_service(const struct plan_words *w, struct plan_cluster *c, struct err *e) {
+    struct http_client *client;
+    struct buf document;
+    int rc = status_connect(&client, &w->service, NULL, e);
+    if (rc < 0) return rc;
+    buf_init(&document, OUTPUT_MAX);
+    rc = status_fetch(client, &document, e);
+    if (rc == 0) rc = machines_read_status(c, document.data, document.size, e);
+    buf_deinit(&document);
+    http_client_free(client);
+    return rc;
+}
+
 static int words_cluster(const struct plan_words *w, struct plan_cluster *c, struct err *e) {
     int rc = 0;
     plan_cluster_links(c, (struct plan_link){ 0.3e-3, 1.25e9 });
     if (w->machines) rc = machines_read_file(c, w->machines, e);
+    if (rc == 0 && w->service.url) rc = ask_service(w, c, e);
     for (int i = 0; i < PLAN_MACHINES_MAX && w->machine[i] && rc == 0; i++)
         rc = machines_add(c, w->machine[i], e);
     for (int i = 0; i < PLAN_MACHINES_MAX && w->link[i] && rc == 0; i++)
@@ -84,7 +104,7 @@ static int words_cluster(const struct plan_words *w, struct plan_cluster *c, str
     for (int i = 0; i < PLAN_MACHINES_MAX && w->link[i] && rc == 0; i++)
         rc = machines_link(c, w->link[i], true, e);
     if (rc == 0 && c->n == 0)
-        rc = err_set(e, ERR_INVALID, "--machines FILE or --machine NAME,mem=..,bw=.. is required");
+        rc = err_set(e, ERR_INVALID, "--machines FILE, --machine NAME,mem=..,bw=.. or --url is required");
     return rc;
 }
 
@@ -258,7 +278,7 @@ static int planned_pieces(const struct plan_words *w, const struct gguf *g,
     struct plan_model *m = xcalloc(1, sizeof *m);
     struct plan_cluster *c = xcalloc(1, sizeof *c);
     struct plan *p = xcalloc(1, sizeof *p);
-    bool described = w->machines || w->machine[0];
+    bool described = w->machines || w->machine[0] || w->service.url;
     int rc = plan_model_read(m, g, e);
     if (rc == 0 && (described || !w->stages)) rc = words_cluster(w, c, e);
     else if (rc == 0)

@@ -236,3 +236,53 @@ int machines_read_file(struct plan_cluster *c, const char *path, struct err *e) 
     json_decref(root);
     return rc < 0 ? err_wrap(e, rc, "%s", path) : 0;
 }
+
+/* ---- from a running service (coordinator/service_status.c) ---- */
+
+static double number(const json_t *o, const char *key) {
+    return json_number_value(json_object_get(o, key));
+}
+
+/* A rate that a node did not measure: an ordinary machine's, so that there is a plan at all. */
+static int status_machine(struct plan_cluster *c, const json_t *node, struct err *e) {
+    static const double bytes_per_s = 20e9;
+    const char *name = json_string_value(json_object_get(node, "name")),
+               *backend = json_string_value(json_object_get(node, "backend"));
+    const json_t *speed = json_object_get(node, "speed");
+    struct plan_machine *p = name ? machines_new(c, e) : NULL;
+    if (!p) return name ? ERR_LIMIT : err_set(e, ERR_CORRUPT, "a node without a name");
+    snprintf(p->name, sizeof p->name, "%s", name);
+    snprintf(p->backend, sizeof p->backend, "%s", backend ? backend : "");
+    int rc = set_memory(p, number(json_object_get(node, "memory"), "limit"));
+    p->bytes_per_s = number(speed, "read") > 0 ? number(speed, "read") : bytes_per_s;
+    p->int8_per_s = number(speed, "int8");
+    p->f32_per_s = number(speed, "f32");
+    return rc < 0 ? err_set(e, rc, "node %s does not say its memory", name) : finish_machine(p, e);
+}
+
+static int status_links(struct plan_cluster *c, const json_t *nodes, const json_t *links, struct err *e) {
+    const json_t *item;
+    size_t i;
+    int rc = 0;
+    json_array_foreach((json_t *)nodes, i, item)
+        if (number(item, "rtt_us") > 0) c->coordinator[i].latency_s = number(item, "rtt_us") / 2e6;
+    json_array_foreach((json_t *)links, i, item) {
+        const char *from = json_string_value(json_object_get(item, "from")),
+                   *to = json_string_value(json_object_get(item, "to"));
+        struct plan_link l = { number(item, "rtt_us") / 2e6, number(item, "bytes_per_s") };
+        if (rc == 0 && from && to && l.latency_s > 0 && l.bytes_per_s > 0) rc = name_link(c, from, to, l, e);
+    }
+    return rc;
+}
+
+int machines_read_status(struct plan_cluster *c, const char *document, size_t size, struct err *e) {
+    json_t *root = json_loadb(document, size, 0, NULL), *nodes = json_object_get(root, "nodes"), *item;
+    size_t i;
+    int rc = json_is_array(nodes) ? 0 : err_set(e, ERR_CORRUPT, "the answer is no status document");
+    if (rc == 0 && c->n) rc = err_set(e, ERR_INVALID, "machines of a service and of a file");
+    json_array_foreach(nodes, i, item) if (rc == 0) rc = status_machine(c, item, e);
+    if (rc == 0) rc = status_links(c, nodes, json_object_get(root, "links"), e);
+    if (rc == 0 && c->n == 0) rc = err_set(e, ERR_NOTFOUND, "no node has joined that service");
+    json_decref(root);
+    return rc;
+}

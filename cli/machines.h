@@ -14,6 +14,8 @@
 #include "common/model/plan.h"
 
 int machines_read_file(struct plan_cluster *c, const char *path, struct err *e);       /* sets all links */
+/* The nodes of a running service, from its status document: what they measured of themselves and of links. */
+int machines_read_status(struct plan_cluster *c, const char *document, size_t size, struct err *e);
 
 /* "name,mem=128G,bw=400G". Links come after all machines. */
 int machines_add(struct plan_cluster *c, const char *text, struct err *e);

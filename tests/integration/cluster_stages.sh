@@ -70,6 +70,11 @@ for plan in a=0-4 a=0-1,b=2-4 b=0-0,c=1-2,a=3-4 d=0-0,a=1-1,c=2-3,b=4-4; do
     same "$plan: at least 98 % of a token's time is accounted for ($share)" 1 \
         "$(awk -v s="$share" 'BEGIN { print (s >= 0.98 && s <= 1.02) }')"
     same "$plan: status names every node" "$n" "$("$pleiades" status --url "$url" | grep -c ' ready ')"
+    if [ "$n" = 3 ]; then
+        ok "a plan for the machines that are there" "$pleiades" shard plan -m "$model" --url "$url" --ctx 2048
+        says "names them" "machine"
+        same "and gives the layers to some of them" 1 "$(($(grep -c '^[abc] ' "$tmp/output") >= 1))"
+    fi
     if [ -r /proc/self/stat ] && [ "$n" = 3 ]; then
         before=0 after=0
         for name in boss $names; do before=$((before + $(ticks "$(pid "$name")"))); done
