@@ -107,7 +107,8 @@ static void measure_cpu(int n_streams, int n_tokens, uint64_t token_us) {
     uint64_t start = clock_now_ns();
     CHECK(waitpid(readers(http_port(h), n_streams, n_tokens), &status, 0) > 0 && status == 0);
     clock_sleep_ms(100);                          /* the script says what it has used */
-    double s_cpu = cpu_seconds() - (double)atomic_load(&s->cpu_ns) / 1e9 - cpu, wall = clock_seconds_since(start), n = (double)n_streams * n_tokens;
+    double s_cpu = cpu_seconds() - (double)atomic_load(&s->cpu_ns) / 1e9 - cpu;
+    double wall = clock_seconds_since(start), n = (double)n_streams * n_tokens;
     printf("%4d streams, one token in %5llu us each: %8.1f us of CPU per token, "
            "%6.0f tokens/s\n",
            n_streams, (unsigned long long)token_us, s_cpu * 1e6 / n, n / wall);
