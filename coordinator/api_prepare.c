@@ -235,7 +235,8 @@ static int make_chat(struct api_job *j, struct api_request *r, struct api_error 
     struct dsml_options dsml = { .tools = r->n_tools > 0,
                                  .live = j->params.stream,
                                  .loose = j->site->loose_markup,
-                                 .calls_max = r->one_call,
+                                 /* a call that is required is counted by its guide, which closes the block */
+                                 .calls_max = r->one_call && r->tool_choice == API_TOOLS_AUTO,
                                  .stops = j->params.stops,
                                  .n_stops = j->params.n_stops };
     j->prompt = xcalloc(1, sizeof *j->prompt);

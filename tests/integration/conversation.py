@@ -44,6 +44,7 @@ LINES = [
      "Both are there.</think>Sun and rain."),
     ("And Paris?", "One more.</think>" + block(PARIS)),
     ("<tool_result>snow</tool_result>", "Fine.</think>Snow in Paris."),
+    ("Forced?", "Must.</think>" + block(call("weather", ("city", "true", "Bergen")))),
     ("Malformed?", f"</think>Here:\n\n<{M}tool_calls>\n<{M}invoke name=\"weather\">\n<{M}parameter nonsense"),
     ("Cut call?", "</think>" + block(call("weather", ("city", "true", "long " * 200)))),
     ("Two at once?", "</think>" + block(ROME, PARIS)),
@@ -355,6 +356,19 @@ def choices(server):
     check("responses: a required tool", [c[1] for c in a.calls][:1] == ["weather"], a.raw)
 
 
+def forced_turn(server):
+    """A call that was forced is remembered like any other; the one that follows is free again."""
+    d, history = Chat(), []
+    d.user(history, "Forced?")
+    body = dict(d.body(history, False), tool_choice="required", parallel_tool_calls=False)
+    a = d.read(server.post(d.path, body)[1], False)
+    d.keep(history, a, ["snow"])
+    b = ask(server, d, history, False)
+    check("a prompt behind a forced call begins with it, token for token",
+          len(a.calls) == 1 and b.content == "Snow in Paris." and b.cached >= a.prompt + a.output - 2,
+          f"{b.content}: {b.cached} of {b.prompt}, {a.prompt}+{a.output}")
+
+
 def odd_answers(server):
     def chat(text, **more):
         body = dict(Chat().body([{"role": "user", "content": text}], False), **more)
@@ -391,6 +405,7 @@ try:
             converse(server, one, streamed)
     formats(server)
     choices(server)
+    forced_turn(server)
     odd_answers(server)
     changed_history(server)
 finally:
