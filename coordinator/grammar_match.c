@@ -15,9 +15,7 @@
 
 enum {
     VISIT_MAX = 4096,                             /* places in one closure, those that read nothing too */
-    VISIT_SLOTS = 2 * VISIT_MAX,
-    STATE_SLOTS = 2 * MATCH_STATES_MAX,
-    FRAME_SLOTS = 2 * MATCH_FRAMES_MAX,
+    ROOM_FIRST = 64,                              /* of every table; they double, and have twice the slots */
     DEAD = 0
 };
 #define UNKNOWN UINT32_MAX
@@ -45,42 +43,109 @@ struct match {
     uint32_t now;
 
     struct state *state;                          /* [0]: dead */
-    uint32_t n_state, *state_slot;
+    uint32_t n_state, state_room, *state_slot;
     struct place *place;
-    uint32_t n_place;
+    uint32_t n_place, place_room;
     struct frame *frame;                          /* [0]: the empty stack */
-    uint32_t n_frame, *frame_slot;
+    uint32_t n_frame, frame_room, *frame_slot;
 
     uint64_t *mask[MATCH_MASKS_MAX];
     uint32_t mask_owner[MATCH_MASKS_MAX], n_mask, mask_next;
 
-    struct place visit[VISIT_MAX];
-    uint32_t n_visit, visit_slot[VISIT_SLOTS], visit_stamp[VISIT_SLOTS], stamp;
+    struct place *visit;
+    uint32_t n_visit, visit_room, *visit_slot;    /* number in visit + 1; 0 is free */
     bool full;
     uint32_t *walk;                               /* states on the way down the tree of tokens */
     struct match_stats stats;
 };
 
+/* ---- tables ---- */
+
+static uint32_t *new_slots(uint32_t *old, uint32_t room) {
+    free(old);
+    return xcalloc(2 * (size_t)room, sizeof *old);
+}
+
+static void frame_insert(struct match *m, uint32_t i) {
+    uint32_t mask = 2 * m->frame_room - 1, slot = (uint32_t)hash_64(&m->frame[i], sizeof *m->frame, 0) & mask;
+    while (m->frame_slot[slot]) slot = (slot + 1) & mask;
+    m->frame_slot[slot] = i;
+}
+
+static void state_insert(struct match *m, uint32_t i) {
+    const struct state *s = &m->state[i];
+    uint32_t mask = 2 * m->state_room - 1;
+    uint32_t slot = (uint32_t)hash_64(&m->place[s->at], s->n * sizeof *m->place, 0) & mask;
+    while (m->state_slot[slot]) slot = (slot + 1) & mask;
+    m->state_slot[slot] = i;
+}
+
+static uint32_t visit_slot_of(const struct match *m, struct place p) {
+    uint32_t mask = 2 * m->visit_room - 1, slot = (p.node * 2654435761u ^ p.frame * 2246822519u) >> 7 & mask;
+    for (; m->visit_slot[slot]; slot = (slot + 1) & mask) {
+        const struct place *q = &m->visit[m->visit_slot[slot] - 1];
+        if (q->node == p.node && q->frame == p.frame) break;
+    }
+    return slot;
+}
+
+/* Each gives false when the table is as large as it may become. */
+static bool grow_frames(struct match *m) {
+    if (m->n_frame < m->frame_room) return true;
+    if (m->frame_room == MATCH_FRAMES_MAX) return false;
+    m->frame_room = MAX(2 * m->frame_room, (uint32_t)ROOM_FIRST);
+    m->frame = xrealloc(m->frame, m->frame_room * sizeof *m->frame);
+    m->frame_slot = new_slots(m->frame_slot, m->frame_room);
+    for (uint32_t i = 1; i < m->n_frame; i++) frame_insert(m, i);
+    return true;
+}
+
+static bool grow_states(struct match *m, uint32_t n_places) {
+    if (n_places > MATCH_PLACES_MAX - m->n_place) return false;
+    if (m->n_place + n_places > m->place_room) {
+        m->place_room = MIN(MAX(2 * m->place_room, m->n_place + n_places), (uint32_t)MATCH_PLACES_MAX);
+        m->place = xrealloc(m->place, m->place_room * sizeof *m->place);
+    }
+    if (m->n_state < m->state_room) return true;
+    if (m->state_room == MATCH_STATES_MAX) return false;
+    m->state_room = MAX(2 * m->state_room, (uint32_t)ROOM_FIRST);
+    m->state = xrealloc(m->state, m->state_room * sizeof *m->state);
+    m->state_slot = new_slots(m->state_slot, m->state_room);
+    for (uint32_t i = 1; i < m->n_state; i++) state_insert(m, i);
+    return true;
+}
+
+static bool grow_visits(struct match *m) {
+    if (m->n_visit < m->visit_room) return true;
+    if (m->visit_room == VISIT_MAX) return false;
+    m->visit_room = MAX(2 * m->visit_room, (uint32_t)ROOM_FIRST);
+    m->visit = xrealloc(m->visit, m->visit_room * sizeof *m->visit);
+    m->visit_slot = new_slots(m->visit_slot, m->visit_room);
+    for (uint32_t i = 0; i < m->n_visit; i++) m->visit_slot[visit_slot_of(m, m->visit[i])] = i + 1;
+    return true;
+}
+
 /* ---- frames ---- */
 
 static uint32_t frame_of(struct match *m, uint32_t edge, uint32_t parent, int32_t count) {
     struct frame f = { edge, parent, count, m->frame[parent].depth + 1 };
-    uint32_t slot = (uint32_t)hash_64(&f, sizeof f, 0) & (FRAME_SLOTS - 1);
-    for (; m->frame_slot[slot]; slot = (slot + 1) & (FRAME_SLOTS - 1))
+    uint32_t mask = 2 * m->frame_room - 1, slot = (uint32_t)hash_64(&f, sizeof f, 0) & mask;
+    for (; m->frame_slot[slot]; slot = (slot + 1) & mask)
         if (memcmp(&m->frame[m->frame_slot[slot]], &f, sizeof f) == 0) return m->frame_slot[slot];
-    if (m->n_frame == MATCH_FRAMES_MAX) {
+    if (!grow_frames(m)) {
         m->full = true;
         return 0;
     }
     m->frame[m->n_frame] = f;
-    return m->frame_slot[slot] = m->n_frame++;
+    frame_insert(m, m->n_frame);
+    return m->n_frame++;
 }
 
 /* ---- closure ---- */
 
 static void visit_begin(struct match *m) {
+    memset(m->visit_slot, 0, 2 * (size_t)m->visit_room * sizeof *m->visit_slot);
     m->n_visit = 0;
-    m->stamp++;
 }
 
 static bool fits_depth(const struct match *m, uint32_t node, uint32_t frame) {
@@ -88,15 +153,12 @@ static bool fits_depth(const struct match *m, uint32_t node, uint32_t frame) {
 }
 
 static void visit(struct match *m, uint32_t node, uint32_t frame) {
-    if (m->n_visit == VISIT_MAX || m->full || !fits_depth(m, node, frame)) return;
-    uint32_t slot = (node * 2654435761u ^ frame * 2246822519u) >> 7 & (VISIT_SLOTS - 1);
-    for (; m->visit_stamp[slot] == m->stamp; slot = (slot + 1) & (VISIT_SLOTS - 1)) {
-        const struct place *p = &m->visit[m->visit_slot[slot]];
-        if (p->node == node && p->frame == frame) return;
-    }
-    m->visit_stamp[slot] = m->stamp;
+    struct place p = { node, frame };
+    if (m->full || !fits_depth(m, node, frame) || !grow_visits(m)) return;
+    uint32_t slot = visit_slot_of(m, p);
+    if (m->visit_slot[slot]) return;
+    m->visit[m->n_visit++] = p;
     m->visit_slot[slot] = m->n_visit;
-    m->visit[m->n_visit++] = (struct place){ node, frame };
 }
 
 static bool only_ends(const struct grammar *g, uint32_t node) {
@@ -182,19 +244,21 @@ static uint32_t state_of_visit(struct match *m) {
     if (m->full) return FULL;
     uint32_t n = settle(m);
     if (n == 0) return DEAD;
-    uint32_t slot = (uint32_t)hash_64(m->visit, n * sizeof *m->visit, 0) & (STATE_SLOTS - 1);
-    for (; m->state_slot[slot]; slot = (slot + 1) & (STATE_SLOTS - 1)) {
+    uint32_t mask = 2 * m->state_room - 1;
+    uint32_t slot = (uint32_t)hash_64(m->visit, n * sizeof *m->visit, 0) & mask;
+    for (; m->state_slot[slot]; slot = (slot + 1) & mask) {
         const struct state *s = &m->state[m->state_slot[slot]];
         if (s->n == n && memcmp(&m->place[s->at], m->visit, n * sizeof *m->visit) == 0)
             return m->state_slot[slot];
     }
-    if (m->n_state == MATCH_STATES_MAX || n > MATCH_PLACES_MAX - m->n_place) return FULL;
+    if (!grow_states(m, n)) return FULL;
     struct state *s = &m->state[m->n_state];
     *s = (struct state){ .at = m->n_place, .n = n };
     memcpy(&m->place[m->n_place], m->visit, n * sizeof *m->visit);
     m->n_place += n;
     describe(m, s);
-    return m->state_slot[slot] = m->n_state++;
+    state_insert(m, m->n_state);
+    return m->n_state++;
 }
 
 static uint32_t step_slowly(struct match *m, uint32_t from, int symbol) {
@@ -222,22 +286,21 @@ static uint32_t step(struct match *m, uint32_t from, int symbol) {
     }
     if (s->next[symbol] != UNKNOWN) return s->next[symbol];
     uint32_t to = step_slowly(m, from, symbol);
-    if (to != FULL) s->next[symbol] = to;
+    if (to != FULL) m->state[from].next[symbol] = to;                 /* the table may have moved */
     return to;
 }
 
 /* ---- forgetting ---- */
 
 static void forget_all(struct match *m) {
-    for (uint32_t i = 0; i < m->n_state; i++) free(m->state[i].next);
-    memset(m->state, 0, MATCH_STATES_MAX * sizeof *m->state);
-    memset(m->state_slot, 0, STATE_SLOTS * sizeof *m->state_slot);
-    memset(m->frame_slot, 0, FRAME_SLOTS * sizeof *m->frame_slot);
+    for (uint32_t i = 1; i < m->n_state; i++) free(m->state[i].next);
+    memset(m->state, 0, m->state_room * sizeof *m->state);
+    memset(m->state_slot, 0, 2 * (size_t)m->state_room * sizeof *m->state_slot);
+    memset(m->frame_slot, 0, 2 * (size_t)m->frame_room * sizeof *m->frame_slot);
     memset(m->frame, 0, sizeof *m->frame);
     m->n_state = m->n_frame = 1;
     m->n_place = m->n_mask = m->mask_next = 0;
 }
-
 
 static void keep_chain(const struct match *m, uint32_t frame, struct frame *chain) {
     while (frame) {
@@ -416,41 +479,38 @@ struct match_stats match_stats(const struct match *m) {
 /* ---- life ---- */
 
 int match_new(struct match **out, const struct grammar *g, const struct vocab_trie *v, struct err *e) {
-    struct match *m = calloc(1, sizeof *m);
-    if (!m) return err_set(e, ERR_NOMEM, "matching a grammar");
+    struct match *m = xcalloc(1, sizeof *m);
     m->g = g;
     m->v = v;
-    m->state = calloc(MATCH_STATES_MAX, sizeof *m->state);
-    m->state_slot = calloc(STATE_SLOTS, sizeof *m->state_slot);
-    m->place = calloc(MATCH_PLACES_MAX, sizeof *m->place);
-    m->frame = calloc(MATCH_FRAMES_MAX, sizeof *m->frame);
-    m->frame_slot = calloc(FRAME_SLOTS, sizeof *m->frame_slot);
-    m->walk = calloc((size_t)v->all.depth_max + 1, sizeof *m->walk);
-    bool fits = m->state && m->state_slot && m->place && m->frame && m->frame_slot && m->walk;
+    m->walk = xcalloc((size_t)v->all.depth_max + 1, sizeof *m->walk);
+    grow_frames(m);
+    grow_states(m, 0);
+    grow_visits(m);
+    memset(m->state, 0, sizeof *m->state);
+    memset(m->frame, 0, sizeof *m->frame);
     m->n_state = m->n_frame = 1;
-    if (fits) {
-        visit_begin(m);
-        visit(m, g->root, 0);
-        m->now = state_of_visit(m);
-    }
-    if (fits && m->now != DEAD && m->now != FULL) {
+    visit_begin(m);
+    visit(m, g->root, 0);
+    m->now = state_of_visit(m);
+    if (m->now != DEAD && m->now != FULL) {
         *out = m;
         return 0;
     }
     match_free(m);
-    return fits ? err_set(e, ERR_INVALID, "nothing can satisfy it")
-                : err_set(e, ERR_NOMEM, "matching a grammar");
+    return err_set(e, ERR_INVALID, "nothing can satisfy it");
 }
 
 void match_free(struct match *m) {
     if (!m) return;
-    for (uint32_t i = 0; m->state && i < m->n_state; i++) free(m->state[i].next);
+    for (uint32_t i = 1; i < m->n_state; i++) free(m->state[i].next);
     for (int i = 0; i < MATCH_MASKS_MAX; i++) free(m->mask[i]);
     free(m->state);
     free(m->state_slot);
     free(m->place);
     free(m->frame);
     free(m->frame_slot);
+    free(m->visit);
+    free(m->visit_slot);
     free(m->walk);
     free(m);
 }

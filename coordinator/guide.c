@@ -24,6 +24,7 @@ struct guide_vocab {
     const struct tokenizer *t;
     struct vocab_trie *trie;
     int32_t mark_id, think_end_id, eos_id;
+    struct grammar watch[2];                      /* of WATCH, which asks for nothing; [1] with reasoning */
 };
 
 #define CALLS_OPEN_REST &CHAT_CALLS_OPEN[sizeof "<" CHAT_DSML - 1]
@@ -33,33 +34,13 @@ enum use { HOLD, INSIDE, WATCH };
 struct guide {
     struct service_guide head;
     const struct guide_vocab *v;
-    struct grammar g;
+    struct grammar g;                             /* not of WATCH */
     struct match *match;
     struct dsml_stream *parser;                   /* NULL without tools */
     enum use use;
     bool lost;                                    /* the text left the grammar: no more advice */
     uint64_t *mask;
 };
-
-/* ---- the vocabulary ---- */
-
-int guide_vocab_new(struct guide_vocab **out, const struct tokenizer *t, struct err *e) {
-    struct guide_vocab *v = xcalloc(1, sizeof *v);
-    v->t = t;
-    v->mark_id = tokenizer_find_added(t, CHAT_DSML);
-    v->think_end_id = tokenizer_find_added(t, CHAT_THINK_END);
-    v->eos_id = tokenizer_eos(t);
-    int rc = vocab_trie_new(&v->trie, t, e);
-    if (rc < 0) guide_vocab_free(v);
-    else *out = v;
-    return rc;
-}
-
-void guide_vocab_free(struct guide_vocab *v) {
-    if (!v) return;
-    vocab_trie_free(v->trie);
-    free(v);
-}
 
 /* ---- one token ---- */
 
@@ -166,35 +147,59 @@ static int put_body(struct grammar *g, uint32_t from, const struct guide_options
     return rc < 0 || o->calls == GUIDE_CALLS_NONE ? rc : put_calls(g, from, o, to, e);
 }
 
-static int build(struct guide *g, const struct guide_options *o, struct err *e) {
+static int build(struct grammar *g, const struct guide_vocab *v, const struct guide_options *o, enum use use,
+                 struct err *e) {
     struct err why = { .code = 0 };
-    g->g.no_bar = o->calls != GUIDE_CALLS_NONE;
-    g->g.has_mark = g->v->mark_id >= 0;
-    g->g.has_think_end = g->v->think_end_id >= 0;
-    uint32_t root = grammar_node(&g->g), end = grammar_node(&g->g), at = root;
-    grammar_end(&g->g, end);
-    if (o->in_reasoning) at = grammar_then_until(&g->g, at, CHAT_THINK_END, g->use != HOLD, g->use != HOLD);
-    int rc = put_body(&g->g, at, o, g->use, end, &why);
+    grammar_init(g);
+    g->no_bar = o->calls != GUIDE_CALLS_NONE;
+    g->has_mark = v->mark_id >= 0;
+    g->has_think_end = v->think_end_id >= 0;
+    uint32_t root = grammar_node(g), end = grammar_node(g), at = root;
+    grammar_end(g, end);
+    if (o->in_reasoning) at = grammar_then_until(g, at, CHAT_THINK_END, use != HOLD, use != HOLD);
+    int rc = put_body(g, at, o, use, end, &why);
     if (rc < 0) {
         if (e) *e = why;
         return why.code;
     }
-    rc = grammar_finish(&g->g, root, e);
-    if (rc < 0) return err_wrap(e, rc, "schema");
-    return match_new(&g->match, &g->g, g->v->trie, e);
+    rc = grammar_finish(g, root, e);
+    return rc < 0 ? err_wrap(e, rc, "schema") : 0;
 }
+
+/* ---- the vocabulary ---- */
+
+static int build_watch(struct guide_vocab *v, bool in_reasoning, struct err *e) {
+    const struct guide_options o = { .in_reasoning = in_reasoning, .calls = GUIDE_CALLS_FREE };
+    return build(&v->watch[in_reasoning], v, &o, WATCH, e);
+}
+
+int guide_vocab_new(struct guide_vocab **out, const struct tokenizer *t, struct err *e) {
+    struct guide_vocab *v = xcalloc(1, sizeof *v);
+    v->t = t;
+    v->mark_id = tokenizer_find_added(t, CHAT_DSML);
+    v->think_end_id = tokenizer_find_added(t, CHAT_THINK_END);
+    v->eos_id = tokenizer_eos(t);
+    int rc = vocab_trie_new(&v->trie, t, e);
+    if (rc == 0) rc = build_watch(v, false, e);
+    if (rc == 0) rc = build_watch(v, true, e);
+    if (rc < 0) guide_vocab_free(v);
+    else *out = v;
+    return rc;
+}
+
+void guide_vocab_free(struct guide_vocab *v) {
+    if (!v) return;
+    vocab_trie_free(v->trie);
+    for (int i = 0; i < 2; i++) grammar_deinit(&v->watch[i]);
+    free(v);
+}
+
+/* ---- a guide ---- */
 
 static bool any_strict(const struct guide_options *o) {
     for (size_t i = 0; i < o->n_tools; i++)
         if (o->tools[i].strict) return true;
     return false;
-}
-
-static void rewind_guide(struct guide *g) {
-    match_free(g->match);
-    grammar_deinit(&g->g);
-    g->match = NULL;
-    grammar_init(&g->g);
 }
 
 /* Once more, with any arguments for tools that are not strict. */
@@ -206,9 +211,17 @@ static int build_loosely(struct guide *g, const struct guide_options *o, struct 
         if (!tools[i].strict) tools[i].parameters = (struct chat_text){ NULL, 0 };
     }
     loose.tools = tools;
-    rewind_guide(g);
-    int rc = build(g, &loose, e);
+    grammar_deinit(&g->g);
+    int rc = build(&g->g, g->v, &loose, g->use, e);
     free(tools);
+    return rc;
+}
+
+static int build_own(struct guide *g, const struct guide_options *o, struct err *e) {
+    if (g->use == INSIDE) return build_loosely(g, o, e);
+    int rc = build(&g->g, g->v, o, g->use, e);
+    /* A schema that we cannot read is no reason to refuse a tool that never promised to keep to it. */
+    if (rc < 0 && o->calls != GUIDE_CALLS_NONE) rc = build_loosely(g, o, e);
     return rc;
 }
 
@@ -237,11 +250,10 @@ int guide_new(struct service_guide **out, const struct guide_vocab *v, const str
     g->head = (struct service_guide){ guide_next, guide_accept, guide_free };
     g->v = v;
     g->use = held ? HOLD : any_strict(o) ? INSIDE : WATCH;
-    g->mask = xcalloc(v->trie->n_words, sizeof *g->mask);
-    grammar_init(&g->g);
-    rc = g->use == INSIDE ? build_loosely(g, o, e) : build(g, o, e);
-    /* A schema that we cannot read is no reason to refuse a tool that never promised to keep to it. */
-    if (rc < 0 && g->use == HOLD && o->calls != GUIDE_CALLS_NONE) rc = build_loosely(g, o, e);
+    if (g->use != WATCH) g->mask = xcalloc(v->trie->n_words, sizeof *g->mask);
+    if (g->use != WATCH) rc = build_own(g, o, e);
+    const struct grammar *grammar = g->use == WATCH ? &v->watch[o->in_reasoning] : &g->g;
+    if (rc == 0) rc = match_new(&g->match, grammar, v->trie, e);
     if (rc == 0) rc = open_parser(g, o, e);
     if (rc < 0) guide_free(&g->head);
     else *out = &g->head;
