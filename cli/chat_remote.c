@@ -29,7 +29,25 @@ struct incoming {
     struct chat_answer *answer;
     uint64_t start_ns, first_ns, last_ns;         /* 0: not yet */
     bool finished;                                /* a finish_reason was there */
+    bool told;                                    /* the line of progress stands on the terminal */
 };
+
+/* Signs of life tell how much of the prompt is computed. */
+static void on_comment(void *ctx, const char *text) {
+    struct incoming *in = ctx;
+    unsigned done, total;
+    if (in->first_ns || !term_is_terminal(stderr) ||
+        sscanf(text, "prefill %9u/%9u", &done, &total) != 2)
+        return;
+    fprintf(stderr, "\rprompt: %u of %u tokens\033[K", done, total);
+    fflush(stderr);
+    in->told = true;
+}
+
+static void clear_progress(struct incoming *in) {
+    if (in->told) fputs("\r\033[K", stderr);
+    in->told = false;
+}
 
 /* ---- the request ---- */
 
@@ -62,6 +80,7 @@ static int put_request(const struct remote *r, const struct chat_talk *talk, enu
 static int take_text(struct incoming *in, const json_t *delta, const char *key, enum chat_part part) {
     struct chat_text text = { 0 };
     if (api_json_string(delta, key, &text, NULL) != 1 || text.len == 0) return 0;
+    clear_progress(in);
     in->last_ns = clock_now_ns();
     if (!in->first_ns) in->first_ns = in->last_ns;
     return chat_answer_add(in->answer, part, text.data, text.len);
@@ -134,6 +153,7 @@ static int stream(struct remote *r, const struct buf *request, struct incoming *
     for (int i = 0; i < TRIES; i++) {
         in->start_ns = clock_now_ns();
         rc = http_client_stream(r->client, "/chat/completions", request, on_event, in, &why);
+        clear_progress(in);
         if (rc == 0 || in->first_ns || !wait_for_server(r, rc, i, &why)) break;
     }
     if (rc == 0 && !in->finished) rc = err_set(&why, ERR_PEER, "the connection ended before the answer did");
@@ -204,6 +224,7 @@ int chat_remote_open(struct chat_source **out, const struct chat_source_options 
     r->n_new_max = o->n_new_max;
     r->stop = o->stop;
     int rc = http_client_new(&r->client, &client, e);
+    if (rc == 0) http_client_on_comment(r->client, on_comment);
     if (rc == 0 && o->engine.model && !(r->model = strdup(o->engine.model)))
         rc = err_set(e, ERR_NOMEM, "no memory for a name");
     if (rc == 0) rc = read_models(r, e);

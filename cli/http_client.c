@@ -18,6 +18,7 @@ struct http_client {
     CURLM *multi;
     const volatile sig_atomic_t *stop;
     int retry_after;
+    http_sse_comment *comment;
 };
 
 /* One request and what comes back. */
@@ -217,10 +218,15 @@ int http_client_stream(struct http_client *c, const char *path, const struct buf
     struct exchange x = { .c = c, .event = event, .ctx = ctx };
     buf_init(&x.body, HTTP_CLIENT_BODY_MAX);
     http_sse_init(&x.sse);
+    x.sse.comment = c->comment;
     int rc = exchange(&x, path, request, e);
     buf_deinit(&x.body);
     http_sse_deinit(&x.sse);
     return rc;
+}
+
+void http_client_on_comment(struct http_client *c, http_sse_comment *comment) {
+    c->comment = comment;
 }
 
 int http_client_retry_after(const struct http_client *c) {

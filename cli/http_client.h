@@ -35,6 +35,9 @@ int http_client_get(struct http_client *c, const char *path, struct buf *body, s
 int http_client_stream(struct http_client *c, const char *path, const struct buf *request,
                        http_sse_event *event, void *ctx, struct err *e);
 
+/* Comments of streams from now on go here as well, with the ctx of the stream. */
+void http_client_on_comment(struct http_client *c, http_sse_comment *comment);
+
 /* Of the last error: how long the server asks to wait, in seconds, or -1. */
 int http_client_retry_after(const struct http_client *c);
 

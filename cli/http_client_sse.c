@@ -24,6 +24,8 @@ static int end_line(struct http_sse *s, http_sse_event *event, void *ctx, struct
         if (s->has_data) buf_add_char(&s->data, '\n');
         buf_add(&s->data, line + skip, s->line.size - skip);
         s->has_data = true;
+    } else if (line[0] == ':' && s->comment) {
+        s->comment(ctx, line + (line[1] == ' ' ? 2 : 1));
     }
     buf_clear(&s->line);
     return rc;

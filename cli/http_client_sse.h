@@ -1,8 +1,8 @@
 /* http_client_sse - reads a stream of server-sent events out of bytes that come in any pieces.
  *
- * Only the data of events matters to us: lines "data: ..." are collected until the blank line that ends
- * them; comments and all other fields are skipped. Lines may end in LF, CR or CRLF. One thread; the struct
- * owns its memory. An event may have HTTP_SSE_BYTES_MAX bytes. */
+ * Lines "data: ..." are collected until the blank line that ends them; comments (": ...") are told as
+ * they come to who wants them; all other fields are skipped. Lines may end in LF, CR or CRLF. One
+ * thread; the struct owns its memory. An event may have HTTP_SSE_BYTES_MAX bytes. */
 #ifndef CLI_HTTP_CLIENT_SSE_H
 #define CLI_HTTP_CLIENT_SSE_H
 
@@ -14,8 +14,12 @@ enum { HTTP_SSE_BYTES_MAX = 16 << 20, HTTP_SSE_LAST = 1 };
  * stops as well. */
 typedef int http_sse_event(void *ctx, const char *data, size_t len, struct err *e);
 
+/* The text of a comment, without the colon and a blank behind it. */
+typedef void http_sse_comment(void *ctx, const char *text);
+
 struct http_sse {
     struct buf line, data;
+    http_sse_comment *comment;                    /* may be set after init */
     bool after_cr, has_data;
 };
 

@@ -69,7 +69,8 @@ const failure = async (response) => {
   return error;
 };
 
-// Events of a stream, one parsed object each; ends at [DONE] or with the connection.
+// Events of a stream, one parsed object each; ends at [DONE] or with the connection. A comment that tells how much of the
+// prompt is computed is an event {prefill: [done, total]}.
 async function* events(response) {
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
@@ -82,6 +83,8 @@ async function* events(response) {
       rest = lines.pop();
       for (const raw of lines) {
         const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
+        const progress = /^: ?prefill (\d+)\/(\d+)/.exec(line);
+        if (progress) yield { prefill: [Number(progress[1]), Number(progress[2])] };
         if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
         if (line !== "" || data.length === 0) continue;
         const text = data.join("\n");
@@ -311,7 +314,12 @@ const painter = (view, answer, started) => {
       view.summary.textContent = answer.content || answer.over ? `Thought for ${seconds} s` : `Thinking, ${seconds} s`;
     }
     renderText(view.text, answer.content);
-    view.text.classList.toggle("waiting", !answer.over && !answer.content);
+    const waits = !answer.over && !answer.content;
+    view.text.classList.toggle("waiting", waits);
+    if (waits && answer.prefill && !answer.firstAt) {
+      const [done, total] = answer.prefill;
+      view.text.dataset.progress = `reading the prompt, ${done} of ${total} tokens`;
+    } else delete view.text.dataset.progress;
     if (stay) toEnd();
   };
   return { paint, plan: () => { if (!planned) { planned = true; requestAnimationFrame(paint); } } };
@@ -333,6 +341,7 @@ const figures = (answer, started) => {
 const take = (answer, event) => {
   if (event.error) throw new Error(String(event.error.message || "the answer failed"));
   if (event.usage) answer.usage = event.usage;
+  if (event.prefill) answer.prefill = event.prefill;
   const choice = event.choices && event.choices[0];
   if (!choice) return;
   const delta = choice.delta || {};

@@ -172,6 +172,29 @@ test("errors of the server are shown in its words", async () => {
   await close(page);
 });
 
+test("a long prompt tells how far it is", async () => {
+  const page = await open();
+  await page.evaluate(() => {
+    window.fetch = async () => new Response(new ReadableStream({ async start(controller) {
+      const put = (text) => controller.enqueue(new TextEncoder().encode(text));
+      put(": prefill 100/400\n");
+      put("\n");
+      await new Promise((done) => { window.goOn = done; });
+      put('data: {"choices":[{"index":0,"delta":{"content":"read it"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n');
+      controller.close();
+    } }));
+  });
+  await say(page, "x");
+  await page.waitForFunction(() => document.querySelector(".text")?.dataset.progress);
+  const shown = () => page.evaluate(() => getComputedStyle(document.querySelector(".text"), "::after").content);
+  assert.match(await shown(), /reading the prompt, 100 of 400 tokens/);
+  await page.evaluate(() => window.goOn());
+  await finished(page);
+  assert.equal(await page.textContent(".answer .text"), "read it");
+  assert.equal(await shown(), "none");
+  await close(page);
+});
+
 test("Try again replaces the last answer", async () => {
   const page = await open();
   await scripted(page, delta({ content: "first" }, "stop"));

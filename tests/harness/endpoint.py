@@ -3,8 +3,9 @@
     endpoint.py FOLDER [KEY]      prints its address, then serves until it is killed or its parent ends
 
 The last user message decides: "echo" answers with the request itself, "escape" with control sequences, "think" with
-reasoning first, "slow" with a word every 20 ms until the client has gone (then FOLDER/gone exists), "busy" is 429 the first
-time, "broken" ends without an end, "late" fails in the middle. All else is answered with "fine".
+reasoning first, "slow" with a word every 20 ms until the client has gone (then FOLDER/gone exists), "busy" is 429 the
+first time, "long" tells how far its prompt is first, "broken" ends without an end, "late" fails in the middle. All
+else is answered with "fine".
 """
 import json
 import os
@@ -79,7 +80,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"d\r\n: keep-alive\n\r\n")
         self.event({"role": "assistant", "content": ""})
-        if said == "slow":
+        if said == "long":
+            for n in (100, 300):
+                data = b": prefill %d/400\n\n" % n
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+                self.wfile.flush()
+                time.sleep(0.1)
+            self.event({"content": "read it"})
+        elif said == "slow":
             self.slow()
         elif said == "escape":
             self.event({"content": "before\x1b]0;evil\x07\x1b[2J\u009b31m after"})

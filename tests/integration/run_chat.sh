@@ -111,6 +111,8 @@ ok "a terminal gets no control sequence from a model" talk prompt send=escape "e
 ok "reasoning is shown before the answer" talk prompt send=think "expect=hidden thoughts␛[2J" "expect=shown answer" \
     prompt send=/fold "expect=counted" prompt send=think "expect=thinking, 19 characters" \
     "expect=shown answer" prompt send=/quit end -- "$pleiades" run --url "$url"
+ok "a long prompt tells how far it is" talk prompt send=long "expect=prompt: 100 of 400 tokens" \
+    "expect=prompt: 300 of 400 tokens" "expect=\r\x1b[Kread it" prompt send=/quit end -- "$pleiades" run --url "$url"
 rm -f "$tmp/gone"
 ok "Ctrl-C stops an answer and keeps the conversation" talk prompt send=slow expect=word3 "keys=\x03" \
     "expect=stopped; " prompt send=echo 'expect="word0 word1 ' prompt send=/quit end -- "$pleiades" run --url "$url"

@@ -221,6 +221,25 @@ static void events_are_the_same_however_the_stream_is_cut(void **state) {
         }
 }
 
+static void note(void *ctx, const char *text) {
+    buf_printf(ctx, "(%s)", text);
+}
+
+static void comments_are_told_to_who_wants_them(void **state) {
+    (void)state;
+    static const char stream[] = ": prefill 1/2\n\n:\ndata: x\n:bare\n\n";
+    struct http_sse s;
+    struct buf all;
+    http_sse_init(&s);
+    buf_init(&all, 1 << 12);
+    s.comment = note;
+    for (size_t i = 0; i < sizeof stream - 1; i++)
+        assert_int_equal(http_sse_feed(&s, stream + i, 1, collect, &all, NULL), 0);
+    assert_string_equal(all.data, "(prefill 1/2)()(bare)<x>");
+    buf_deinit(&all);
+    http_sse_deinit(&s);
+}
+
 static void an_event_cut_off_by_the_end_never_comes(void **state) {
     (void)state;
     struct http_sse s;
@@ -258,6 +277,7 @@ int main(void) {
         TEST(a_restart_keeps_the_system_prompt_unless_told_otherwise),
         TEST(a_conversation_has_a_limit_of_messages),
         TEST(events_are_the_same_however_the_stream_is_cut),
+        TEST(comments_are_told_to_who_wants_them),
         TEST(an_event_cut_off_by_the_end_never_comes),
         TEST(an_event_without_end_is_refused),
     };
