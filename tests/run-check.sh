@@ -37,6 +37,22 @@ build_step() {
 }
 skip() { run -k "$1" "$2"; }
 
+# run_side_by_side OPTION... -- PROGRAM...: two at a time, for programs that are slow but do not measure time.
+run_side_by_side() {
+    local options=() first=() second=()
+    while [ "$1" != -- ]; do options+=("$1"); shift; done
+    shift
+    while [ $# -gt 0 ]; do
+        first+=("$1")
+        [ $# -lt 2 ] || second+=("$2")
+        shift; [ $# -eq 0 ] || shift
+    done
+    run ${options[@]+"${options[@]}"} ${second[@]+"${second[@]}"} >build/check-side.log 2>&1 &
+    run ${options[@]+"${options[@]}"} "${first[@]}"
+    wait $!
+    cat build/check-side.log
+}
+
 unit_programs() { "${build[@]}" -s SAN="${1:-}" CROSS="${2:-}" print-unit-tests; }
 
 check_unit() {
@@ -71,7 +87,7 @@ check_sanitizer() {
     [ -n "$programs" ] || { skip "$san" "no unit test starts threads"; return; }
     # shellcheck disable=SC2086
     ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
-        run ${launcher:+-l "$launcher"} $programs
+        run_side_by_side ${launcher:+-l "$launcher"} -- $programs
 }
 
 check_clang() {
@@ -113,7 +129,7 @@ check_arm64() {
     build_step "arm64 build" CROSS=aarch64 all tests || return
     # test_model_bits would emulate for an hour; integration/processors.sh compares arm64 logits with ours instead.
     # shellcheck disable=SC2046
-    run -t 900 -l "qemu-aarch64 -L $root" $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$')
+    run_side_by_side -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$')
 }
 
 check_integration() {
