@@ -85,11 +85,16 @@ void act_prepare(struct cuda *c, const struct act *act, enum act_kind kind, cons
 
 /* ---- what is prepared ---- */
 
+/* Products of few rows know how many lie side by side: 8, 16, 32, 64. */
+static int32_t act_pad(int32_t n) {
+    return n <= 16 || n > GRAPH_ROWS_MAX ? ALIGN_UP(n, 8) : n <= 32 ? 32 : 64;
+}
+
 static struct act_entry *act_reserve(struct cuda *c, enum act_kind kind, const float *x,
                                      int64_t n_in, int32_t n) {
     int turn = c->act_turn[kind];
     struct act_entry *entry = &c->act[kind][turn];
-    int64_t n_pad = ALIGN_UP(n, 8);
+    int64_t n_pad = act_pad(n);
     void *memory = cuda_scratch(c, (enum scratch_slot)(SCRATCH_ACT + 2 * kind + turn),
                                 act_bytes(kind, n_in, n_pad));
     *entry = act_entry{};
@@ -103,6 +108,7 @@ const struct act *act_of(struct cuda *c, enum act_kind kind, const float *x, int
     for (int i = 0; i < 2; i++) {
         struct act_entry *entry = &c->act[kind][i];
         if (entry->x != x || entry->n_in != n_in || entry->n < n) continue;
+        if (n <= GRAPH_ROWS_MAX && entry->act.n_pad != act_pad(n)) continue;
         c->act_turn[kind] = !i;                    /* about to be read: the other one goes next */
         return &entry->act;
     }

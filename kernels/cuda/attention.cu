@@ -13,6 +13,7 @@ static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct a
     __shared__ float q[HEAD_THREADS * VALUES_MAX], z[CHUNK];
     device_wait();
     struct token_rows rows(a, (int)blockIdx.x);
+    rows.find_entries(a, (int)blockIdx.x);
     int dim = a.layer.head_dim, n_rot = a.layer.n_rot, warp = (int)threadIdx.x / 32;
     float *out = a.q + ((int64_t)blockIdx.x * a.n_head + blockIdx.y) * dim, o[VALUES_MAX] = { 0 };
     float top = a.sinks[blockIdx.y], den = 1.0f;

@@ -27,7 +27,8 @@ bool attention_fits_mma(const struct cuda *c, const struct kv_layer *l);
 void run_attention_mma(struct cuda *c, struct attention_run *r, int n_rows_max);
 void run_attention_split(struct cuda *c, struct attention_run *r, int n_rows_max, int tile);
 
-/* Window rows by position, then entries ascending. */
+/* Window rows by position, then entries ascending. All but the number of chosen entries comes with the
+ * step, so it may be found before device_wait(); find_entries after it. */
 struct token_rows {
     struct kseg seg;
     struct kv_slice slice;
@@ -40,7 +41,10 @@ struct token_rows {
         sel = a.sel ? a.sel + (int64_t)i * a.sel_stride : NULL;
         first_pos = max(0, pos - a.layer.n_swa + 1);
         n_window = pos - first_pos + 1;
-        n = n_window + (!a.layer.ratio ? 0 : a.sel ? a.n_sel[i] : (pos + 1) / a.layer.ratio);
+        n = n_window + (a.layer.ratio ? (pos + 1) / a.layer.ratio : 0);
+    }
+    __device__ __forceinline__ void find_entries(const struct attention_run &a, int i) {
+        if (a.layer.ratio && a.sel) n = n_window + a.n_sel[i];
     }
     __device__ __forceinline__ const uint8_t *at(const struct attention_run &a, int r) const {
         if (r < n_window) return window_row(a.layer, slice, seg, a.rows, first_pos + r);

@@ -70,6 +70,7 @@ static __global__ void __launch_bounds__(FUSED_THREADS, 1) fused_kernel(struct a
     device_wait();
     int warp = (int)threadIdx.x / 32, lane = lane_id(), head0 = (int)blockIdx.y * HEADS;
     struct token_rows rows(a, (int)blockIdx.x);
+    rows.find_entries(a, (int)blockIdx.x);
     float *q = a.q + (int64_t)blockIdx.x * a.n_head * DIM;
     load_queries<FUSED_THREADS>(s->q, q, head0, HEADS, a.n_head);
     float o[M][N][4] = {}, top[WARP_HEADS], sum[WARP_HEADS];

@@ -3,7 +3,8 @@
  *   upload, small    host ──► staging (pinned) ─┐  one copy and one kernel that puts every piece in
  *     its place,
  *   upload, large    host ──► bounce (pinned) ──┤  before the next operations run
- *   map              host ──► several threads, each with its own stream and two pinned buffers
+ *   map              host ──► several threads, each with its own stream and two pinned buffers; large
+ *                    weights that the card has no room for go to pinned host memory and are read there
  *   download         runs the queue, then device ──► bounce ──► host
  *
  * Nothing here uses managed memory. */
@@ -12,6 +13,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     BOUNCE_BYTES = 16 << 20,
@@ -20,6 +22,7 @@ enum {
     LOAD_ALONE_MAX = 16 << 20,                     /* smaller weights are not worth the threads */
     DRIVER_MIN = 12000,
     BLOCK_ROWS = 2048,                             /* 256 MiB of queries; fewer leave multiprocessors idle */
+    HOST_WEIGHT_MIN = 64 << 20,                    /* smaller ones are read at every token: stay here */
 };
 
 static int error_code(cudaError_t rc) {
@@ -93,7 +96,8 @@ static void cuda_release(struct kernels *k, struct kmem *mem) {
     cuda_patches_run(c);
     if (mem->is_weight) queue_forget_graphs(c);    /* the same address may come back with another layout */
     cudaStreamSynchronize(c->stream);
-    cudaFree(mem->data);
+    if (mem->on_host) cudaFreeHost(mem->data);
+    else cudaFree(mem->data);
     free(mem);
 }
 
@@ -209,6 +213,7 @@ void cuda_patches_run(struct cuda *c) {
                             c->stream),
             "upload");
     launch(c, patch_kernel, dim3(n), dim3(128), 0, (const uint8_t *)device);
+    c->wait_fully = true;
     cuda_ok(c, cudaEventRecord(c->staging.done[c->staging.current], c->stream), "mark an upload");
     c->staging.current = (c->staging.current + 1) % STAGING_BUFFERS;
 }
@@ -334,13 +339,41 @@ static cudaError_t load(struct cuda *c, uint8_t *to, const uint8_t *from, uint64
     return cudaSuccess;
 }
 
+/* What must stay free beside the weights: state, work space, the driver's own. */
+static bool fits_on_card(uint64_t size) {
+    size_t free_bytes = 0, total = 0;
+    if (cudaMemGetInfo(&free_bytes, &total) != cudaSuccess) return true;               /* malloc will say */
+    uint64_t limit = total, used = total - free_bytes, reserve = total / 16 + ((uint64_t)1 << 30);
+    const char *mib = getenv("PLEIADES_CUDA_MEMORY");                  /* MiB: as if the card were smaller */
+    if (mib) limit = MIN(limit, (uint64_t)strtoull(mib, NULL, 10) << 20), reserve = 0;
+    return used + size + reserve <= limit;
+}
+
+static struct kmem *host_memory(uint64_t size, void **data, struct err *e) {
+    void *host = NULL;
+    *data = NULL;
+    if (cudaHostAlloc(&host, size, cudaHostAllocMapped | cudaHostAllocPortable) != cudaSuccess) {
+        cudaGetLastError();
+        err_set(e, ERR_NOMEM, "CUDA: no room on the card, and no %.1f MiB of pinned host memory",
+                (double)size / (1 << 20));
+        return NULL;
+    }
+    struct kmem *mem = (struct kmem *)xcalloc(1, sizeof *mem);
+    mem->data = (uint8_t *)host, mem->size = size, mem->on_host = true;
+    *data = host;                                  /* one address space: the card knows it by the same one */
+    return mem;
+}
+
 static struct kmem *cuda_map(struct kernels *k, const void *host, uint64_t size, void **data, struct err *e) {
     struct cuda *c = enter(k);
-    struct kmem *mem = device_memory(size, data, e);
+    bool on_host = size >= HOST_WEIGHT_MIN && !fits_on_card(size);
+    struct kmem *mem = on_host ? host_memory(size, data, e) : device_memory(size, data, e);
     if (!mem) return NULL;
     mem->is_weight = true;
-    cudaError_t rc = size <= PATCH_BYTES_MAX ? cudaMemcpy(mem->data, host, size, cudaMemcpyHostToDevice)
-                                             : load(c, mem->data, (const uint8_t *)host, size);
+    cudaError_t rc = cudaSuccess;
+    if (on_host) memcpy(mem->data, host, size);
+    else if (size <= PATCH_BYTES_MAX) rc = cudaMemcpy(mem->data, host, size, cudaMemcpyHostToDevice);
+    else rc = load(c, mem->data, (const uint8_t *)host, size);
     if (rc == cudaSuccess) return mem;
     err_set(e, error_code(rc), "CUDA device %d: cannot upload %llu bytes of weights: %s", c->device,
             (unsigned long long)size, cudaGetErrorString(rc));

@@ -38,6 +38,7 @@ struct kmem {
     uint64_t size;
     enum layout layout;
     bool is_weight;                                /* from map: may be rearranged */
+    bool on_host;                                  /* pinned memory that the card reads over the bus */
     bool keep;                                     /* somebody reads it as in the file */
 };
 
@@ -116,6 +117,7 @@ struct cuda {
     int device, n_sm;
     int shared_max;                                /* shared memory that a block may have */
     bool overlap_launches;                 /* programmatic dependent launch: compute capability 9 and later */
+    bool wait_fully;               /* the next launch follows one that writes what may be read early */
     cudaStream_t stream;
     struct cuda_batch batch;
     struct queue *queue;
@@ -233,7 +235,7 @@ void act_forget(struct cuda *c, const void *begin, const void *end);   /* these 
 
 /* ---- launching ---- */
 
-/* Like kernel<<<grid, block, shared>>>(...) on our stream. The kernel must begin with device_wait()
+/* Like kernel<<<grid, block, shared>>>(...) on our stream. The kernel must call device_wait()
  * (device.cuh). */
 template <typename... P, typename... A>
 static void launch(struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... args) {
@@ -244,8 +246,9 @@ static void launch(struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block, 
     cudaLaunchConfig_t config = {};
     config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared,
     config.stream = c->stream;
-    config.attrs = &attribute, config.numAttrs = c->overlap_launches ? 1 : 0;
-    if (shared > 48 << 10)
+    config.attrs = &attribute, config.numAttrs = c->overlap_launches && !c->wait_fully ? 1 : 0;
+    c->wait_fully = false;
+    if (shared > 32 << 10)                         /* a block may have 48 KiB with its own fixed part */
         cuda_ok(c,
                 cudaFuncSetAttribute((const void *)kernel,
                                      cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),

@@ -10,14 +10,20 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
-/* First statement of every kernel: what earlier kernels wrote is visible after it. Only memory that no
- * kernel writes (weights) may be read before. The next kernel's blocks may take their places as soon as
- * ours all have one. */
+/* First statement of every kernel, nearly: what earlier kernels wrote is visible after it. Before it only
+ * two kinds of memory may be read: what no kernel writes (weights), and what kernels wrote that ended
+ * before the one before us began - the batch and the state's tables, which come with a step. That holds
+ * because each kernel lets the next one start only when its own wait is over. */
 static __device__ __forceinline__ void device_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+/* Asks for a line that will be needed after the wait: weights come from far away. */
+static __device__ __forceinline__ void fetch_early(const void *p) {
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
 }
 
 static __device__ __forceinline__ int lane_id() {

@@ -60,7 +60,7 @@ struct product {
 
 struct product_list {
     struct product p[MATMUL_GROUP_MAX];
-    int n_products, n;
+    int n_products, n, items;                      /* items: of a block, see split */
     bool emits;                                    /* one of them: there is one place for the form */
     const uint32_t *lut;
 };
@@ -88,50 +88,69 @@ static __device__ __forceinline__ void write_tiles(const struct product &m, cons
 }
 
 /* What a block multiplies. */
-template <class T, int N> struct dense_work {
+template <class T> struct dense_work {
     const struct product &m;
-    int tile0, n_segments, n_tiles, n;
+    int tile0, n_tiles;
     const lane_pos &p;
-    __device__ __forceinline__ const uint8_t *tile(int item) const {
-        int tile = tile0 + item / n_segments;
-        return tile < n_tiles ? m.weight + (int64_t)tile * (m.n_in / T::STEP) * T::STEP_BYTES : NULL;
+    __device__ __forceinline__ const uint8_t *tile(int i) const {
+        return tile0 + i < n_tiles ? m.weight + (int64_t)(tile0 + i) * (m.n_in / T::STEP) * T::STEP_BYTES
+                                   : NULL;
     }
-    __device__ __forceinline__ x_global<N> x(int item) const {
-        int group = (tile0 + item / n_segments) / m.group_tiles;
-        return x_global<N>(act_from(m.act, T::KIND, group * m.n_in), 0, n, p);
+    __device__ __forceinline__ struct act act_of(int i) const {
+        return m.group_tiles == n_tiles ? m.act
+                                        : act_from(m.act, T::KIND, (tile0 + i) / m.group_tiles * m.n_in);
     }
 };
 
-template <class T, int N>
-static __device__ __forceinline__ void few_rows(const struct product &m, int n, const uint32_t *lut,
-                                                float *shared) {
+template <class T, int N> struct few_work : dense_work<T> {
+    __device__ few_work(const dense_work<T> &work) : dense_work<T>(work) {}
+    __device__ __forceinline__ x_few<T::KIND, N> x(int i, int segment) const {
+        return x_few<T::KIND, N>(this->act_of(i), segment, this->p);
+    }
+};
+
+template <class T> struct one_work : dense_work<T> {
+    __device__ one_work(const dense_work<T> &work) : dense_work<T>(work) {}
+    __device__ __forceinline__ x_one<T::KIND, 8> x(int i, int segment) const {
+        return x_one<T::KIND, 8>(this->act_of(i), 0, segment, this->p);
+    }
+};
+
+template <class T, int N, bool ONE>
+static __device__ __forceinline__ void few_rows(const struct product &m, const struct product_list &list,
+                                                const uint32_t *lut, float *shared) {
     lane_pos p;
-    struct split split(m.n_in, N * 8);
+    struct split split(m.n_in, N * 8, list.items);
     int tile0 = ((int)blockIdx.x - m.first_block) * split.tiles, warp = (int)threadIdx.x / 32;
-    dense_work<T, N> work = { m, tile0, split.n_segments, m.n_out / TILE_ROWS, n, p };
-    ahead<T, few_ahead<T, N>()> first;
-    if (warp < split.n_items) first.start(work.tile(warp), m.n_in, warp % split.n_segments, p);
+    dense_work<T> work = { m, tile0, m.n_out / TILE_ROWS, p };
+    ahead<T, few_ahead<T, N, ONE>()> first;
+    place start(warp, split.n_segments);
+    if (warp < split.n_items) first.start(work.tile(start.tile), m.n_in, start.segment, p);
     device_wait();
-    items_multiply<T, N>(shared, work, m.n_in, split, split.n_items, first, p, lut);
+    if constexpr (ONE)
+        items_multiply<T, 1, true>(shared, one_work<T>(work), m.n_in, split, split.n_items, first, p, lut);
+    else
+        items_multiply<T, N, false>(shared, few_work<T, N>(work), m.n_in, split, split.n_items, first, p,
+                                    lut);
     __syncthreads();
-    write_tiles(m, split, shared, tile0, n, N * 8);
+    write_tiles(m, split, shared, tile0, list.n, ONE ? 1 : N * 8);
 }
 
 /* Grid: the matrices one after another, each (16 rows x tiles_per_block) per block. Matrices are of
  * type A or B. */
-template <class A, class B, int N>
+template <class A, class B, int N, bool ONE>
 static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1)
     few_rows_kernel(const __grid_constant__ struct product_list list) {
     extern __shared__ float shared[];
-    __shared__ uint32_t lut[A::LUT];
+    __shared__ __align__(16) uint32_t lut[A::LUT];
     int i = 0;
     while (i + 1 < list.n_products && (int)blockIdx.x >= list.p[i + 1].first_block) i++;
     if (A::LUT > 1) {
-        lut[threadIdx.x % A::LUT] = list.lut[threadIdx.x % A::LUT];
+        load_table<A>(lut, list.lut);
         __syncthreads();
     }
-    if (A::TYPE == B::TYPE || !list.p[i].second_type) few_rows<A, N>(list.p[i], list.n, lut, shared);
-    else few_rows<B, N>(list.p[i], list.n, lut, shared);
+    if (A::TYPE == B::TYPE || !list.p[i].second_type) few_rows<A, N, ONE>(list.p[i], list, lut, shared);
+    else few_rows<B, N, ONE>(list.p[i], list, lut, shared);
 }
 
 /* Grid: columns / 64 x rows / 128. */
@@ -139,9 +158,9 @@ template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
     many_rows_kernel(const struct product m, int n, const uint32_t *table) {
     extern __shared__ uint8_t memory[];
-    __shared__ uint32_t lut[T::LUT];
+    __shared__ __align__(16) uint32_t lut[T::LUT];
     lane_pos p;
-    if (T::LUT > 1) lut[threadIdx.x % T::LUT] = table[threadIdx.x % T::LUT];
+    load_table<T>(lut, table);
     device_wait();
     int n_tiles = m.n_out / TILE_ROWS, tile = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32,
         column = (int)blockIdx.x * COLUMNS;
@@ -185,23 +204,39 @@ static bool product_of(struct cuda *c, const struct matmul_args *a, struct produ
     return true;
 }
 
-template <class A, class B, int N> static void launch_few_groups(struct cuda *c, struct product_list *list) {
+template <class A, class B, int N, bool ONE>
+static void launch_few_groups(struct cuda *c, struct product_list *list) {
     int n_blocks = 0, floats = 0;
     for (int i = 0; i < list->n_products; i++) {
-        struct split split(list->p[i].n_in, N * 8);
+        struct split split(list->p[i].n_in, N * 8, list->items);
         list->p[i].first_block = n_blocks;
         n_blocks += (int)blocks_for(list->p[i].n_out / TILE_ROWS, split.tiles);
-        floats = MAX(floats, split.shared_floats(N * 8));
+        floats = MAX(floats, split.shared_floats(ONE ? 1 : N * 8));
     }
-    launch(c, few_rows_kernel<A, B, N>, dim3((unsigned)n_blocks), dim3(THREADS),
+    launch(c, few_rows_kernel<A, B, N, ONE>, dim3((unsigned)n_blocks), dim3(THREADS),
            (size_t)floats * sizeof(float), *list);
 }
 
+/* One row: about a block per multiprocessor, which leaves room for the blocks of the next launch; they
+ * load their first weights while this one ends. */
+static int items_for_one(const struct cuda *c, const struct product_list *list) {
+    int64_t total = 0, items = WARPS;
+    for (int i = 0; i < list->n_products; i++)
+        total += (int64_t)list->p[i].n_out / TILE_ROWS * ((list->p[i].n_in + SEGMENT - 1) / SEGMENT);
+    while (items < 4 * WARPS && total > items * (c->n_sm + c->n_sm / 16)) items *= 2;
+    return (int)items;
+}
+
 template <class A, class B> static void launch_few(struct cuda *c, struct product_list *list) {
-    if (list->n <= 8) launch_few_groups<A, B, 1>(c, list);
-    else if (list->n <= 16) launch_few_groups<A, B, 2>(c, list);
-    else if (list->n <= 32) launch_few_groups<A, B, 4>(c, list);
-    else launch_few_groups<A, B, 8>(c, list);
+    bool one = list->n == 1;
+    for (int i = 0; i < list->n_products; i++) one = one && list->p[i].n_in % SEGMENT == 0;
+    if (one) {
+        list->items = items_for_one(c, list);
+        launch_few_groups<A, B, 1, true>(c, list);
+    } else if (list->n <= 8) launch_few_groups<A, B, 1, false>(c, list);
+    else if (list->n <= 16) launch_few_groups<A, B, 2, false>(c, list);
+    else if (list->n <= 32) launch_few_groups<A, B, 4, false>(c, list);
+    else launch_few_groups<A, B, 8, false>(c, list);
 }
 
 template <class T> static void launch_many(struct cuda *c, const struct product *m, int n) {

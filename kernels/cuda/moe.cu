@@ -19,34 +19,30 @@ struct experts_run {
     struct act x, hidden_act;                    /* x: rows (few) or pairs (many); hidden_act: many */
     float *hidden, *parts;                       /* [slots][n_ff], [slots][n_embd] */
     int n_ff, n_embd;
+    int gate_tiles, down_tiles;                  /* few: of a block */
     float clamp;
     const uint32_t *lut;
 };
 
-template <class T> static __device__ __forceinline__ void load_table(uint32_t *lut, const uint32_t *table) {
-    if (T::LUT > 1) lut[threadIdx.x % T::LUT] = table[threadIdx.x % T::LUT];
-}
-
 /* ---- few rows: entries of up to 8 pairs ---- */
 
 /* Activations in the order of rows, read through an entry's row numbers. */
-struct x_pairs {
-    const struct act act;
-    int own, first, second;                      /* rows of columns g, 2t, 2t+1; own -1: none */
-    int t;
-    __device__ x_pairs(const struct act &a, const struct entry &e, const lane_pos &p)
-        : act(a), own(p.g < e.n ? e.row[p.g] : -1), first(2 * p.t < e.n ? e.row[2 * p.t] : 0),
-          second(2 * p.t + 1 < e.n ? e.row[2 * p.t + 1] : 0), t(p.t) {}
-    __device__ __forceinline__ uint2 at(const void *base, int block) const {
-        if (own < 0) return make_uint2(0, 0);
-        return *(const uint2 *)((const uint8_t *)base + ((int64_t)block * act.n_pad + own) * 32 + t * 8);
+template <enum act_kind KIND> struct x_pairs : x_segment<KIND, 0> {
+    bool here;                                   /* column g has a row */
+    int first, second;                           /* rows of columns 2t, 2t+1 */
+    __device__ x_pairs(const struct act &a, const struct entry &e, int segment, const lane_pos &p)
+        : x_segment<KIND, 0>(a, p.g < e.n ? e.row[p.g] : 0, segment, p), here(p.g < e.n),
+          first(2 * p.t < e.n ? e.row[2 * p.t] : 0), second(2 * p.t + 1 < e.n ? e.row[2 * p.t + 1] : 0) {}
+    __device__ __forceinline__ uint2 q(int block, int) const {
+        return here ? this->q_at(block, 0) : make_uint2(0, 0);
     }
-    __device__ __forceinline__ uint2 q(int block, int) const { return at(act.q, block); }
-    __device__ __forceinline__ uint2 sum(int block, int) const { return at(act.sum, block); }
-    __device__ __forceinline__ uint2 hi(int block, int) const { return at(act.q, block); }
-    __device__ __forceinline__ uint2 lo(int block, int) const { return at(act.sum, block); }
+    __device__ __forceinline__ uint2 sum(int block, int) const {
+        return here ? this->sum_at(block, 0) : make_uint2(0, 0);
+    }
+    __device__ __forceinline__ uint2 hi(int block, int j) const { return q(block, j); }
+    __device__ __forceinline__ uint2 lo(int block, int j) const { return sum(block, j); }
     __device__ __forceinline__ float2 d(int block, int) const {
-        const float *d = act.d + (int64_t)block * act.n_pad;
+        const float *d = this->d_ + block * this->n();
         return make_float2(d[first], d[second]);
     }
 };
@@ -61,50 +57,55 @@ struct hidden_segment {
 
 template <enum act_kind KIND> struct x_hidden {
     const struct hidden_segment *s;
-    int segment, n, g, t;
-    static const int D_VALUES = KIND == ACT_Q8_0 ? 32 : 256;
+    int n, g, t;
     __device__ __forceinline__ uint2 q(int block, int) const {
-        if (g >= n) return make_uint2(0, 0);
-        return *(const uint2 *)(s->q[g] + (block - segment * (SEGMENT / 32)) * 32 + t * 8);
+        return g < n ? *(const uint2 *)(s->q[g] + block * 32 + t * 8) : make_uint2(0, 0);
     }
     __device__ __forceinline__ uint2 sum(int block, int) const {
-        if (g >= n) return make_uint2(0, 0);
-        return *(const uint2 *)(s->sum[g] + (block - segment * (SEGMENT / 256)) * 16 + t * 4);
+        return g < n ? *(const uint2 *)(s->sum[g] + block * 16 + t * 4) : make_uint2(0, 0);
     }
     __device__ __forceinline__ float2 d(int block, int) const {
-        int at = block - segment * (SEGMENT / D_VALUES);
-        return make_float2(s->d[2 * t][at], s->d[2 * t + 1][at]);
+        return make_float2(s->d[2 * t][block], s->d[2 * t + 1][block]);
     }
 };
 
-/* By one warp. x: the first row's segment, rows n_ff apart; left: values of the row from there on. */
+/* By the block, a stretch per warp at a time. x: the first row, rows n_ff apart. */
 template <enum act_kind KIND>
-static __device__ __forceinline__ void quantise_hidden(struct hidden_segment *to, const float *x,
-                                                       int n, int n_ff, int left) {
-    const int STRETCH = KIND == ACT_Q8_0 ? ACT_STRETCH_Q8_0 : 256;
-    for (int j = 0; j < n; j++, x += n_ff)
-#pragma unroll
-        for (int b = 0; b < SEGMENT / STRETCH; b++) {
-            if (b * STRETCH >= left) break;
-            struct act act = { to->q[j], to->d[j], to->sum[j], 1 };      /* as a row with no rows beside it */
-            if (KIND == ACT_Q8_0) act_q8_0(act, 0, x, left, b);
-            else act_q8_k(act, 0, x, b);
+static __device__ __forceinline__ void quantise_hidden(struct hidden_segment *to, const float *x, int n,
+                                                       int n_ff) {
+    const int STRETCH = KIND == ACT_Q8_0 ? ACT_STRETCH_Q8_0 : 256, PARTS = SEGMENT / STRETCH;
+    for (int s = (int)threadIdx.x / 32; s * STRETCH < n_ff; s += WARPS)
+        for (int j = 0; j < n; j++) {
+            struct hidden_segment *h = to + s / PARTS;
+            struct act act = { h->q[j], h->d[j], h->sum[j], 1 };         /* as a row with no rows beside it */
+            const float *from = x + (int64_t)j * n_ff + s / PARTS * SEGMENT;
+            if (KIND == ACT_Q8_0) act_q8_0(act, 0, from, n_ff - s / PARTS * SEGMENT, s % PARTS);
+            else act_q8_k(act, 0, from, s % PARTS);
         }
 }
 
-/* The gate's items, then the up matrix's of the same rows. */
+/* The gate's tiles, then the up matrix's of the same rows. */
 template <class T> struct gate_up_work {
     const struct experts_run &a;
     const struct entry &entry;
-    int tile0, n_segments, n_items, n_tiles;
+    int tile0, n_tiles;
     const lane_pos &p;
-    __device__ __forceinline__ const uint8_t *tile(int item) const {
-        int tile = tile0 + item % n_items / n_segments;
+    __device__ __forceinline__ const uint8_t *tile(int i) const {
+        int tile = tile0 + (i < a.gate_tiles ? i : i - a.gate_tiles);
         if (tile >= n_tiles) return NULL;
         int64_t at = ((int64_t)entry.expert * n_tiles + tile) * (a.n_embd / T::STEP) * T::STEP_BYTES;
-        return (item < n_items ? a.gate : a.up) + at;
+        return (i < a.gate_tiles ? a.gate : a.up) + at;
     }
-    __device__ __forceinline__ x_pairs x(int) const { return x_pairs(a.x, entry, p); }
+    __device__ __forceinline__ x_pairs<T::KIND> x(int, int segment) const {
+        return x_pairs<T::KIND>(a.x, entry, segment, p);
+    }
+};
+
+template <class T> struct gate_up_one : gate_up_work<T> {
+    __device__ gate_up_one(const gate_up_work<T> &work) : gate_up_work<T>(work) {}
+    __device__ __forceinline__ x_one<T::KIND, 0> x(int, int segment) const {
+        return x_one<T::KIND, 0>(this->a.x, this->entry.row[0], segment, this->p);
+    }
 };
 
 /* Grid: groups of row tiles x entries. */
@@ -112,7 +113,7 @@ template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
     few_gate_up_kernel(const __grid_constant__ struct experts_run a) {
     extern __shared__ __align__(16) float shared[];
-    __shared__ uint32_t lut[T::LUT];
+    __shared__ __align__(16) uint32_t lut[T::LUT];
     __shared__ struct entry entry;
     load_table<T>(lut, a.lut);
     device_wait();
@@ -121,69 +122,103 @@ static __global__ void __launch_bounds__(THREADS, 2)
         ((int32_t *)&entry)[threadIdx.x] = ((const int32_t *)&a.l.entries[blockIdx.y])[threadIdx.x];
     __syncthreads();
     lane_pos p;
-    struct split split(a.n_embd, 8);
-    int tile0 = (int)blockIdx.x * split.tiles, n_tiles = a.n_ff / TILE_ROWS, warp = (int)threadIdx.x / 32;
-    gate_up_work<T> work = { a, entry, tile0, split.n_segments, split.n_items, n_tiles, p };
-    ahead<T, few_ahead<T, 1>()> first;
-    first.start(work.tile(warp), a.n_embd, warp % split.n_segments, p);
-    items_multiply<T, 1>(shared, work, a.n_embd, split, 2 * split.n_items, first, p, lut);
+    struct split split = split::of_tiles(a.n_embd, a.gate_tiles);
+    int tile0 = (int)blockIdx.x * split.tiles, n_tiles = a.n_ff / TILE_ROWS, n_items = 2 * split.n_items;
+    gate_up_work<T> work = { a, entry, tile0, n_tiles, p };
+    place start((int)threadIdx.x / 32, split.n_segments);
+    bool one = entry.n == 1 && a.n_embd % SEGMENT == 0;
+    if (T::TYPE == DTYPE_IQ2_XXS && one) {
+        one_row x = { a.x.q + (int64_t)entry.row[0] * 32 + p.t * 8, a.x.d + entry.row[0], a.x.n_pad };
+        items_multiply_one(shared, work, a.n_embd, split, n_items, x, p, lut);
+    } else if (T::TYPE != DTYPE_IQ2_XXS && one) {
+        ahead<T, few_ahead<T, 1, true>()> first;
+        first.start(work.tile(start.tile), a.n_embd, start.segment, p);
+        items_multiply<T, 1, true>(shared, gate_up_one<T>(work), a.n_embd, split, n_items, first, p, lut);
+    } else {
+        ahead<T, few_ahead<T, 1, false>()> first;
+        first.start(work.tile(start.tile), a.n_embd, start.segment, p);
+        items_multiply<T, 1, false>(shared, work, a.n_embd, split, n_items, first, p, lut);
+    }
+    int columns = one ? 1 : 8;
     __syncthreads();
     for (int i = (int)threadIdx.x; i < split.tiles * entry.n * TILE_ROWS; i += THREADS) {
         int row = i % TILE_ROWS, column = i / TILE_ROWS % entry.n, tile = i / (TILE_ROWS * entry.n);
         if (tile0 + tile >= n_tiles) continue;
-        float gate = segments_sum(shared, split.n_segments, 8, tile, column, row);
-        float up = segments_sum(shared, split.n_segments, 8, split.tiles + tile, column, row);
+        float gate = segments_sum(shared, split.n_segments, columns, tile, column, row);
+        float up = segments_sum(shared, split.n_segments, columns, split.tiles + tile, column, row);
         a.hidden[(int64_t)(entry.first + column) * a.n_ff + (tile0 + tile) * TILE_ROWS + row] =
             entry.weight[column] * swiglu(gate, up, a.clamp);
     }
 }
 
-template <class T> struct down_work {
-    const struct experts_run &a;
-    const struct hidden_segment *hidden;
-    int expert, tile0, n_segments, n_tiles, n;
-    const lane_pos &p;
-    __device__ __forceinline__ const uint8_t *tile(int item) const {
-        int tile = tile0 + item / n_segments;
-        if (tile >= n_tiles) return NULL;
-        return a.down + ((int64_t)expert * n_tiles + tile) * (a.n_ff / T::STEP) * T::STEP_BYTES;
+/* One hidden row, the same for every column. */
+template <enum act_kind KIND> struct x_hidden_one {
+    const struct hidden_segment *s;
+    int t;
+    __device__ __forceinline__ uint2 q(int block, int) const {
+        return *(const uint2 *)(s->q[0] + block * 32 + t * 8);
     }
-    __device__ __forceinline__ x_hidden<T::KIND> x(int item) const {
-        int segment = item % n_segments;
-        return x_hidden<T::KIND>{ hidden + segment, segment, n, p.g, p.t };
+    __device__ __forceinline__ uint2 sum(int block, int) const {
+        return *(const uint2 *)(s->sum[0] + block * 16 + t * 4);
+    }
+    __device__ __forceinline__ float2 d(int block, int) const {
+        return make_float2(s->d[0][block], s->d[0][block]);
     }
 };
 
-/* Grid: groups of row tiles x entries. The hidden rows are quantised while the first weights are on
- * their way. */
+template <class T> struct down_work {
+    const struct experts_run &a;
+    const struct hidden_segment *hidden;
+    int expert, tile0, n_tiles, n;
+    const lane_pos &p;
+    __device__ __forceinline__ const uint8_t *tile(int i) const {
+        if (tile0 + i >= n_tiles) return NULL;
+        return a.down + ((int64_t)expert * n_tiles + tile0 + i) * (a.n_ff / T::STEP) * T::STEP_BYTES;
+    }
+    __device__ __forceinline__ x_hidden<T::KIND> x(int, int segment) const {
+        return x_hidden<T::KIND>{ hidden + segment, n, p.g, p.t };
+    }
+};
+
+template <class T> struct down_one : down_work<T> {
+    __device__ down_one(const down_work<T> &work) : down_work<T>(work) {}
+    __device__ __forceinline__ x_hidden_one<T::KIND> x(int, int segment) const {
+        return x_hidden_one<T::KIND>{ this->hidden + segment, this->p.t };
+    }
+};
+
+/* Grid: groups of row tiles x entries. The lists are older than the kernel before, so the first weights
+ * are on their way before the wait. */
 template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
     few_down_kernel(const __grid_constant__ struct experts_run a) {
     extern __shared__ __align__(16) float shared[];
-    __shared__ uint32_t lut[T::LUT];
+    __shared__ __align__(16) uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
-    device_wait();
     if ((int)blockIdx.y >= *a.l.n_entries) return;
     const struct entry *entry = &a.l.entries[blockIdx.y];
     int expert = entry->expert, n = entry->n, first_pair = entry->first;
     lane_pos p;
-    struct split split(a.n_ff, 8);
+    struct split split = split::of_tiles(a.n_ff, a.down_tiles);
     int tile0 = (int)blockIdx.x * split.tiles, n_tiles = a.n_embd / TILE_ROWS, warp = (int)threadIdx.x / 32;
     struct hidden_segment *hidden = (struct hidden_segment *)(shared + split.shared_floats(8));
-    down_work<T> work = { a, hidden, expert, tile0, split.n_segments, n_tiles, n, p };
-    ahead<T, few_ahead<T, 1>()> first;
-    if (warp < split.n_items) first.start(work.tile(warp), a.n_ff, warp % split.n_segments, p);
-    for (int s = warp; s < split.n_segments; s += WARPS)
-        quantise_hidden<T::KIND>(hidden + s, a.hidden + (int64_t)first_pair * a.n_ff + s * SEGMENT, n, a.n_ff,
-                                 a.n_ff - s * SEGMENT);
+    down_work<T> work = { a, hidden, expert, tile0, n_tiles, n, p };
+    bool one = n == 1 && a.n_ff % SEGMENT == 0;
+    ahead<T, few_ahead<T, 1, false>()> first;
+    place start(warp, split.n_segments);
+    if (warp < split.n_items) first.start(work.tile(start.tile), a.n_ff, start.segment, p);
+    device_wait();
+    quantise_hidden<T::KIND>(hidden, a.hidden + (int64_t)first_pair * a.n_ff, n, a.n_ff);
     __syncthreads();
-    items_multiply<T, 1>(shared, work, a.n_ff, split, split.n_items, first, p, lut);
+    if (one)
+        items_multiply<T, 1, true>(shared, down_one<T>(work), a.n_ff, split, split.n_items, first, p, lut);
+    else items_multiply<T, 1, false>(shared, work, a.n_ff, split, split.n_items, first, p, lut);
     __syncthreads();
     for (int i = (int)threadIdx.x; i < split.tiles * n * TILE_ROWS; i += THREADS) {
         int row = i % TILE_ROWS, column = i / TILE_ROWS % n, tile = i / (TILE_ROWS * n);
         if (tile0 + tile >= n_tiles) continue;
         a.parts[(int64_t)(first_pair + column) * a.n_embd + (tile0 + tile) * TILE_ROWS + row] =
-            segments_sum(shared, split.n_segments, 8, tile, column, row);
+            segments_sum(shared, split.n_segments, one ? 1 : 8, tile, column, row);
     }
 }
 
@@ -194,7 +229,7 @@ template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
     many_gate_up_kernel(const __grid_constant__ struct experts_run a) {
     extern __shared__ __align__(16) uint8_t memory[];
-    __shared__ uint32_t lut[T::LUT];
+    __shared__ __align__(16) uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
     device_wait();
     if ((int)blockIdx.x >= *a.l.n_entries) return;
@@ -226,7 +261,7 @@ template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
     many_down_kernel(const __grid_constant__ struct experts_run a) {
     extern __shared__ __align__(16) uint8_t memory[];
-    __shared__ uint32_t lut[T::LUT];
+    __shared__ __align__(16) uint32_t lut[T::LUT];
     load_table<T>(lut, a.lut);
     device_wait();
     if ((int)blockIdx.x >= *a.l.n_entries) return;
@@ -291,12 +326,11 @@ struct sum_run {
     int n_used, n_embd, e_begin, n_e;
 };
 
-/* Of neighbouring partial sums those that share the most high bits are added first. Grid: rows x parts
- * of n_embd. */
+/* Of neighbouring partial sums those that share the most high bits are added first. Routing is older than
+ * the kernel before. Grid: rows x parts of n_embd. */
 static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(const __grid_constant__ struct sum_run a) {
     __shared__ int from[MOE_USED_MAX], target[MOE_USED_MAX], source[MOE_USED_MAX], n_parts;
     __shared__ float part[MOE_USED_MAX][SUM_THREADS];
-    device_wait();
     int pair0 = (int)blockIdx.x * a.n_used, d = (int)blockIdx.y * SUM_THREADS + (int)threadIdx.x;
     if (threadIdx.x == 0) {
         int id[MOE_USED_MAX], at[MOE_USED_MAX], n = 0;
@@ -317,6 +351,7 @@ static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(const __grid_co
         }
     }
     __syncthreads();
+    device_wait();
     if (d >= a.n_embd) return;
     for (int i = 0; i < n_parts; i++) part[i][threadIdx.x] = a.parts[(int64_t)from[i] * a.n_embd + d];
     for (int i = 0; i + 1 < n_parts; i++) part[target[i]][threadIdx.x] += part[source[i]][threadIdx.x];
@@ -360,7 +395,7 @@ template <class T> static void launch_gate_up(struct cuda *c, const struct exper
         launch(c, many_gate_up_kernel<T>, grid, dim3(THREADS), columns_shared_bytes<T>(), *r);
         return;
     }
-    struct split split(r->n_embd, 8);
+    struct split split = split::of_tiles(r->n_embd, r->gate_tiles);
     dim3 grid(blocks_for(r->n_ff / TILE_ROWS, split.tiles), (unsigned)r->l.n_entries_max);
     launch(c, few_gate_up_kernel<T>, grid, dim3(THREADS),
            2 * (size_t)split.shared_floats(8) * sizeof(float), *r);
@@ -372,7 +407,7 @@ template <class T> static void launch_down(struct cuda *c, const struct experts_
         launch(c, many_down_kernel<T>, grid, dim3(THREADS), columns_shared_bytes<T>(), *r);
         return;
     }
-    struct split split(r->n_ff, 8);
+    struct split split = split::of_tiles(r->n_ff, r->down_tiles);
     dim3 grid(blocks_for(r->n_embd / TILE_ROWS, split.tiles), (unsigned)r->l.n_entries_max);
     size_t shared = (size_t)split.shared_floats(8) * sizeof(float);
     shared += (size_t)split.n_segments * sizeof(struct hidden_segment);
@@ -421,6 +456,13 @@ static bool prepare_memory(struct cuda *c, const struct moe_experts_args *a, str
     return memory != NULL;
 }
 
+/* Tiles of a block, so that two blocks per multiprocessor are all there are, if that is no more than max. */
+static int tiles_of_block(const struct cuda *c, int n_tiles, int n_entries, int max) {
+    int tiles = (n_tiles * n_entries + 2 * c->n_sm - 1) / (2 * c->n_sm);
+    while (tiles < max && (int)blocks_for(n_tiles, tiles) * n_entries > 2 * c->n_sm) tiles++;
+    return MIN(MAX(tiles, 1), max);
+}
+
 static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a) {
     struct experts_run r = {};
     struct lists_run lists;
@@ -430,6 +472,8 @@ static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a) 
     r.n_embd = (int)a->x->ne[0], r.n_ff = (int)a->gate->ne[1], r.clamp = a->clamp, r.lut = c->iq2_selectors;
     r.gate = (const uint8_t *)a->gate->data, r.up = (const uint8_t *)a->up->data;
     r.down = (const uint8_t *)a->down->data;
+    r.gate_tiles = tiles_of_block(c, r.n_ff / TILE_ROWS, r.l.n_entries_max, 4);
+    r.down_tiles = tiles_of_block(c, r.n_embd / TILE_ROWS, r.l.n_entries_max, 8);
     if (!prepare_memory(c, a, &r, many)) return;
     if (c->listed_ids != lists.ids) run_lists(c, &lists);
     c->listed_ids = NULL;

@@ -57,17 +57,20 @@ template <int PER_LANE> static __device__ __forceinline__ int choose(const struc
     return own;
 }
 
-/* By one warp: ids ascending, and their weights. */
-static __device__ void route_row(const struct router &a, int row) {
-    int id = 0;
-    if (a.tid2eid) {
-        const int32_t *from = a.tid2eid + (int64_t)a.batch.token[row] * a.n_used;
-        if (lane_id() < a.n_used) id = max(0, min(from[lane_id()], a.n_expert - 1));
-    } else {
-        id = a.n_expert <= 256   ? choose<8>(a, row)
-             : a.n_expert <= 384 ? choose<12>(a, row)
-                                 : choose<EXPERTS_MAX / 32>(a, row);
-    }
+/* Lane u < n_used gets the u-th expert that the token's table names. */
+static __device__ int look_up(const struct router &a, int row) {
+    const int32_t *from = a.tid2eid + (int64_t)a.batch.token[row] * a.n_used;
+    return lane_id() < a.n_used ? max(0, min(from[lane_id()], a.n_expert - 1)) : 0;
+}
+
+static __device__ int choose_any(const struct router &a, int row) {
+    return a.n_expert <= 256   ? choose<8>(a, row)
+           : a.n_expert <= 384 ? choose<12>(a, row)
+                               : choose<EXPERTS_MAX / 32>(a, row);
+}
+
+/* By one warp, which holds the row's experts: ids ascending, and their weights. */
+static __device__ void write_route(const struct router &a, int row, int id) {
     float score = sqrtf(f32_softplus(a.logits[(int64_t)row * a.n_expert + id])), sum = 0;
     int rank = 0, at = 0;               /* how many ids are smaller; ids are distinct but in a broken table */
     for (int u = 0; u < a.n_used; u++) {
@@ -90,13 +93,13 @@ static __global__ void __launch_bounds__(ROUTE_WARPS * 32)
     route_kernel(const __grid_constant__ struct router a) {
     device_wait();
     int row = (int)blockIdx.x * ROUTE_WARPS + (int)threadIdx.x / 32;
-    if (row < a.batch.n_rows) route_row(a, row);
+    if (row < a.batch.n_rows) write_route(a, row, a.tid2eid ? look_up(a, row) : choose_any(a, row));
 }
 
 /* ---- lists, by one block ---- */
 
 struct list_shared {
-    int count[EXPERTS_MAX], first[EXPERTS_MAX], entry0[EXPERTS_MAX], n_entries, n_slots;
+    __align__(16) int count[EXPERTS_MAX], first[EXPERTS_MAX], entry0[EXPERTS_MAX], n_entries, n_slots;
 };
 
 /* Places and entries of all experts, by one warp: 32 at a time, prefix sums over lanes. */
@@ -153,6 +156,44 @@ static __device__ void make_lists(const struct lists_run &a, struct list_shared 
     if (threadIdx.x == 0) *a.l.n_entries = s->n_entries, *a.l.n_slots = s->n_slots;
 }
 
+/* One row: every pair is an entry of its own. */
+static __device__ void make_lists_of_row(const struct lists_run &a) {
+    int u = lane_id(), e = u < a.n_pairs ? a.ids[u] - a.e_begin : -1;
+    bool ours = e >= 0 && e < a.n_e;
+    unsigned all = __ballot_sync(0xffffffffu, ours);
+    int at = __popc(all & ((1u << u) - 1)), n = __popc(all);
+    if (threadIdx.x >= 32) return;
+    for (int i = u; i < 8 * n; i += 32)
+        if (i % 8) a.l.row[i] = -1;
+    if (ours) {
+        float weight = a.weights[u];
+        a.l.row[8 * at] = 0;
+        a.l.weight[8 * at] = weight;
+        a.l.entries[at] = entry{ e, 8 * at, 1, { 0 }, { weight } };
+    }
+    if (u < a.n_pairs) a.l.slot[u] = ours ? 8 * at : -1;
+    if (u == 0) *a.l.n_entries = n, *a.l.n_slots = 8 * n;
+}
+
+/* The first row's experts, to every warp's lanes: a thread per expert counts how many are better. */
+static __device__ int choose_by_block(const struct router &a, struct list_shared *s) {
+    float *value = (float *)s->count;
+    int e = (int)threadIdx.x, better = 0;
+    float own = -INFINITY;
+    if (e < a.n_expert) own = sqrtf(f32_softplus(a.logits[e])) + (a.bias ? a.bias[e] : 0);
+    value[e] = own;
+    if (e < MOE_USED_MAX) s->first[e] = 0;         /* stays so where scores are no numbers */
+    __syncthreads();
+    for (int i = 0; i < a.n_expert; i += 4) {
+        float4 v = *(const float4 *)(value + i);
+        better += (v.x > own || (v.x == own && i < e)) + (v.y > own || (v.y == own && i + 1 < e)) +
+                  (v.z > own || (v.z == own && i + 2 < e)) + (v.w > own || (v.w == own && i + 3 < e));
+    }
+    if (e < a.n_expert && better < a.n_used) s->first[better] = e;
+    __syncthreads();
+    return lane_id() < a.n_used ? s->first[lane_id()] : 0;
+}
+
 static __global__ void __launch_bounds__(LIST_THREADS)
     lists_kernel(const __grid_constant__ struct lists_run a) {
     __shared__ struct list_shared s;
@@ -176,12 +217,18 @@ static __global__ void __launch_bounds__(FEW_THREADS)
                const __grid_constant__ struct activation s, bool lists) {
     extern __shared__ __align__(16) float row[];
     __shared__ struct list_shared shared;
+    if (blockIdx.x == 0 && a.bias && (int)threadIdx.x * 32 < a.n_expert)
+        fetch_early(a.bias + threadIdx.x * 32);
     device_wait();
     int warp = (int)threadIdx.x / 32, warps = FEW_THREADS / 32;
     if (blockIdx.x == 0) {
-        for (int r = warp; r < a.batch.n_rows; r += warps) route_row(a, r);
+        bool by_block = a.batch.n_rows == 1 && !a.tid2eid && a.n_expert <= FEW_THREADS;
+        int own = by_block ? choose_by_block(a, &shared) : 0;
+        for (int r = warp; r < a.batch.n_rows; r += warps)
+            write_route(a, r, by_block ? own : a.tid2eid ? look_up(a, r) : choose_any(a, r));
         __syncthreads();                         /* the block reads the ids that it wrote */
-        if (lists) make_lists(l, &shared);
+        if (lists && l.n_pairs <= l.n_used) make_lists_of_row(l);
+        else if (lists) make_lists(l, &shared);
         return;
     }
     int64_t at = (int64_t)(blockIdx.x - 1) * s.n;

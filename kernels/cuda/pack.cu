@@ -159,7 +159,7 @@ static bool pack(struct cuda *c, struct kmem *mem, enum dtype type, int64_t n_in
     for (uint64_t tile = 0; source && tile < n_tiles && !cuda_failed(c); tile += at_once) {
         uint64_t n = MIN(at_once, n_tiles - tile);
         uint8_t *to = mem->data + tile * tile_bytes;
-        cuda_ok(c, cudaMemcpyAsync(source, to, n * tile_bytes, cudaMemcpyDeviceToDevice, c->stream),
+        cuda_ok(c, cudaMemcpyAsync(source, to, n * tile_bytes, cudaMemcpyDefault, c->stream),
                 "rearrange weights");
         launch(c, pack_kernel, dim3((unsigned)n), dim3(PACK_THREADS), 0, (uint32_t *)to,
                (const uint8_t *)source, type, (uint32_t)n_in, (uint32_t)(tile_bytes / 16));

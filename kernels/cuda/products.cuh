@@ -25,21 +25,41 @@ enum {
  * 8, ..., and its loads run AHEAD steps before its products, also from one item into the next. */
 struct split {
     int n_segments, tiles, n_items;              /* of a block */
-    __host__ __device__ split(int n_in, int columns) {
+    /* items: about so many; 0: as suits the columns */
+    __host__ __device__ split(int n_in, int columns, int items = 0) {
         n_segments = (n_in + SEGMENT - 1) / SEGMENT;
-        tiles = n_segments >= 2 * WARPS ? 1 : 2 * WARPS / n_segments;
+        if (!items) items = 2 * WARPS;
+        tiles = n_segments >= items ? 1 : items / n_segments;
         if (columns > 16) tiles = n_segments >= WARPS ? 1 : WARPS / n_segments;      /* sums must fit */
         else tiles = tiles < 2 ? 2 : tiles / 2 * 2;  /* pairs are blocks of Q8_0 */
         n_items = tiles * n_segments;
+    }
+    /* tiles: of a block, as given */
+    static __host__ __device__ struct split of_tiles(int n_in, int tiles) {
+        struct split s(n_in, 8);
+        s.tiles = tiles, s.n_items = tiles * s.n_segments;
+        return s;
     }
     __host__ __device__ int shared_floats(int columns) const {
         return n_items * columns * COLUMN_STRIDE;
     }
 };
 
-template <class T, int N> static __host__ __device__ constexpr int few_ahead() {
-    return N > 2 ? 2 : T::AHEAD;
+/* One row alone: every column of the tensor cores gets it, and there is room for more loads. */
+template <class T, int N, bool ONE> static __host__ __device__ constexpr int few_ahead() {
+    return ONE ? T::AHEAD_ONE : N > 2 ? 2 : T::AHEAD;
 }
+
+/* An item of a warp: which tile of the block and which of its segments. */
+struct place {
+    int tile, segment;
+    __device__ place(int item, int n_segments) : tile(item / n_segments), segment(item % n_segments) {}
+    /* the same, `by` items on */
+    __device__ __forceinline__ void move(const place &by, int n_segments) {
+        tile += by.tile, segment += by.segment;
+        if (segment >= n_segments) segment -= n_segments, tile++;
+    }
+};
 
 /* Weights on their way: the next AHEAD steps. */
 template <class T, int AHEAD> struct ahead {
@@ -55,34 +75,141 @@ template <class T, int AHEAD> struct ahead {
     }
 };
 
-/* The warp's items. work.tile(item): the weights or NULL, work.x(item): the activations. Sums to
- * shared[item][column][row]. a: the first item's start. */
-template <class T, int N, class WORK, int AHEAD>
+/* The warp's items. work.tile(t): weights of the block's tile t, or NULL; work.x(t, segment): the
+ * activations. ONE: of one row. Sums to shared[item][column][row]. a: the first item's start. */
+template <class T, int N, bool ONE, class WORK, int AHEAD>
 static __device__ __forceinline__ void
 items_multiply(float *shared, const WORK &work, int n_in, const struct split &split, int n_items,
                ahead<T, AHEAD> &a, const lane_pos &p, const uint32_t *lut) {
     const int STEPS = SEGMENT / T::STEP;
     struct sums<N> s;
-    for (int item = (int)threadIdx.x / 32; item < n_items; item += WARPS) {
-        int segment = item % split.n_segments, next = item + WARPS, next_segment = next % split.n_segments;
-        const uint8_t *tile = work.tile(item), *next_tile = next < n_items ? work.tile(next) : NULL;
-        int step0 = segment * STEPS, n = tile ? min(STEPS, n_in / T::STEP - step0) : 0;
-        auto x = work.x(item);
+    int item = (int)threadIdx.x / 32;
+    if (item >= n_items) return;
+    place at(item, split.n_segments), next = at, by(WARPS, split.n_segments);
+    const uint8_t *tile = work.tile(at.tile);
+    for (; item < n_items; item += WARPS) {
+        next.move(by, split.n_segments);
+        const uint8_t *next_tile = item + WARPS < n_items ? work.tile(next.tile) : NULL;
+        int n = tile ? min(STEPS, n_in / T::STEP - at.segment * STEPS) : 0;
+        auto x = work.x(at.tile, at.segment);
         s.clear();
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
-            if (i < n) T::template multiply<N>(s, a.w[i % AHEAD], x, step0 + i, N, p, lut);
-            if (i + AHEAD < STEPS) a.load(i + AHEAD, tile, n_in, segment, p);
-            else a.load(i + AHEAD - STEPS, next_tile, n_in, next_segment, p);
+            if (i < n) T::template multiply<N>(s, a.w[i % AHEAD], x, i, N, p, lut);
+            if (i + AHEAD < STEPS) a.load(i + AHEAD, tile, n_in, at.segment, p);
+            else a.load(i + AHEAD - STEPS, next_tile, n_in, next.segment, p);
         }
-        float *to = shared + item * N * 8 * COLUMN_STRIDE;
+        if (ONE) {
+            float *to = shared + item * COLUMN_STRIDE + p.g;
+            if (T::KIND == ACT_F16X2 && tile) scale_segment(s.acc[0], x.d(0, 0));
+            if (p.t == 0) to[0] = s.acc[0][0], to[8] = s.acc[0][2];
+        } else {
+            float *to = shared + item * N * 8 * COLUMN_STRIDE;
 #pragma unroll
-        for (int j = 0; j < N; j++) {
-            if (T::KIND == ACT_F16X2) scale_segment(s.acc[j], x.d(segment, j));
-            float *at = to + (8 * j + 2 * p.t) * COLUMN_STRIDE + p.g;
-            at[0] = s.acc[j][0], at[COLUMN_STRIDE] = s.acc[j][1];
-            at[8] = s.acc[j][2], at[COLUMN_STRIDE + 8] = s.acc[j][3];
+            for (int j = 0; j < N; j++) {
+                if (T::KIND == ACT_F16X2 && tile) scale_segment(s.acc[j], x.d(0, j));
+                float *column = to + (8 * j + 2 * p.t) * COLUMN_STRIDE + p.g;
+                column[0] = s.acc[j][0], column[COLUMN_STRIDE] = s.acc[j][1];
+                column[8] = s.acc[j][2], column[COLUMN_STRIDE + 8] = s.acc[j][3];
+            }
         }
+        at = next, tile = next_tile;
+    }
+}
+
+/* ---- IQ2_XXS, one row ---- */
+
+/* With one row the tensor cores would compute seven columns for nothing. So column g takes the
+ * activations of group g instead, and the scales of a block of 256 meet all its groups' sums at once.
+ * Integer sums are exact, so the bits are those of items_multiply. */
+struct one_block {
+    uint4 q[4][2];                                 /* steps; rows g, g+8 */
+    uint2 x;                                       /* this lane's part of group g */
+    uint32_t d;
+};
+
+struct one_row {
+    const int8_t *x;                               /* the row's first group, this lane's part */
+    const float *d;
+    int n_pad;
+};
+
+static __device__ __forceinline__ void one_load(struct one_block *b, const uint8_t *tile, int n_in, int block,
+                                                const one_row &x, const lane_pos &p) {
+    if (!tile || block >= n_in / 256) return;
+    const uint8_t *at = tile + (int64_t)block * 1024 + p.g * 16;
+#pragma unroll
+    for (int s = 0; s < 4; s++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) b->q[s][r] = load16(at + s * 256 + r * 128);
+    b->d = load4(tile + (int64_t)n_in * 4 + block * 32 + p.g * 4);
+    b->x = *(const uint2 *)(x.x + (block * 8 + p.g) * x.n_pad * 32);
+}
+
+/* Sums of a block's groups times their scales, of this lane's groups 2t and 2t + 1: rows g and g + 8. */
+static __device__ __forceinline__ int2 one_multiply(const struct one_block &b, const lane_pos &p,
+                                                    const uint32_t *lut) {
+    typedef tile_iq2_xxs T;
+    int sum[2][2];                                 /* [row][group] */
+    uint32_t signs[2][2];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const uint4 &w0 = b.q[i / 2][0], &w1 = b.q[i / 2][1];
+        uint32_t s0 = i % 2 ? w0.w : w0.y, s1 = i % 2 ? w1.w : w1.y;
+        uint32_t v0 = T::selectors(i % 2 ? w0.z : w0.x, s0, p, lut);
+        uint32_t v1 = T::selectors(i % 2 ? w1.z : w1.x, s1, p, lut);
+        int c[4] = { 0, 0, 0, 0 };
+        mma_s8(c, T::values(v0), T::values(v1), T::values(v0 >> 16), T::values(v1 >> 16), b.x);
+        bool ours = i < 2 || p.t == i / 2;         /* columns 2t and 2t + 1 are this lane's */
+        sum[0][i % 2] = ours ? c[i % 2] : sum[0][i % 2];
+        sum[1][i % 2] = ours ? c[2 + i % 2] : sum[1][i % 2];
+        signs[0][i % 2] = ours ? s0 : signs[0][i % 2];
+        signs[1][i % 2] = ours ? s1 : signs[1][i % 2];
+    }
+    return make_int2(sum[0][0] * T::scale(signs[0][0]) + sum[0][1] * T::scale(signs[0][1]),
+                     sum[1][0] * T::scale(signs[1][0]) + sum[1][1] * T::scale(signs[1][1]));
+}
+
+static __device__ __forceinline__ int quad_sum(int x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+/* What items_multiply does for ONE. The next item's weights are on their way during an item's products. */
+template <class WORK>
+static __device__ __forceinline__ void items_multiply_one(float *shared, const WORK &work, int n_in,
+                                                          const struct split &split, int n_items,
+                                                          const one_row &x, const lane_pos &p,
+                                                          const uint32_t *lut) {
+    const int BLOCKS = SEGMENT / 256;
+    struct one_block b[BLOCKS];
+    int item = (int)threadIdx.x / 32;
+    if (item >= n_items) return;
+    place at(item, split.n_segments), by(WARPS, split.n_segments);
+    const uint8_t *tile = work.tile(at.tile);
+#pragma unroll
+    for (int i = 0; i < BLOCKS; i++) one_load(&b[i], tile, n_in, at.segment * BLOCKS + i, x, p);
+    for (; item < n_items; item += WARPS) {
+        bool there = tile;
+        int block0 = at.segment * BLOCKS;
+        at.move(by, split.n_segments);
+        tile = item + WARPS < n_items ? work.tile(at.tile) : NULL;
+        float acc[2] = { 0, 0 };
+#pragma unroll
+        for (int i = 0; i < BLOCKS; i++) {
+            int2 sum = one_multiply(b[i], p, lut);
+            float2 d = half_pair(b[i].d);
+            bool more = there && block0 + i < n_in / 256;
+            float dx = more ? x.d[(block0 + i) * x.n_pad] : 0;
+            one_load(&b[i], tile, n_in, at.segment * BLOCKS + i, x, p);
+            d.x *= 0.125f, d.y *= 0.125f;
+            sum.x = quad_sum(sum.x), sum.y = quad_sum(sum.y);
+            if (!more) continue;
+            acc[0] = fmaf((float)sum.x, d.x * dx, acc[0]);
+            acc[1] = fmaf((float)sum.y, d.y * dx, acc[1]);
+        }
+        float *to = shared + item * COLUMN_STRIDE + p.g;
+        if (p.t == 0) to[0] = acc[0], to[8] = acc[1];
     }
 }
 

@@ -33,48 +33,96 @@ static __device__ __forceinline__ float *history_row(const struct compressor &a,
     return ring + (int64_t)(pos % a.layer.hist_cap) * 2 * a.width;
 }
 
-/* The projection and the score with its position bias, of a token at pos, column d. */
-static __device__ __forceinline__ void slot_at(const struct compressor &a,
-                                               const struct kv_slice &slice, const struct kseg &seg,
-                                               int pos, int d, float *kv, float *score) {
-    if (pos < seg.pos0) {
-        const float *past = history_row(a, slice, pos);
-        *kv = past[d];
-        *score = past[a.width + d];
-        return;
-    }
-    int64_t at = (int64_t)(seg.row0 + pos - seg.pos0) * a.width + d;
-    const uint8_t *ape = a.ape + (uint64_t)(pos % a.layer.ratio) * a.ape_row_bytes;
-    *kv = a.kv[at];
-    *score = a.score[at] + (a.ape_type == DTYPE_F16 ? f16_value(((const uint16_t *)ape)[d])
-                                                    : decode(a.ape_type, ape, d, a.grid));
+static __device__ __forceinline__ float position_bias(const struct compressor &a, int pos, int d) {
+    const uint8_t *row = a.ape + (uint64_t)(pos % a.layer.ratio) * a.ape_row_bytes;
+    return a.ape_type == DTYPE_F16   ? f16_value(((const uint16_t *)row)[d])
+           : a.ape_type == DTYPE_F32 ? ((const float *)row)[d]
+                                     : decode_called(a.ape_type, row, d, a.grid);
+}
+
+/* The projection and the score of a token at pos, column d; the position bias is still to be added to
+ * scores of this batch. Loads without a branch, so that many can be on their way. */
+struct slot {
+    float kv, score;
+    bool past;
+};
+
+static __device__ __forceinline__ struct slot slot_at(const struct compressor &a,
+                                                      const struct kv_slice &slice, const struct kseg &seg,
+                                                      int pos, int d) {
+    struct slot s;
+    const float *past = history_row(a, slice, pos);
+    int64_t at = (int64_t)(seg.row0 + max(pos - seg.pos0, 0)) * a.width;
+    s.past = pos < seg.pos0;
+    s.kv = (s.past ? past : a.kv + at)[d];
+    s.score = (s.past ? past + a.width : a.score + at)[d];
+    return s;
+}
+
+static __device__ __forceinline__ float slot_score(const struct compressor &a, const struct slot &s, int pos,
+                                                   int d) {
+    return s.past ? s.score : s.score + position_bias(a, pos, d);
 }
 
 /* Softmax over the window's slots for column d: the largest first, then the sums in order of position. */
 static __device__ float pool(const struct compressor &a, const struct kv_slice &slice, const struct kseg &seg,
                              int pos, int d) {
     int ratio = a.layer.ratio, first = pos + 1 - ratio * (a.layer.overlap + 1);
-    float top = -INFINITY, num = 0, den = 0, kv, score;
+    float top = -INFINITY, num = 0, den = 0;
     for (int pass = 0; pass < 2; pass++) {
 #pragma unroll 4
         for (int p = max(first, 0); p <= pos; p++) {
             int column = a.layer.overlap && p > pos - ratio ? a.dim + d : d;
-            slot_at(a, slice, seg, p, column, &kv, &score);
+            struct slot s = slot_at(a, slice, seg, p, column);
+            float score = slot_score(a, s, p, column);
             if (pass == 0) {
                 top = fmaxf(top, score);
                 continue;
             }
             float e = f32_exp(score - top);
             den += e;
-            num = fmaf(e, kv, num);
+            num = fmaf(e, s.kv, num);
         }
     }
     return num / den;
 }
 
-static __device__ void finish_window(const struct compressor &a, const struct kv_slice &slice,
+/* The same for windows of few slots: all of them on their way at once. */
+enum { POOL_FEW = 8 };
+static __device__ __forceinline__ float pool_few(const struct compressor &a, const struct kv_slice &slice,
+                                                 const struct kseg &seg, int pos, int d) {
+    int ratio = a.layer.ratio, n = ratio * (a.layer.overlap + 1), first = pos + 1 - n;
+    struct slot s[POOL_FEW];
+    float score[POOL_FEW], top = -INFINITY, num = 0, den = 0;
+#pragma unroll
+    for (int i = 0; i < POOL_FEW; i++) {           /* places that do not exist read the last one */
+        int p = i < n && first + i >= 0 ? first + i : pos;
+        s[i] = slot_at(a, slice, seg, p, a.layer.overlap && p > pos - ratio ? a.dim + d : d);
+    }
+#pragma unroll
+    for (int i = 0; i < POOL_FEW; i++) {
+        int p = first + i;
+        int column = a.layer.overlap && p > pos - ratio ? a.dim + d : d;
+        score[i] = i < n && p >= 0 ? slot_score(a, s[i], p, column) : -INFINITY;
+    }
+#pragma unroll
+    for (int i = 0; i < POOL_FEW; i++) top = fmaxf(top, score[i]);
+#pragma unroll
+    for (int i = 0; i < POOL_FEW; i++) {
+        if (i >= n || first + i < 0) continue;
+        float e = f32_exp(score[i] - top);
+        den += e;
+        num = fmaf(e, s[i].kv, num);
+    }
+    return num / den;
+}
+
+static __device__ __forceinline__ void finish_window(const struct compressor &a, const struct kv_slice &slice,
                                      const struct kseg &seg, int row, int pos, float *x, float *shared) {
-    for (int d = (int)threadIdx.x; d < a.dim; d += STATE_THREADS) x[d] = pool(a, slice, seg, pos, d);
+    bool few = a.layer.ratio * (a.layer.overlap + 1) <= POOL_FEW;
+#pragma unroll 2
+    for (int d = (int)threadIdx.x; d < a.dim; d += STATE_THREADS)
+        x[d] = few ? pool_few(a, slice, seg, pos, d) : pool(a, slice, seg, pos, d);
     __syncthreads();
     norm_and_rope(x, a.dim, a.norm, a.eps, a.rope + (int64_t)row * a.layer.n_rot, a.layer.n_rot, shared);
     int page = pos / a.layer.ratio / KV_PAGE, place = pos / a.layer.ratio % KV_PAGE;
@@ -90,8 +138,12 @@ static __device__ void run_compressor(const struct compressor &a, int row, float
     /* the last hist_cap rows are kept */
     if (!a.history || row - seg.row0 < seg.n - a.layer.hist_cap) return;
     float *to = history_row(a, slice, pos);
-    for (int d = (int)threadIdx.x; d < a.width; d += STATE_THREADS)
-        slot_at(a, slice, seg, pos, d, &to[d], &to[a.width + d]);
+#pragma unroll 4
+    for (int d = (int)threadIdx.x; d < a.width; d += STATE_THREADS) {
+        struct slot s = slot_at(a, slice, seg, pos, d);
+        float score = slot_score(a, s, pos, d);
+        to[d] = s.kv, to[a.width + d] = score;
+    }
 }
 
 /* ---- the other parts ---- */
@@ -170,11 +222,30 @@ struct state_run {
     struct selector select;
 };
 
+static __device__ __forceinline__ void fetch_floats(const float *p, int n) {
+    for (int i = (int)threadIdx.x * 32; i < n; i += STATE_THREADS * 32) fetch_early(p + i);
+}
+
+static __device__ __forceinline__ void fetch_weights(const struct state_run &a) {
+    enum state_part part = a.part[blockIdx.y];
+    const struct kseg *seg = &a.batch.segs[a.batch.seg[blockIdx.x]];
+    if (part == PART_ROWS && a.rows.commit) fetch_early(&a.rows.layer.slices[seg->slot]);
+    if (part == PART_NORM) fetch_floats(a.norm.weight, a.norm.n);
+    if (part == PART_ROWS) fetch_floats(a.rows.norm, a.rows.layer.head_dim);
+    if (part != PART_ENTRIES && part != PART_KEYS) return;
+    const struct compressor &c = a.compress[part == PART_KEYS];
+    fetch_early(&c.layer.slices[seg->slot]);
+    fetch_floats(c.norm, c.dim);
+    if (c.layer.ratio <= POOL_FEW)
+        fetch_floats((const float *)c.ape, (int)c.ape_row_bytes * c.layer.ratio / 4);
+}
+
 /* Grid: rows x parts. */
 static __global__ void __launch_bounds__(STATE_THREADS)
     state_kernel(const __grid_constant__ struct state_run a) {
     __shared__ __align__(16) float x[DIM_MAX];
     __shared__ float shared[STATE_THREADS / 32];
+    fetch_weights(a);
     device_wait();
     int row = (int)blockIdx.x;
     switch (a.part[blockIdx.y]) {

@@ -67,16 +67,21 @@ static __device__ __forceinline__ void slice_load(struct slice_values *v,
         for (int h = 0; h < 2; h++) v->x[s][h] = d[h] < a.n_embd ? x[(int64_t)s * a.n_embd + d[h]] : 0;
 }
 
+/* The sublayer's output; 0 where there is none. */
+static __device__ __forceinline__ void slice_load_y(float *y, const struct slice_args &a, const int *d,
+                                                    int t) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        y[h] = 0;
+        if (a.y && d[h] < a.n_embd)
+            y[h] = a.y[(int64_t)t * a.n_embd + d[h]] + (a.y2 ? a.y2[(int64_t)t * a.n_embd + d[h]] : 0);
+    }
+}
+
 /* hc_post: the streams mixed, and the sublayer's output added. */
 static __device__ __forceinline__ void slice_mix(struct slice_values *v, const struct slice_args &a,
-                                                 const int *d, int t) {
+                                                 const float *y, int t) {
     const float *post = a.post + (int64_t)t * 4, *comb = a.comb + (int64_t)t * 16;
-    float y[2] = { 0, 0 };
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (d[h] < a.n_embd)
-            y[h] =
-                a.y[(int64_t)t * a.n_embd + d[h]] + (a.y2 ? a.y2[(int64_t)t * a.n_embd + d[h]] : 0);
     struct slice_values in = *v;
 #pragma unroll
     for (int k = 0; k < HC_STREAMS; k++)
@@ -128,8 +133,9 @@ static __device__ __forceinline__ void slice_weights(float w[ROWS_PER_WARP][HC_S
     }
 }
 
-/* Grid: slices x groups of tokens. All warps hold the same channels and different rows of fn; the first
- * warp writes. */
+/* Grid: slices x groups of tokens, AT_ONCE at a time. All warps hold the same channels and different rows
+ * of fn; a stream is written by its warp. */
+template <int AT_ONCE>
 static __global__ void __launch_bounds__(SLICE_WARPS * 32)
     hc_slice_kernel(const __grid_constant__ struct slice_args a) {
     int warp = (int)threadIdx.x / 32, lane = lane_id(), slice = (int)blockIdx.x;
@@ -137,36 +143,46 @@ static __global__ void __launch_bounds__(SLICE_WARPS * 32)
     float w[ROWS_PER_WARP][HC_STREAMS][2];
     if (a.fn) slice_weights(w, a, d, warp);
     device_wait();
-    struct slice_values v, next;
-    slice_load(&next, a, d, (int)blockIdx.y);
-    for (int t = (int)blockIdx.y; t < a.n; t += (int)gridDim.y) {
-        v = next;
-        if (t + (int)gridDim.y < a.n) slice_load(&next, a, d, t + (int)gridDim.y);
-        if (a.y) {
-            slice_mix(&v, a, d, t);
-            __syncthreads();                       /* everybody has read the old streams */
-            float *x = a.x + (int64_t)t * HC_STREAMS * a.n_embd;
-            for (int s = warp; s < HC_STREAMS; s += SLICE_WARPS)
+    for (int t0 = (int)blockIdx.y * AT_ONCE; t0 < a.n; t0 += (int)gridDim.y * AT_ONCE) {
+        struct slice_values all[AT_ONCE];
+        float y[AT_ONCE][2];
 #pragma unroll
-                for (int k = 0; k < HC_STREAMS; k++)                   /* a constant index into v */
-                    for (int h = 0; h < 2; h++)
-                        if (k == s && d[h] < a.n_embd) x[(int64_t)s * a.n_embd + d[h]] = v.x[k][h];
+        for (int k = 0; k < AT_ONCE; k++) {
+            int t = min(t0 + k, a.n - 1);
+            slice_load(&all[k], a, d, t);
+            slice_load_y(y[k], a, d, t);
         }
-        if (!a.sums) continue;
-        float sum[8] = {};
+        if (a.y) __syncthreads();                  /* everybody has read the old streams */
 #pragma unroll
-        for (int s = 0; s < HC_STREAMS; s++)
+        for (int k = 0; k < AT_ONCE; k++) {
+            int t = t0 + k;
+            if (t >= a.n) break;
+            struct slice_values &v = all[k];
+            if (a.y) {
+                slice_mix(&v, a, y[k], t);
+                float *x = a.x + (int64_t)t * HC_STREAMS * a.n_embd;
+                for (int s = warp; s < HC_STREAMS; s += SLICE_WARPS)
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-#pragma unroll
-                for (int i = 0; i < ROWS_PER_WARP; i++) sum[i] = fmaf(w[i][s][h], v.x[s][h], sum[i]);
-                sum[6] = fmaf(v.x[s][h], v.x[s][h], sum[6]);
+                    for (int j = 0; j < HC_STREAMS; j++)               /* a constant index into v */
+                        for (int h = 0; h < 2; h++)
+                            if (j == s && d[h] < a.n_embd) x[(int64_t)s * a.n_embd + d[h]] = v.x[j][h];
             }
-        float total = warp_sum_8(sum);
-        int i = (lane >> 4 & 1) | (lane >> 2 & 2) | (lane & 4),
-            row = i == 6 ? a.n_fn : warp + i * SLICE_WARPS;
-        bool ours = i < ROWS_PER_WARP ? row < a.n_fn : i == 6 && warp == 0;
-        if (ours && lane % 4 == 0) a.sums[((int64_t)t * gridDim.x + slice) * (a.n_fn + 1) + row] = total;
+            if (!a.sums) continue;
+            float sum[8] = {};
+#pragma unroll
+            for (int s = 0; s < HC_STREAMS; s++)
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+#pragma unroll
+                    for (int i = 0; i < ROWS_PER_WARP; i++) sum[i] = fmaf(w[i][s][h], v.x[s][h], sum[i]);
+                    sum[6] = fmaf(v.x[s][h], v.x[s][h], sum[6]);
+                }
+            float total = warp_sum_8(sum);
+            int i = (lane >> 4 & 1) | (lane >> 2 & 2) | (lane & 4),
+                row = i == 6 ? a.n_fn : warp + i * SLICE_WARPS;
+            bool ours = i < ROWS_PER_WARP ? row < a.n_fn : i == 6 && warp == 0;
+            if (ours && lane % 4 == 0) a.sums[((int64_t)t * gridDim.x + slice) * (a.n_fn + 1) + row] = total;
+        }
     }
 }
 
@@ -203,20 +219,30 @@ static __device__ __forceinline__ float4 weighted(float w, float4 x, float4 sum)
 
 /* Grid: tokens x 2. Part 0 makes the row, four channels per thread at a time; part 1 the mixing matrix
  * and post. */
+template <int QUADS>
 static __global__ void __launch_bounds__(FINISH_THREADS)
     hc_finish_kernel(const __grid_constant__ struct finish_args a) {
     extern __shared__ __align__(16) float row[]; /* n_embd */
     __shared__ float mix[HC_MIX + 1], shared[FINISH_THREADS / 32];
-    device_wait();
     int t = (int)blockIdx.x, warp = (int)threadIdx.x / 32, lane = lane_id(), quads = a.n_embd / 4;
-    const float4 *x = (const float4 *)(a.x + (int64_t)(a.row_i ? a.row_i[t] : t) * HC_STREAMS * a.n_embd);
-    float4 v[FINISH_QUADS][HC_STREAMS];          /* on their way while the sums are added */
+    bool makes_row = blockIdx.y == 0;
+    float4 w[QUADS];
 #pragma unroll
-    for (int i = 0; i < FINISH_QUADS; i++)
+    for (int i = 0; i < QUADS; i++) {
+        int d = (int)threadIdx.x + i * FINISH_THREADS;
+        if (makes_row && d < quads) w[i] = ((const float4 *)a.norm)[d];
+    }
+    float base = lane < a.n_fn ? a.base[lane] : 0;
+    float scale_own = lane < 3 && (lane == 0 || a.comb) ? a.scale[lane] : 0;
+    device_wait();
+    const float4 *x = (const float4 *)(a.x + (int64_t)(a.row_i ? a.row_i[t] : t) * HC_STREAMS * a.n_embd);
+    float4 v[QUADS][HC_STREAMS];          /* on their way while the sums are added */
+#pragma unroll
+    for (int i = 0; i < QUADS; i++)
 #pragma unroll
         for (int s = 0; s < HC_STREAMS; s++) {
             int d = (int)threadIdx.x + i * FINISH_THREADS;
-            if (blockIdx.y == 0 && d < quads) v[i][s] = x[(int64_t)s * quads + d];
+            if (makes_row && d < quads) v[i][s] = x[(int64_t)s * quads + d];
         }
     const float *sums = a.sums + (int64_t)t * a.n_slices * (a.n_fn + 1);
     for (int f = warp; f <= a.n_fn; f += FINISH_THREADS / 32) {
@@ -227,20 +253,20 @@ static __global__ void __launch_bounds__(FINISH_THREADS)
     }
     __syncthreads();
     float r = 1.0f / sqrtf(mix[a.n_fn] / (float)(a.n_embd * HC_STREAMS) + a.rms_eps);
-    if (blockIdx.y == 1) {
+    /* lane f: the f-th logit; 0..3 pre, 4..7 post, the rest the mixing matrix */
+    float logit = mix[min(lane, a.n_fn)] * r *
+                      __shfl_sync(0xffffffffu, scale_own, lane < 4 ? 0 : lane < 8 ? 1 : 2) + base;
+    if (!makes_row) {
         if (warp != 0) return;
-        if (lane < 4)
-            a.post[t * 4 + lane] =
-                2.0f * f32_sigmoid(mix[4 + lane] * r * a.scale[1] + a.base[4 + lane]);
-        if (lane < 16)
-            a.comb[t * 16 + lane] =
-                sinkhorn(mix[8 + lane] * r * a.scale[2] + a.base[8 + lane], a.n_sinkhorn, a.hc_eps);
+        if (lane >= 4 && lane < 8) a.post[t * 4 + lane - 4] = 2.0f * f32_sigmoid(logit);
+        float m = __shfl_sync(0xffffffffu, logit, (lane + 8) & 31);
+        if (lane < 16) a.comb[t * 16 + lane] = sinkhorn(m, a.n_sinkhorn, a.hc_eps);
         return;
     }
-    float pre[HC_STREAMS], square = 0;
-    for (int s = 0; s < HC_STREAMS; s++) pre[s] = f32_sigmoid(mix[s] * r * a.scale[0] + a.base[s]) + a.hc_eps;
+    float own = f32_sigmoid(logit) + a.hc_eps, pre[HC_STREAMS], square = 0;
+    for (int s = 0; s < HC_STREAMS; s++) pre[s] = __shfl_sync(0xffffffffu, own, s);
 #pragma unroll
-    for (int i = 0; i < FINISH_QUADS; i++) {
+    for (int i = 0; i < QUADS; i++) {
         if ((int)threadIdx.x + i * FINISH_THREADS >= quads) break;
         float4 sum = make_float4(pre[0] * v[i][0].x, pre[0] * v[i][0].y, pre[0] * v[i][0].z,
                                  pre[0] * v[i][0].w);
@@ -250,12 +276,12 @@ static __global__ void __launch_bounds__(FINISH_THREADS)
     }
     float scale = 1.0f / sqrtf(block_sum(square, shared) / (float)a.n_embd + a.rms_eps);
 #pragma unroll
-    for (int i = 0; i < FINISH_QUADS; i++) {
+    for (int i = 0; i < QUADS; i++) {
         int d = (int)threadIdx.x + i * FINISH_THREADS;
         if (d >= quads) break;
-        float4 w = ((const float4 *)a.norm)[d], sum = v[i][0];
-        sum = make_float4(w.x * (sum.x * scale), w.y * (sum.y * scale), w.z * (sum.z * scale),
-                          w.w * (sum.w * scale));
+        float4 sum = v[i][0];
+        sum = make_float4(w[i].x * (sum.x * scale), w[i].y * (sum.y * scale), w[i].z * (sum.z * scale),
+                          w[i].w * (sum.w * scale));
         ((float4 *)(a.out + (int64_t)t * a.n_embd))[d] = sum;
         ((float4 *)row)[d] = sum;
     }
@@ -264,8 +290,10 @@ static __global__ void __launch_bounds__(FINISH_THREADS)
 }
 
 static void slices_run(struct cuda *c, const struct slice_args *a) {
-    unsigned groups = (unsigned)(a->n <= GRAPH_ROWS_MAX ? a->n : blocks_for(a->n, SLICE_TOKENS));
-    launch(c, hc_slice_kernel, dim3(blocks_for(a->n_embd, SLICE), groups), dim3(SLICE_WARPS * 32), 0, *a);
+    bool few = a->n <= GRAPH_ROWS_MAX;
+    unsigned groups = few ? (unsigned)a->n : blocks_for(a->n, SLICE_TOKENS);
+    launch(c, few ? hc_slice_kernel<1> : hc_slice_kernel<4>, dim3(blocks_for(a->n_embd, SLICE), groups),
+           dim3(SLICE_WARPS * 32), 0, *a);
 }
 
 static struct slice_args slices_of(const struct tensor *x, int32_t n) {
@@ -296,8 +324,8 @@ static void finish_run(struct cuda *c, const struct slice_args *s, struct finish
     f->x = s->x, f->sums = s->sums, f->row_i = s->row_i;
     f->n_slices = (int)blocks_for(s->n_embd, SLICE), f->n_fn = s->n_fn, f->n_embd = s->n_embd;
     f->act = act_out(c, wanted, f->out, s->n_embd, s->n);
-    launch(c, hc_finish_kernel, dim3((unsigned)s->n, parts), dim3(FINISH_THREADS),
-           (size_t)s->n_embd * sizeof(float), *f);
+    launch(c, s->n_embd <= FINISH_THREADS * 4 ? hc_finish_kernel<1> : hc_finish_kernel<FINISH_QUADS>,
+           dim3((unsigned)s->n, parts), dim3(FINISH_THREADS), (size_t)s->n_embd * sizeof(float), *f);
 }
 
 void run_hc_post(struct cuda *c, const struct hc_post_args *a) {

@@ -4,7 +4,8 @@
  * Each struct below is one weight type: load() takes a step's weights into registers, multiply() adds
  * the step's products to sums.acc[group][4], of which a lane (g, t) holds (row g, columns 2t, 2t+1),
  * (row g+8, the same). A step is STEP values of k and STEP_BYTES of a tile; LUT is the size of the
- * type's table in shared memory; AHEAD: steps that few columns leave room to load early.
+ * type's table in shared memory; AHEAD: steps that few columns leave room to load early, AHEAD_ONE:
+ * that one row does.
  *
  * What a product is, whoever computes it and however many columns there are: k is cut into segments of
  * 512. Within a segment the sum is one chain over ascending blocks, acc = fma((float)isum, dw * dx,
@@ -18,7 +19,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/device.cuh"
 
-enum { TILE_ROWS = 16, SEGMENT = 512 };
+enum { TILE_ROWS = 16, SEGMENT = 512, LUT_COPIES = 8 };
 
 struct lane_pos {
     int lane, g, t;
@@ -73,6 +74,14 @@ static __device__ __forceinline__ uint32_t word(const uint4 &v, int i) {
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
+/* Bytes of the pair (a, b) by the selector's nibbles, of which no bit 3 may be set: __byte_perm would
+ * clear them first. */
+static __device__ __forceinline__ uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+    uint32_t out;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(selector));
+    return out;
+}
+
 /* acc += sum * (weight scale * activation scale), per row and column; negative: minus. */
 static __device__ __forceinline__ void add_scaled(float *acc, const float *sum, float2 dw, float2 dx) {
     acc[0] = fmaf(sum[0], dw.x * dx.x, acc[0]);
@@ -98,7 +107,7 @@ static __device__ __forceinline__ uint32_t bytes_to_halves(uint32_t bytes, uint3
 struct tile_q8_0 {
     static const enum act_kind KIND = ACT_Q8_0;
     static const enum dtype TYPE = DTYPE_Q8_0;
-    static const int STEP = 128, STEP_BYTES = 2176, LUT = 1, AHEAD = 2;
+    static const int STEP = 128, STEP_BYTES = 2176, LUT = 1, AHEAD = 2, AHEAD_ONE = 4;
     struct regs {
         uint4 q[4], d;                             /* d: word i: scales of rows g, g+8 in block i */
     };
@@ -130,7 +139,7 @@ struct tile_q8_0 {
 struct tile_mxfp4 {
     static const enum act_kind KIND = ACT_Q8_0;
     static const enum dtype TYPE = DTYPE_MXFP4;
-    static const int STEP = 128, STEP_BYTES = 1088, LUT = 1, AHEAD = 2;
+    static const int STEP = 128, STEP_BYTES = 1088, LUT = 1, AHEAD = 2, AHEAD_ONE = 4;
     struct regs {
         uint4 q[2];                                /* rows g, g+8: word i: eight codes of block i */
         uint32_t e[2];
@@ -146,8 +155,8 @@ struct tile_mxfp4 {
     /* Doubled values of four codes: 0 1 2 3 4 6 8 12 and their negatives; bit 3 chooses. */
     static __device__ __forceinline__ uint32_t values(uint32_t codes) {
         uint32_t index = codes & 0x7777, sign = 0x3210 | (codes >> 1 & 0x4444);
-        return __byte_perm(__byte_perm(0x03020100u, 0x0c080604u, index),
-                           __byte_perm(0xfdfeff00u, 0xf4f8fafcu, index), sign);
+        return select_bytes(select_bytes(0x03020100u, 0x0c080604u, index),
+                            select_bytes(0xfdfeff00u, 0xf4f8fafcu, index), sign);
     }
     static __device__ __forceinline__ float scale(uint32_t e) {
         return __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23);
@@ -178,7 +187,7 @@ struct tile_mxfp4 {
 struct tile_q2_k {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_Q2_K;
-    static const int STEP = 256, STEP_BYTES = 1344, LUT = 1, AHEAD = 2;
+    static const int STEP = 256, STEP_BYTES = 1344, LUT = 1, AHEAD = 2, AHEAD_ONE = 2;
     struct regs {
         uint4 q[2], s[2];
         uint32_t d[2];
@@ -239,7 +248,7 @@ struct tile_q2_k {
 struct tile_q4_k {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_Q4_K;
-    static const int STEP = 256, STEP_BYTES = 2304, LUT = 1, AHEAD = 2;
+    static const int STEP = 256, STEP_BYTES = 2304, LUT = 1, AHEAD = 2, AHEAD_ONE = 2;
     struct regs {
         uint4 q[2][2], h[2];                       /* h: d | dmin, then 12 bytes of scales */
     };
@@ -304,7 +313,8 @@ struct tile_q4_k {
 struct tile_iq2_xxs {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_IQ2_XXS;
-    static const int STEP = 64, STEP_BYTES = 264, LUT = 256, AHEAD = 8;
+    static const int STEP = 64, STEP_BYTES = 264, LUT = 256 * LUT_COPIES, AHEAD = 8,
+                     AHEAD_ONE = 8;
     struct regs {
         uint4 q[2];                                /* rows g, g+8: indices, signs; indices, signs */
         uint32_t d;
@@ -318,14 +328,15 @@ struct tile_iq2_xxs {
     }
     static __device__ __forceinline__ uint32_t selectors(uint32_t indices, uint32_t signs, const lane_pos &p,
                                                          const uint32_t *lut) {
-        uint32_t sign = signs >> p.t & 0x04444444;
-        return lut[indices >> 8 * p.t & 255] ^ sign ^ ((uint32_t)__popc(sign) << 30 & 0x40000000u);
+        uint32_t sign = signs >> p.t & 0x04444444, index = select_bytes(indices, 0, 0x4440 + p.t);
+        /* the product adds the seven bits up in bit 30 and above: their parity is the eighth */
+        return lut[index * LUT_COPIES + p.lane % LUT_COPIES] ^ sign ^ (sign * 0x11111111u & 0x40000000u);
     }
     static __device__ __forceinline__ uint32_t values(uint32_t selector) {
-        return __byte_perm(0x002b1908u, 0x00d5e7f8u, selector);
+        return select_bytes(0x002b1908u, 0x00d5e7f8u, selector);
     }
     static __device__ __forceinline__ int scale(uint32_t signs) {
-        return 2 * (int)(__funnelshift_l(signs, signs, 2) & 15) + 1;
+        return (int)(__funnelshift_l(signs, signs, 3) & 30) | 1;
     }
     template <int N, class X>
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
@@ -359,10 +370,19 @@ struct tile_iq2_xxs {
     }
 };
 
+/* A type's table in shared memory, several copies in different banks. */
+template <class T> static __device__ __forceinline__ void load_table(uint32_t *lut, const uint32_t *table) {
+    const int QUADS = T::LUT / 4;                  /* none where there is no table */
+    for (int i = (int)threadIdx.x; i < QUADS; i += (int)blockDim.x) {
+        uint32_t v = table[i * 4 / LUT_COPIES];
+        ((uint4 *)lut)[i] = make_uint4(v, v, v, v);
+    }
+}
+
 struct tile_f16 {
     static const enum act_kind KIND = ACT_F16X2;
     static const enum dtype TYPE = DTYPE_F16;
-    static const int STEP = 64, STEP_BYTES = 2048, LUT = 1, AHEAD = 2;
+    static const int STEP = 64, STEP_BYTES = 2048, LUT = 1, AHEAD = 2, AHEAD_ONE = 4;
     struct regs {
         uint4 q[4];
     };
@@ -402,36 +422,58 @@ static __device__ __forceinline__ struct act act_from(struct act act, enum act_k
     return act;
 }
 
-/* ---- activations from device memory: for few rows ---- */
+/* ---- activations from device memory, of one segment: for few rows ---- */
 
-template <int N> struct x_global {
-    const int8_t *q_;
+/* Where a segment's activations of one row start, for this lane. PAD: the rows side by side, if known (0:
+ * look in the act). */
+template <enum act_kind KIND, int PAD> struct x_segment {
+    static const int BLOCKS = KIND == ACT_F16X2 ? SEGMENT / 16 : SEGMENT / 32;
+    static const int SCALES = KIND == ACT_Q8_0 ? SEGMENT / 32 : KIND == ACT_Q8_K ? SEGMENT / 256 : 1;
+    const uint8_t *q_, *sum_;
     const float *d_;
-    const uint16_t *sum_;
-    int n_pad, column;                             /* column: first of this lane's group */
-    bool here;                                     /* N 1: this lane's column exists (others read as 0) */
-    int g, t;
-    __device__ x_global(const struct act &act, int column0, int n, const lane_pos &p)
-        : q_(act.q), d_(act.d), sum_(act.sum), n_pad(act.n_pad), column(column0),
-          here(N > 1 || column0 + p.g < n), g(p.g), t(p.t) {}
-    __device__ __forceinline__ uint2 at(const void *base, int64_t index, int bytes) const {
-        if (!here) return make_uint2(0, 0);
-        return *(const uint2 *)((const uint8_t *)base + index * bytes + t * 8);
+    int pad;
+    __device__ x_segment(const struct act &act, int row, int segment, const lane_pos &p) : pad(act.n_pad) {
+        q_ = (const uint8_t *)act.q + ((int64_t)segment * BLOCKS * n() + row) * 32 + p.t * 8;
+        sum_ = (const uint8_t *)act.sum + p.t * 8 +
+               ((int64_t)segment * (KIND == ACT_F16X2 ? BLOCKS : SCALES) * n() + row) * 32;
+        d_ = act.d + (int64_t)segment * SCALES * n();
     }
-    __device__ __forceinline__ uint2 q(int block, int j) const {
-        return at(q_, (int64_t)block * n_pad + column + 8 * j + g, 32);
+    __device__ __forceinline__ int n() const { return PAD ? PAD : pad; }
+    __device__ __forceinline__ uint2 q_at(int block, int row) const {
+        return *(const uint2 *)(q_ + (block * n() + row) * 32);
     }
+    __device__ __forceinline__ uint2 sum_at(int block, int row) const {
+        return *(const uint2 *)(sum_ + (block * n() + row) * 32);
+    }
+};
+
+/* Up to 8 N rows, 8 N side by side. */
+template <enum act_kind KIND, int N> struct x_few : x_segment<KIND, 8 * N> {
+    int t;
+    __device__ x_few(const struct act &act, int segment, const lane_pos &p)
+        : x_segment<KIND, 8 * N>(act, p.g, segment, p), t(p.t) {}
+    __device__ __forceinline__ uint2 q(int block, int j) const { return this->q_at(block, 8 * j); }
+    __device__ __forceinline__ uint2 sum(int block, int j) const { return this->sum_at(block, 8 * j); }
+    __device__ __forceinline__ uint2 hi(int block, int j) const { return this->q_at(block, 8 * j); }
+    __device__ __forceinline__ uint2 lo(int block, int j) const { return this->sum_at(block, 8 * j); }
     __device__ __forceinline__ float2 d(int block, int j) const {
-        return *(const float2 *)(d_ + (int64_t)block * n_pad + column + 8 * j + 2 * t);
+        return *(const float2 *)(this->d_ + block * 8 * N + 8 * j + 2 * t);
     }
-    __device__ __forceinline__ uint2 sum(int block, int j) const {
-        return at(sum_, (int64_t)block * n_pad + column + 8 * j + g, 32);
+};
+
+/* One row, the same for every column. */
+template <enum act_kind KIND, int PAD> struct x_one : x_segment<KIND, PAD> {
+    __device__ x_one(const struct act &act, int row, int segment, const lane_pos &p)
+        : x_segment<KIND, PAD>(act, row, segment, p) {
+        this->d_ += row;
     }
-    __device__ __forceinline__ uint2 hi(int block, int j) const {
-        return at(q_, (int64_t)block * n_pad + column + 8 * j + g, 32);
-    }
-    __device__ __forceinline__ uint2 lo(int block, int j) const {
-        return at(sum_, (int64_t)block * n_pad + column + 8 * j + g, 32);
+    __device__ __forceinline__ uint2 q(int block, int) const { return this->q_at(block, 0); }
+    __device__ __forceinline__ uint2 sum(int block, int) const { return this->sum_at(block, 0); }
+    __device__ __forceinline__ uint2 hi(int block, int) const { return this->q_at(block, 0); }
+    __device__ __forceinline__ uint2 lo(int block, int) const { return this->sum_at(block, 0); }
+    __device__ __forceinline__ float2 d(int block, int) const {
+        float d = this->d_[block * this->n()];
+        return make_float2(d, d);
     }
 };
 

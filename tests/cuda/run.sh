@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # run.sh [PART...] - builds the CUDA backend and its tests with nothing but nvcc and a C compiler, and runs them on this machine's card.
 # Parts: ops (every operation against the CPU backend), sanitize (the same, small, under compute-sanitizer), bench (single
-# operations), model (expected logits and speed of whole models; needs a program, see below). Default: ops bench.
+# operations), model (expected logits of the tiny models), speed (prefill and decode of a whole model, one table); model and
+# speed need a program, see below. Default: ops bench.
 #
-#     PLEIADES          the program for `model` (default: build/release/pleiades, or dist/*/bin/pleiades)
+#     PLEIADES          the program for `model` and `speed` (default: build/release/pleiades, or dist/*/bin/pleiades)
+#     MODEL             the model for `speed`; without it one is made in SCRATCH (default /dev/shm) and removed: LAYERS layers of
+#                       flash-q2 (default 8: 17 GB; 43 is the whole model, 87 GB)
 #     PLEIADES_VECTORS  folder with the expected values
 #     JOBS              compile jobs
 set -u
@@ -59,6 +62,25 @@ sanitize() {
     done
 }
 
+speed() {
+    local program=${PLEIADES:-$(ls -d build/release/pleiades dist/*/bin/pleiades 2>/dev/null | head -n 1)}
+    local model=${MODEL:-} made=
+    [ -x "$program" ] || { echo "SKIP no program (set PLEIADES)"; return 0; }
+    if [ -z "$model" ]; then
+        made=$(mktemp -d "${SCRATCH:-/dev/shm}/pleiades.XXXXXX") || return 1
+        model=$made/model.gguf
+        "$program" synth --preset flash-q2 --layers "${LAYERS:-8}" -o "$model" || { rm -rf "$made"; return 1; }
+    fi
+    {
+        "$program" bench -m "$model" --backend cuda --chunk 4096 -n 0 -p 512,4096,16384,32768 &&
+            "$program" bench -m "$model" --backend cuda --chunk 4096 -p 0 -n 64 -s 1,4,16,64 -d 2048 &&
+            "$program" bench -m "$model" --backend cuda --chunk 4096 -p 0 -n 64 -s 1,16 -d 8192,32768
+    } | grep -vE '^(machine|$)'
+    local rc=${PIPESTATUS[0]}
+    [ -z "$made" ] || rm -rf "$made"
+    return "$rc"
+}
+
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 part build build
 [ $failed = 0 ] || exit 1
@@ -69,6 +91,7 @@ for p in ${*:-ops bench}; do
     bench) part bench $out/ops_test --bench ;;
     sanitize) part sanitize sanitize ;;
     model) part model bash tests/cuda/model.sh ;;
+    speed) part speed speed ;;
     *) echo "unknown part $p"; exit 2 ;;
     esac
 done
