@@ -194,18 +194,32 @@ void requests_submit(struct coord *c, const struct coord_submit *s, struct coord
     check_at(c, c->now_ns + ms_to_ns(c->config.stall_ms));
 }
 
-/* A sequence for r: one that was left behind and begins like it, or a new one. There is room. */
-static void seq_give(struct coord *c, struct request *r) {
+/* A sequence for r. There is room: for a new one, or one that was left behind and begins like it; often
+ * also for a copy of that. */
+static struct seq_match seq_give(struct coord *c, struct request *r) {
     struct seq_match match = seq_match(c, r->token, r->n_token);
+    r->n_sent_max = match.id ? seq_find(c, match.id)->n_sent_max : 0;
+    r->seq = match.id ? seq_copy(c, match.id, number_of(c, r), r->n_total_max) : 0;
+    r->from = r->seq ? match.id : 0;
+    if (r->seq) return match;
+    if (match.id && seq_find(c, match.id)->n_copying) match = (struct seq_match){ 0 };  /* not now */
     sequences_make_room(c, match, r->n_total_max);
+    if (match.id) seq_take(c, match.id, number_of(c, r), r->n_total_max);
+    else r->n_sent_max = 0;
     r->seq = match.id ? match.id : seq_open(c, number_of(c, r), r->n_total_max);
+    return match;
+}
+
+static void begin(struct coord *c, struct request *r) {
+    struct seq_match match = seq_give(c, r);
     r->n_sent = r->n_held = match.pos0;
-    r->n_sent_max = match.id ? seq_take(c, match.id, number_of(c, r), r->n_total_max) : 0;
+    r->copied = r->from != 0;
     r->alone = match.pos0 < r->n_sent_max && !PLANT(back_together);
     if (r->alone) MARK(seq_goes_back);
     if (!r->admitted) r->n_cached = match.pos0;
     r->admitted = true;
     c->totals.n_cached_row += match.pos0;
+    if (r->from && PLANT(source_unpinned)) seq_copied(c, r->from);
 }
 
 void requests_admit(struct coord *c) {
@@ -222,7 +236,7 @@ void requests_admit(struct coord *c) {
         }
         list_remove(c, r);
         set_state(c, r, RQ_PREFILL);
-        seq_give(c, r);
+        begin(c, r);
         r->ready_ns = c->now_ns;
         list_insert(c, r, RL_PREFILL, false);
     }
@@ -241,7 +255,7 @@ static void give_place(struct coord *c, struct request *r) {
 static void fork_over(struct coord *c, struct request *r) {
     uint64_t source = r->from;
     r->from = 0;
-    if (source && !PLANT(source_unpinned)) seq_fork_over(c, source);
+    if (source && !PLANT(source_unpinned)) seq_copied(c, source);
 }
 
 /* What it leaves behind may serve another: an answer that is complete, or that somebody stopped. */
@@ -374,8 +388,8 @@ void request_lost(struct coord *c, struct request *r, uint32_t pos0, bool must_r
 static void keep_prompt(struct coord *c, struct request *r) {
     struct seq *s = seq_find(c, r->seq);
     bool worth = c->config.n_park_max > 0 && r->n_prompt >= c->config.n_keep_min;
-    bool whole = r->n_sent == r->n_prompt && r->n_held == r->n_prompt;
-    if (!worth || !whole || c->requests.list[RL_QUEUE].n > 0) return;
+    bool whole = r->n_sent == r->n_prompt && r->n_held == r->n_prompt, there = r->n_cached + 1 >= r->n_prompt;
+    if (!worth || !whole || (there && r->copied) || c->requests.list[RL_QUEUE].n > 0) return;
     struct seq_rest rest = { NULL, r->n_sent, r->n_held, r->n_sent_max };
     rest.take_token = xcalloc(r->n_prompt, sizeof *r->token);
     memcpy(rest.take_token, r->token, r->n_prompt * sizeof *r->token);
@@ -386,7 +400,7 @@ static void keep_prompt(struct coord *c, struct request *r) {
     }
     r->from = r->seq;
     r->seq = copy;
-    if (PLANT(source_unpinned)) seq_fork_over(c, r->from);
+    if (PLANT(source_unpinned)) seq_copied(c, r->from);
     request_settle(c, r);
 }
 

@@ -34,7 +34,7 @@ struct request {
     uint64_t seq, from;                           /* 0: none; from: what seq is a copy of, until it exists */
     uint32_t n_sent, n_sent_max, n_held;
     uint32_t n_cached;                            /* of the prompt: taken over when it was first admitted */
-    bool admitted, alone;                         /* ever; its next segment travels alone (sequence.h) */
+    bool admitted, copied, alone;    /* ever; began as a copy; its next segment travels alone (sequence.h) */
     uint32_t n_retry;
     uint64_t retry_first_ns, not_before_ns;       /* since the last token */
     uint64_t arrived_ns, deadline_ns,

@@ -58,9 +58,15 @@ uint64_t seq_open(struct coord *c, uint32_t request, uint32_t n_reserved) {
     return s->id;
 }
 
+/* Whether it counts among those that may be given up. */
+static void count_parked(struct coord *c, const struct seq *s, bool parked) {
+    struct sequences *q = &c->sequences;
+    if (parked) q->n_parked++, q->tokens_parked += s->n_reserved;
+    else q->n_parked--, q->tokens_parked -= s->n_reserved;
+}
+
 static void unpark(struct coord *c, struct seq *s) {
-    c->sequences.n_parked--;
-    c->sequences.tokens_parked -= s->n_reserved;
+    if (s->n_copying == 0) count_parked(c, s, false);
     free(s->token);
     s->token = NULL;
 }
@@ -97,7 +103,7 @@ static struct seq *oldest_parked(struct coord *c, uint64_t but) {
     struct seq *oldest = NULL;
     for (uint32_t i = 0; i < q->n; i++) {
         struct seq *s = &q->seq[i];
-        if (s->state != SQ_PARKED) continue;
+        if (s->state != SQ_PARKED || s->n_copying) continue;
         if (!oldest || oldest->id == but || (s->id != but && s->used < oldest->used)) oldest = s;
     }
     return oldest;
@@ -141,14 +147,15 @@ struct seq_match seq_match(struct coord *c, const int32_t *token, uint32_t n_tok
     return best;
 }
 
-uint32_t seq_take(struct coord *c, uint64_t id, uint32_t request, uint32_t n_reserved) {
+void seq_take(struct coord *c, uint64_t id, uint32_t request, uint32_t n_reserved) {
     struct seq *s = seq_find(c, id);
+    CHECK(s->n_copying == 0);
     MARK(seq_taken_over);
     unpark(c, s);
     set_state(c, s, SQ_OWNED);
     reserve(c, s, n_reserved);
     s->request = request;
-    return s->n_sent_max;
+    s->is_prompt = false;
 }
 
 /* All that was sent is known to be in: what a stage holds is what we think. */
@@ -158,8 +165,7 @@ static void park(struct coord *c, struct seq *s) {
     s->used = q->used_next++;
     set_state(c, s, SQ_PARKED);
     reserve(c, s, s->n_sent_max);
-    q->n_parked++;
-    q->tokens_parked += s->n_reserved;
+    if (s->n_copying == 0) count_parked(c, s, true);
     if (q->n_parked > c->config.n_park_max) seq_remove(c, oldest_parked(c, 0));
 }
 
@@ -185,26 +191,44 @@ void seq_flight_over(struct coord *c, struct seq *s) {
     if (s->n_flying == 0) seq_over(c, s);
 }
 
+/* ---- copies ---- */
+
 uint64_t seq_fork(struct coord *c, struct seq *s, const struct seq_rest *rest) {
     bool slot_missing;
     uint64_t id = s->id;
     if (!sequences_have_room(c, rest->n_sent_max, &slot_missing)) return 0;
     sequences_make_room(c, (struct seq_match){ 0 }, rest->n_sent_max);
-    uint32_t request = (s = seq_find(c, id))->request;
-    uint64_t copy = seq_open(c, request, s->n_reserved);
+    s = seq_find(c, id);
+    uint64_t copy = seq_open(c, s->request, s->n_reserved);
     MARK(seq_forked);
     s = seq_find(c, id);
+    s->is_prompt = true;
+    s->n_copying++;
     reserve(c, s, rest->n_sent_max);
-    s->n_flying++;                                /* until seq_fork_over */
     seq_leave(c, s, rest);
     return copy;
 }
 
-void seq_fork_over(struct coord *c, uint64_t source) {
+uint64_t seq_copy(struct coord *c, uint64_t source, uint32_t request, uint32_t n_reserved) {
     struct seq *s = seq_find(c, source);
-    CHECK(s && s->state == SQ_CLOSING && s->n_flying > 0);
-    s->n_flying--;
-    seq_flight_over(c, s);
+    bool slot_missing;
+    if (!s->is_prompt) return 0;
+    if (s->n_copying++ == 0) count_parked(c, s, false);
+    if (!sequences_have_room(c, n_reserved, &slot_missing)) {
+        seq_copied(c, source);
+        return 0;
+    }
+    MARK(seq_copied);
+    s->used = c->sequences.used_next++;
+    sequences_make_room(c, (struct seq_match){ 0 }, n_reserved);
+    return seq_open(c, request, n_reserved);
+}
+
+void seq_copied(struct coord *c, uint64_t source) {
+    struct seq *s = seq_find(c, source);
+    CHECK(s && s->n_copying > 0);
+    if (--s->n_copying == 0 && s->state == SQ_PARKED) count_parked(c, s, true);
+    if (c->sequences.n_parked > c->config.n_park_max) seq_remove(c, oldest_parked(c, 0));
 }
 
 /* ---- for tests ---- */
@@ -221,8 +245,8 @@ void sequences_check(const struct coord *c) {
         CHECK(s->state != SQ_CLOSING || s->n_flying > 0);
         CHECK(s->state != SQ_PARKED || (s->token && s->n_flying == 0 && s->n_reserved == s->n_sent_max));
         reserved += s->n_reserved;
-        parked += s->state == SQ_PARKED ? s->n_reserved : 0;
-        n_parked += s->state == SQ_PARKED;
+        parked += s->state == SQ_PARKED && !s->n_copying ? s->n_reserved : 0;
+        n_parked += s->state == SQ_PARKED && !s->n_copying;
     }
     CHECK(reserved == q->tokens_reserved && parked == q->tokens_parked && n_parked == q->n_parked);
     CHECK(n_parked <= c->config.n_park_max);

@@ -14,7 +14,8 @@
  * parked. Part of the coordinator core.
  *
  * Copies. An answer is written behind a copy of its prompt: so the prompt alone stays, too, for the next
- * one that begins with it and goes on differently (the same again; a history without what was thought).
+ * one that begins with it and goes on differently (the same again; a history without what was thought),
+ * and for several of them at once. While a copy is made, its source can neither go nor change.
  *
  * Going back. Stages go back by MSG_ROLLBACK tokens at most, counted from the most that they ever held. A
  * stage that missed a batch may still hold what was there before, so after a takeover that goes back the
@@ -35,11 +36,13 @@ struct seq {
     int32_t *token;                               /* NULL: it will not be parked */
     uint32_t n_sent, n_held, n_sent_max;          /* on their way or in; known to be in; the most ever */
     uint64_t used;                                /* order of parking */
+    uint32_t n_copying;                           /* requests that begin as copies and do not exist yet */
+    bool is_prompt;                               /* others may want it, too: copied, not taken over */
 };
 
 struct sequences {
     struct seq *seq;                              /* alive, by number */
-    uint32_t n, n_parked;
+    uint32_t n, n_parked;                         /* n_parked: may be given up, so not while being copied */
     uint64_t next, used_next;
     uint64_t tokens_reserved, tokens_parked;      /* of all; of the parked ones among them */
 };
@@ -68,16 +71,19 @@ bool sequences_have_room(const struct coord *c, uint32_t n_reserved, bool *slot_
 void sequences_make_room(struct coord *c, struct seq_match match, uint32_t n_reserved);
 /* The parked one that spares most of these tokens. The last token is always fed again: its row is wanted. */
 struct seq_match seq_match(struct coord *c, const int32_t *token, uint32_t n_token);
-/* Parked becomes owned; gives the most tokens that a stage may hold of it. */
-uint32_t seq_take(struct coord *c, uint64_t id, uint32_t request, uint32_t n_reserved);
+/* Parked becomes owned. */
+void seq_take(struct coord *c, uint64_t id, uint32_t request, uint32_t n_reserved);
 
 /* Its request does not need it any more. rest NULL: nobody will. */
 void seq_leave(struct coord *c, struct seq *s, const struct seq_rest *rest);
 void seq_flight_over(struct coord *c, struct seq *s);         /* closing: one batch less to wait for */
-/* The request goes on in a copy, whose number is the result; s stays as it is, and is parked when
- * seq_fork_over says that the copy exists everywhere, or is not needed. 0: no room for both. */
+/* The request goes on in a copy, whose number is the result; s, a prompt, is parked when the copy exists
+ * everywhere. 0: no room for both. */
 uint64_t seq_fork(struct coord *c, struct seq *s, const struct seq_rest *rest);
-void seq_fork_over(struct coord *c, uint64_t source);
+/* A copy of a parked one for a request; 0: take it over instead, there is no room for both, or it is no
+ * prompt. */
+uint64_t seq_copy(struct coord *c, uint64_t source, uint32_t request, uint32_t n_reserved);
+void seq_copied(struct coord *c, uint64_t source);            /* it exists everywhere, or is not needed */
 void sequences_drop_all(struct coord *c);                     /* the plan is over */
 void sequences_check(const struct coord *c);
 

@@ -60,6 +60,7 @@
     X(seq_taken_over)      /* a prompt goes on where an earlier request ended */                         \
     X(seq_goes_back)       /* the same, a few tokens before its end */                                   \
     X(seq_forked)          /* a prompt is kept beside its answer */                                      \
+    X(seq_copied)          /* a request begins as a copy of a prompt that stays for others */            \
     X(seq_given_up)        /* a parked sequence makes room */                                            \
     /* node core */                                                                                      \
     X(node_stale_epoch)                                                                                  \

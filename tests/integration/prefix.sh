@@ -40,6 +40,24 @@ conversation() {
     turn "$tmp/turn4" "half of it" 0
     turn "$tmp/turn1" "the first prompt once more" 0
     turn "$tmp/turn1" "and again" $((n - 1))
+    crowd
+}
+
+# Three at once begin with a prompt that is there, and go on differently.
+crowd() {
+    local i jobs='' right=0 before cached
+    before=$(member cached)
+    for i in 1 2 3; do
+        { words_but "$i" "$tmp/turn1"; echo "$i$i $i 7"; } >"$tmp/branch.$i"
+        ask "$tmp/branch.$i" -n 20 --temp 1 --seed 3 >"$tmp/crowd.$i" 2>&1 &
+        jobs="$jobs $!"
+    done
+    # shellcheck disable=SC2086
+    wait $jobs
+    for i in 1 2 3; do [ "$(cat "$tmp/crowd.$i")" = "$(alone "$tmp/branch.$i")" ] && right=$((right + 1)); done
+    same "$way: three that branch at once get what each gets alone" 3 $right
+    cached=$(($(member cached) - before))
+    same "$way: and each found the prompt ($cached tokens)" 1 $((cached >= 3 * n - 6))
 }
 
 way="one stage"
@@ -54,7 +72,9 @@ for name in a b c; do node "$name" --insecure -m "$model" --memory 1G; done
 ok "three nodes" wait_for serving
 conversation
 kill -9 "$(pid b)"
+ok "the loss of one is noticed" wait_for loading
 node b --insecure -m "$model" --memory 1G
+ok "and its return" wait_for serving
 turn "$tmp/turn2" "after a machine was lost" 0
 turn "$tmp/turn1" "nothing of before, then again" 0
 turn "$tmp/turn1" "what has been computed since" $((n - 1))

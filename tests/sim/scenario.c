@@ -199,6 +199,7 @@ static bool goes_back_and_breaks(struct world *w, bool data, uint64_t after_ns) 
 static bool copies_and_breaks(struct world *w, bool data, uint64_t after_ns) {
     shape(w, 2);
     w->coord_config.n_keep_min = 1;
+    w->n_slot = 2;                                /* no third: it has to take the prompt itself */
     struct client *c = clients_add(w, w->now + 4000 * MS, 20, 8), *next;
     actors_start(w);
     while (!w->failed && c->n_got == 0) world_step(w);

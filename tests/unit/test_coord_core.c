@@ -795,7 +795,36 @@ static void an_answer_begins_in_a_copy_of_its_prompt(void **state) {
     assert_int_equal(seg_sent().seq, copy);
     int32_t text[] = { 0, 0, 0, 7, 7 };           /* the same beginning, another end, at the same time */
     submit_text(2, text, 5, 4, 0);
+    assert_true(seg_sent().seq > copy);
+    assert_int_equal(seg_sent().from, base);
+    assert_int_equal(seg_sent().pos0, 3);
+    assert_int_equal(view().n_parked, 0);         /* being copied: it may not go */
+    result(3, 0);
+    submit_text(3, text, 4, 4, 0);                /* 4 slots: both answers, the prompt, and this one */
+    assert_int_equal(seg_sent().from, base);
+    submit_text(4, text, 4, 4, 0);                /* waits until the prompt can be taken */
+    assert_int_equal(view().n_queued, 1);
+}
+
+static void without_room_for_a_copy_the_prompt_itself_is_taken(void **state) {
+    (void)state;
+    b.config.n_keep_min = 3;
+    coord_free(b.coord);
+    b.coord = coord_new(&b.config);
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    ready(A, 20);
+    ready(B, 20);
+    submit(1, 3, 4);
+    uint64_t base = seg_sent().seq;
+    result(1, 2);
+    result(2, 0);
+    assert_int_equal(view().n_parked, 1);         /* 3 for it, 7 for the answer */
+    int32_t text[] = { 0, 0, 0, 7, 7 };
+    submit_text(2, text, 5, 7, 0);                /* 12 more: only instead of it */
     assert_int_equal(seg_sent().seq, base);
+    assert_int_equal(seg_sent().from, 0);
     assert_int_equal(seg_sent().pos0, 3);
 }
 
@@ -817,7 +846,8 @@ static void a_copy_that_was_lost_is_made_again(void **state) {
     deliver(B, (struct payload){ 0 });
     assert_int_equal(view().n_parked, 1);         /* given up: the prompt is still worth something */
     tick(100);
-    assert_int_equal(seg_sent().seq, base);
+    assert_int_equal(seg_sent().from, base);      /* and so it begins once more */
+    assert_true(seg_sent().seq > copy);
     assert_int_equal(seg_sent().pos0, 3);
     assert_int_equal(sent(MSG_WORK)->u.work.token[0], 100);
 }
@@ -899,6 +929,7 @@ int main(void) {
         KEEPS(a_new_plan_keeps_nothing),
         KEEPS(a_takeover_that_is_lost_is_a_replay),
         KEEPS(an_answer_begins_in_a_copy_of_its_prompt),
+        KEEPS(without_room_for_a_copy_the_prompt_itself_is_taken),
         KEEPS(a_copy_that_was_lost_is_made_again),
         KEEPS(there_is_no_copy_without_room_for_it),
     };
