@@ -41,5 +41,7 @@ ok "and one with a key" said "$tmp/locked" "serving: 1 node"
 
 mkdir -p build/page
 PAGE_URL=$url LOCKED_URL=$locked LOCKED_KEY=sesame CHROMIUM=$browser SHOTS=$PWD/build/page HOME=$tmp \
-    timeout 240 node --test --test-reporter=./tests/clients/reporter.js tests/clients/page.test.js || failures=$((failures + 1))
+    timeout 540 node --test --test-reporter=./tests/clients/reporter.js tests/clients/page.test.js
+status=$?
+[ $status -eq 0 ] || failed "the browser tests end well (status $status; 124: too slow)"
 ok "a picture was made" test -s build/page/page.png
