@@ -14,6 +14,10 @@
 #include "common/sys/loop.h"
 #include "common/sys/zpump.h"
 
+/* The next stage refuses until its own ASSIGN has told it who we are: the first failures in a row are
+ * no news. */
+enum { TELL_AFTER = 3 };
+
 static bool dialled_receive(void *ctx) {
     struct dialled *d = ctx;
     struct links *l = d->links;
@@ -38,7 +42,7 @@ static void dialled_failed(struct dialled *d, const char *why) {
     uint64_t wait = (uint64_t)l->config.redial_ms << MIN(d->n_failed, 10u);
     d->n_failed++;
     links_due(l, &d->redial_ns, clock_now_ns() + MIN(wait, l->config.redial_ms_max) * MS);
-    if (d->told) return;
+    if (d->told || d->n_failed < TELL_AFTER) return;
     d->told = true;
     if (l->config.on_refused) l->config.on_refused(l->config.ctx, d->link, why);
 }

@@ -14,6 +14,8 @@ struct loop {
     uv_loop_t uv;
     uv_async_t async;
     uv_prepare_t prepare;
+    uv_idle_t idle;                               /* active: there are overdue timers */
+    struct loop_timer *overdue;
     struct loop_hook *hook, *hook_next;           /* next: while they run */
     _Atomic(struct loop_task *) posted;           /* newest first */
     atomic_bool stopping, running;
@@ -24,6 +26,7 @@ struct loop {
 struct loop_timer {
     uv_timer_t uv;
     struct loop *loop;
+    struct loop_timer *next, **back;              /* back NULL: not overdue */
     uint64_t deadline_ns, armed_ns;               /* LOOP_NEVER: none; armed <= deadline */
     void (*fire)(void *ctx);
     void *ctx;
@@ -117,10 +120,11 @@ int loop_new(struct loop **out, struct err *e) {
         free(l);
         return err_set(e, ERR_IO, "an event loop cannot be made: %s", uv_strerror(rc));
     }
+    uv_idle_init(&l->uv, &l->idle);
     uv_prepare_init(&l->uv, &l->prepare);
     uv_prepare_start(&l->prepare, on_prepare);
     uv_unref((uv_handle_t *)&l->prepare);
-    l->async.data = l->prepare.data = l;
+    l->async.data = l->prepare.data = l->idle.data = l;
     *out = l;
     return 0;
 }
@@ -144,6 +148,7 @@ void loop_free(struct loop *l) {
     CHECK(!l->hook);
     uv_close((uv_handle_t *)&l->async, NULL);
     uv_close((uv_handle_t *)&l->prepare, NULL);
+    uv_close((uv_handle_t *)&l->idle, NULL);
     uv_run(&l->uv, UV_RUN_DEFAULT);               /* close callbacks; nothing else is left */
     CHECK(uv_loop_close(&l->uv) == 0);
     free(l);
@@ -167,8 +172,7 @@ uv_loop_t *loop_uv(struct loop *l) {
 
 static void arm(struct loop_timer *t);
 
-static void on_timer(uv_timer_t *uv) {
-    struct loop_timer *t = (struct loop_timer *)(void *)uv;
+static void fire_or_wait(struct loop_timer *t) {
     t->armed_ns = LOOP_NEVER;
     if (t->deadline_ns == LOOP_NEVER) return;
     if (clock_now_ns() < t->deadline_ns) {
@@ -179,12 +183,55 @@ static void on_timer(uv_timer_t *uv) {
     t->fire(t->ctx);
 }
 
+static void on_timer(uv_timer_t *uv) {
+    fire_or_wait((struct loop_timer *)(void *)uv);
+}
+
+static void overdue_remove(struct loop_timer *t) {
+    if (!t->back) return;
+    *t->back = t->next;
+    if (t->next) t->next->back = t->back;
+    t->back = NULL;
+}
+
+static void overdue_add(struct loop_timer *t, struct loop_timer **list) {
+    t->next = *list;
+    t->back = list;
+    if (t->next) t->next->back = &t->next;
+    *list = t;
+}
+
+/* Those that are overdue now; what they set anew is for the next round. */
+static void on_idle(uv_idle_t *idle) {
+    struct loop *l = idle->data;
+    struct loop_timer *now = NULL;
+    while (l->overdue) {
+        struct loop_timer *t = l->overdue;
+        overdue_remove(t);
+        overdue_add(t, &now);
+    }
+    while (now) {
+        struct loop_timer *t = now;
+        overdue_remove(t);
+        fire_or_wait(t);
+    }
+    if (!l->overdue) uv_idle_stop(idle);
+}
+
+/* An overdue one does not go to libuv: there a timer that is set to 0 in its own callback fires again
+ * at once, for ever, and nothing else gets its turn. */
 static void arm(struct loop_timer *t) {
+    struct loop *l = t->loop;
     uint64_t now = clock_now_ns();
-    uint64_t ms = t->deadline_ns > now ? (t->deadline_ns - now + 999999) / 1000000 : 0;
     t->armed_ns = t->deadline_ns;
-    uv_update_time(&t->loop->uv);                 /* else the delay counts from the start of this round */
-    uv_timer_start(&t->uv, on_timer, ms, 0);
+    if (t->deadline_ns <= now) {
+        overdue_remove(t);
+        overdue_add(t, &l->overdue);
+        uv_idle_start(&l->idle, on_idle);
+        return;
+    }
+    uv_update_time(&l->uv);                       /* else the delay counts from the start of this round */
+    uv_timer_start(&t->uv, on_timer, (t->deadline_ns - now + 999999) / 1000000, 0);
 }
 
 struct loop_timer *loop_timer_new(struct loop *l, void (*fire)(void *ctx), void *ctx) {
@@ -203,6 +250,7 @@ void loop_timer_set(struct loop_timer *t, uint64_t deadline_ns) {
 }
 
 void loop_timer_free(struct loop_timer *t) {
+    if (t) overdue_remove(t);
     if (t) uv_close((uv_handle_t *)&t->uv, on_closed);
 }
 

@@ -679,10 +679,12 @@ struct sender {
     uint64_t sent, to;
 };
 
+enum { UNANSWERED_MAX = 200 };                    /* below the queues, where messages would be dropped */
+
 /* Sends in bursts, not from the callback of the socket: every call on it may eat a signal. */
 static void on_burst(void *ctx) {
     struct sender *s = ctx;
-    for (int i = 0; i < 7 && s->sent < s->to; i++) {
+    for (int i = 0; i < 7 && s->sent < s->to && s->sent < s->from->n_frame + UNANSWERED_MAX; i++) {
         uint64_t number = s->sent + 1;
         if (links_send(s->from->links, 1, &number, sizeof number, (struct payload){ 0 }, false) < 0) break;
         s->sent++;

@@ -61,6 +61,27 @@ static void a_timer_fires_once_and_not_before_its_deadline(void **state) {
     loop_free(f.loop);
 }
 
+static void on_fire_again(void *ctx) {
+    struct fired *f = ctx;
+    f->n++;
+    loop_timer_set(f->timer, 0);
+}
+
+static void a_timer_that_is_always_overdue_lets_others_run(void **state) {
+    struct fired f = { .loop = new_loop() };
+    (void)state;
+    f.timer = loop_timer_new(f.loop, on_fire_again, &f);
+    struct loop_timer *other = loop_timer_new(f.loop, stop_it, f.loop);
+    loop_timer_set(f.timer, 0);
+    loop_timer_set(other, clock_now_ns() + 20 * MS);
+    loop_run(f.loop);
+    assert_true(f.n > 1);
+    loop_timer_set(other, 0);                     /* both overdue, and freed while they are */
+    loop_timer_free(f.timer);
+    loop_timer_free(other);
+    loop_free(f.loop);
+}
+
 struct posted { struct loop_task task; struct loop *loop; int number; int *next; bool last; };
 
 static void on_posted(struct loop_task *t) {
@@ -416,6 +437,7 @@ static void a_full_ring_says_so(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(a_timer_fires_once_and_not_before_its_deadline),
+        TEST(a_timer_that_is_always_overdue_lets_others_run),
         TEST(what_another_thread_posts_runs_here_in_order),
         TEST(wake_ups_are_merged_and_the_last_one_is_not_lost),
         TEST(a_signal_is_a_callback_on_the_loop),
