@@ -4,6 +4,7 @@
 
 #include "common/base/check.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -107,13 +108,27 @@ static int find_stages(struct service *s, const struct plan_options *o, struct p
     return plan_search(s->plan_model, s->plan_cluster, o, p, e);
 }
 
+/* Whoever might become a helper has the weights or a place for them. */
+static bool all_can_help(const struct service *s) {
+    for (uint32_t i = 0; i < s->plan_cluster->n; i++) {
+        const struct plan_absent *a = s->plan_cluster->machine[i].absent;
+        bool fine = isfinite(a->embed) && isfinite(a->head);
+        for (uint32_t l = 0; l < s->hp.n_layer; l++) fine &= isfinite(a->layer[l]) != 0;
+        if (!fine) return false;
+    }
+    return true;
+}
+
 /* Memory for all streams at once, each with a full context, if it can be had; else for one: requests that
  * do not fit beside each other wait (msg_ready.state_tokens_max). */
 static int search(struct service *s, struct plan *p, struct err *e) {
     struct plan_options o = options_of(s, s->config.n_slot);
     int rc = find_stages(s, &o, p, e);
-    if (rc != ERR_NOMEM || s->config.n_slot == 1) return rc;
+    if (rc != ERR_NOMEM) return rc;
     o.n_streams = 1;
+    rc = find_stages(s, &o, p, e);
+    if (rc != ERR_NOMEM || !all_can_help(s)) return rc;
+    o.helpers = PLAN_HELPERS_AUTO;
     return find_stages(s, &o, p, e);
 }
 

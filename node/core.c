@@ -312,7 +312,7 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
     n->assign.peer = n->peer_key;
     n->has_assign = true;
     n->assigned_by = m->incarnation;
-    n->retired = n->holds_weights = false;
+    n->retired = n->holds_weights = n->loaded = false;
     n->progress = (struct msg_progress){ 0 };
     n->load_code = 0;
     n->load_text[0] = 0;
@@ -355,13 +355,27 @@ static void on_progress(struct node *n, const struct node_load *load, struct nod
     if (n->coordinator.up) tell_state(n, outs);
 }
 
+/* A lead without its helpers could compute nothing: it says READY when all of them know it. */
+static void maybe_ready(struct node *n, struct node_outs *outs) {
+    if (n->state != NODE_LOADING || !n->loaded) return;
+    for (uint32_t i = 0; i < n->n_helper; i++)
+        if (!n->helper_peer[i].up) return;
+    node_set_state(n, NODE_READY);
+    if (n->coordinator.up) tell_state(n, outs);
+}
+
 static void on_loaded(struct node *n, const struct node_load *load, struct node_outs *outs) {
     if (load->epoch != n->epoch || n->state != NODE_LOADING) return;
     n->ready = load->ready;
     n->load_code = load->code;
     snprintf(n->load_text, sizeof n->load_text, "%s", load->code < 0 && load->text ? load->text : "");
     n->holds_weights = load->code >= 0;
-    node_set_state(n, load->code < 0 ? NODE_IDLE : NODE_READY);
+    n->loaded = load->code >= 0;
+    if (n->loaded) {
+        maybe_ready(n, outs);
+        return;
+    }
+    node_set_state(n, NODE_IDLE);
     if (n->coordinator.up) tell_state(n, outs);
 }
 
@@ -429,6 +443,7 @@ static void on_msg(struct node *n, const struct node_event *ev, struct payload *
         on_hello(n, ev, outs);
     } else if (ours && m->kind == MSG_WELCOME) {
         on_welcome(n, p, ev);
+        maybe_ready(n, outs);
     } else if (ours && m->kind == MSG_REFUSE) {
         on_refuse(n, p, ev, outs);
     } else if (!p || !p->up) {

@@ -46,7 +46,7 @@ struct node {
     int refused_code;                             /* of the last REFUSE, so that each reason is told once */
 
     bool has_assign, retired,
-        holds_weights; /* retired: the plan of `assign` is over, and we are in no newer one */
+        loaded, holds_weights; /* retired: the plan of `assign` is over, and we are in no newer one */
     uint64_t assigned_by;                         /* incarnation of the coordinator that did */
     struct msg_assign assign;
     struct msg_helper helper[MSG_HELPERS_MAX];

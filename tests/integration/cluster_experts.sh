@@ -48,3 +48,20 @@ end_cluster a b
 ok "two stages, the first with three helpers" cluster a=0-1+b+c+d,e=2-4 a b c d e
 compare "three helpers and a second stage"
 end_cluster a b c d e
+
+# Nobody asked for helpers, but no machine can hold a layer alone.
+model=$tmp/one.gguf
+"$pleiades" synth -o "$model" -l 1 -x f16 >"$tmp/synth.log" 2>&1 || { failed "synth writes a model of one layer"; exit 1; }
+alone >"$tmp/want"
+alone --temp 1 --seed 3 >"$tmp/want.sampled"
+narrow() {
+    serve head -m "$model" --no-local-node --bind-nodes 127.0.0.1:0 --insecure --nodes 2 --threads 1 --ctx 512 \
+        --slots 1 --rows 64 || return 1
+    node f --insecure --store "$tmp/f" --memory 9M --rows 64
+    node g --insecure --store "$tmp/g" --memory 9M --rows 64
+    wait_for serving
+}
+ok "a layer that fits nobody is served by two" narrow
+ok "one of them is a helper" test -n "$(find "$tmp/f" "$tmp/g" -name '*-helper-*')"
+compare "a plan with helpers"
+end_cluster f g

@@ -659,7 +659,9 @@ static void serve_with_helper(void) {
     assign(1, &a);
     assert_int_equal(find(NODE_OUT_CONNECT, 0)->link, NODE_LINK_HELPER);
     loaded(1, 0);
+    assert_null(sent(MSG_READY));                 /* not before the helper knows us */
     welcome(NODE_LINK_HELPER, 33);
+    assert_non_null(sent(MSG_READY));
 }
 
 static void ask(uint64_t batch, uint32_t layer) {
