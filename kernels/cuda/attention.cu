@@ -61,7 +61,7 @@ static __global__ void __launch_bounds__(HEAD_THREADS) attention_kernel(struct a
 }
 
 bool attention_ropes(const struct cuda *c, const struct attention_args *a) {
-    return a->n <= GRAPH_ROWS_MAX && attention_fits_mma(c, a->layer);
+    return attention_fits_mma(c, a->layer);
 }
 
 void run_attention(struct cuda *c, const struct attention_args *a, const struct q_rope_args *rope,

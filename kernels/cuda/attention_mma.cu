@@ -34,6 +34,30 @@ static __device__ __forceinline__ void copy_rows(fused_shared<HEADS, ROWS> *s, i
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
+/* What q_rope does (stream.cu), to the same bits, on the way to shared memory: a warp per head, two heads
+ * at a time. */
+static __device__ __forceinline__ void rope_queries(__half *m, const float *q, const float *rope, int head0,
+                                                    int heads, int n_head, float eps) {
+#pragma unroll 2
+    for (int head = (int)threadIdx.x / 32; head < heads; head += FUSED_WARPS) {
+        const float2 *x = (const float2 *)(q + (int64_t)min(head0 + head, n_head - 1) * DIM);
+        float2 v[DIM / 64];
+        float square = 0;
+#pragma unroll
+        for (int k = 0; k < DIM / 64; k++) v[k] = x[lane_id() + 32 * k];
+#pragma unroll
+        for (int k = 0; k < DIM / 64; k++) square = fmaf(v[k].x, v[k].x, fmaf(v[k].y, v[k].y, square));
+        float r = 1.0f / sqrtf(warp_sum(square) / (float)DIM + eps);
+#pragma unroll
+        for (int k = 0; k < DIM / 64; k++) {
+            int i = lane_id() + 32 * k, pair = i - NOPE / 2;
+            v[k].x *= r, v[k].y *= r;
+            if (pair >= 0) rope_pair(&v[k].x, &v[k].y, rope[2 * pair], rope[2 * pair + 1]);
+            *(__half2 *)(m + swizzled<DIM / 8>(head, i / 4) + i % 4 * 2) = __floats2half2_rn(v[k].x, v[k].y);
+        }
+    }
+}
+
 /* Scores of 16 heads x (ROWS * (HEADS / 16) / 8) rows per warp, to shared memory. */
 template <int HEADS, int ROWS>
 static __device__ __forceinline__ void scores(fused_shared<HEADS, ROWS> *s, float scale) {
@@ -72,7 +96,9 @@ static __global__ void __launch_bounds__(FUSED_THREADS, 1) fused_kernel(struct a
     struct token_rows rows(a, (int)blockIdx.x);
     rows.find_entries(a, (int)blockIdx.x);
     float *q = a.q + (int64_t)blockIdx.x * a.n_head * DIM;
-    load_queries<FUSED_THREADS>(s->q, q, head0, HEADS, a.n_head);
+    const float *rope = a.rope + (int64_t)blockIdx.x * ROT;
+    if (a.rope_eps > 0) rope_queries(s->q, q, rope, head0, HEADS, a.n_head, a.rope_eps);
+    else load_queries<FUSED_THREADS>(s->q, q, head0, HEADS, a.n_head);
     float o[M][N][4] = {}, top[WARP_HEADS], sum[WARP_HEADS];
     for (int h = 0; h < WARP_HEADS; h++) {
         int head = head0 + warp * WARP_HEADS + h;
@@ -137,7 +163,6 @@ static __global__ void __launch_bounds__(FUSED_THREADS, 1) fused_kernel(struct a
     for (int h = 0; h < WARP_HEADS; h++)
         if (lane == 0) s->inverse[warp * WARP_HEADS + h] = 1.0f / sum[h];
     __syncthreads();
-    const float *rope = a.rope + (int64_t)blockIdx.x * ROT;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll

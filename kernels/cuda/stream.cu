@@ -10,7 +10,7 @@
 
 enum {
     SLICE = 64,      /* channels: two per lane */
-    SLICE_WARPS = 4, /* rows of fn are dealt to these */
+    SLICE_WARPS = 4, /* one per stream; rows of fn are dealt to these */
     ROWS_PER_WARP = HC_MIX / SLICE_WARPS,
     SLICE_TOKENS = 16, /* a block's part of fn stays in registers for so many tokens */
     FINISH_THREADS = 1024,
@@ -62,9 +62,9 @@ static __device__ __forceinline__ void slice_load(struct slice_values *v,
                                                   const struct slice_args &a, const int *d, int t) {
     const float *x = a.x + (int64_t)(a.row_i ? a.row_i[t] : t) * HC_STREAMS * a.n_embd;
 #pragma unroll
-    for (int s = 0; s < HC_STREAMS; s++)
+    for (int s = 0; s < HC_STREAMS; s++, x += a.n_embd)
 #pragma unroll
-        for (int h = 0; h < 2; h++) v->x[s][h] = d[h] < a.n_embd ? x[(int64_t)s * a.n_embd + d[h]] : 0;
+        for (int h = 0; h < 2; h++) v->x[s][h] = d[h] < a.n_embd ? x[d[h]] : 0;
 }
 
 /* The sublayer's output; 0 where there is none. */
@@ -81,15 +81,22 @@ static __device__ __forceinline__ void slice_load_y(float *y, const struct slice
 /* hc_post: the streams mixed, and the sublayer's output added. */
 static __device__ __forceinline__ void slice_mix(struct slice_values *v, const struct slice_args &a,
                                                  const float *y, int t) {
-    const float *post = a.post + (int64_t)t * 4, *comb = a.comb + (int64_t)t * 16;
+    const float4 *comb = (const float4 *)a.comb + t * 4;               /* row j: what stream j gives to each */
+    float4 p = ((const float4 *)a.post)[t], c[HC_STREAMS];
+    float post[HC_STREAMS] = { p.x, p.y, p.z, p.w };
     struct slice_values in = *v;
+#pragma unroll
+    for (int j = 0; j < HC_STREAMS; j++) c[j] = comb[j];
 #pragma unroll
     for (int k = 0; k < HC_STREAMS; k++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             float sum = post[k] * y[h];
 #pragma unroll
-            for (int j = 0; j < HC_STREAMS; j++) sum = fmaf(comb[4 * j + k], in.x[j][h], sum);
+            for (int j = 0; j < HC_STREAMS; j++) {
+                float w = k == 0 ? c[j].x : k == 1 ? c[j].y : k == 2 ? c[j].z : c[j].w;
+                sum = fmaf(w, in.x[j][h], sum);
+            }
             v->x[k][h] = sum;
         }
 }
@@ -160,12 +167,12 @@ static __global__ void __launch_bounds__(SLICE_WARPS * 32)
             struct slice_values &v = all[k];
             if (a.y) {
                 slice_mix(&v, a, y[k], t);
-                float *x = a.x + (int64_t)t * HC_STREAMS * a.n_embd;
-                for (int s = warp; s < HC_STREAMS; s += SLICE_WARPS)
+                float *x = a.x + ((int64_t)t * HC_STREAMS + warp) * a.n_embd;
 #pragma unroll
-                    for (int j = 0; j < HC_STREAMS; j++)               /* a constant index into v */
-                        for (int h = 0; h < 2; h++)
-                            if (j == s && d[h] < a.n_embd) x[(int64_t)s * a.n_embd + d[h]] = v.x[j][h];
+                for (int h = 0; h < 2; h++) {                          /* constant indices into v */
+                    float low = warp & 1 ? v.x[1][h] : v.x[0][h], high = warp & 1 ? v.x[3][h] : v.x[2][h];
+                    if (d[h] < a.n_embd) x[d[h]] = warp & 2 ? high : low;
+                }
             }
             if (!a.sums) continue;
             float sum[8] = {};
