@@ -222,6 +222,14 @@ static int keep_tools(struct api_job *j, const struct api_request *r, struct err
     return 0;
 }
 
+/* Two names of the model say whether it thinks; the request itself may say otherwise. */
+static struct api_defaults defaults_of(const struct api_job *j, const json_t *root) {
+    struct api_defaults d = j->site->defaults;
+    if (api_json_is(root, "model", "deepseek-chat")) d.thinking = false;
+    if (api_json_is(root, "model", "deepseek-reasoner")) d.thinking = true;
+    return d;
+}
+
 typedef int read_request(struct api_request *, json_t *, struct chat_text, const struct api_defaults *,
                          struct err *);
 
@@ -254,8 +262,9 @@ static int make_chat(struct api_job *j, struct api_request *r, struct api_error 
 static int prepare_chat(struct api_job *j, json_t *root, struct chat_text body, read_request *read,
                         struct api_error *fault) {
     struct err e = { .code = ERR_INTERNAL };
+    struct api_defaults d = defaults_of(j, root);
     struct api_request r;
-    int rc = read(&r, root, body, &j->site->defaults, &e);
+    int rc = read(&r, root, body, &d, &e);
     if (rc < 0) return refuse(fault, &e);
     rc = make_chat(j, &r, fault);
     api_request_deinit(&r);
@@ -280,8 +289,9 @@ static int prepare_completion(struct api_job *j, json_t *root, struct api_error 
 static int count(struct api_job *j, json_t *root, struct chat_text body, struct api_error *fault) {
     struct err e = { .code = ERR_INTERNAL };
     struct api_prompt p = { .in_reasoning = false };
+    struct api_defaults d = defaults_of(j, root);
     struct api_request r;
-    int rc = api_request_messages(&r, root, body, &j->site->defaults, &e);
+    int rc = api_request_messages(&r, root, body, &d, &e);
     if (rc < 0) return refuse(fault, &e);
     rc = api_prompt_make(&p, j->site, &r, &e);
     buf_printf(&j->out, "{\"input_tokens\":%zu}", p.tokens.n);

@@ -19,7 +19,7 @@ trap 'stop_server; finish' EXIT
 # Starts a server with these options and waits until it answers; $url says where.
 serve() {
     stop_server
-    "$pleiades" serve -m "$model" -P 0 -t 2 "$@" >"$tmp/serve.log" 2>&1 &
+    "$pleiades" serve -m "$model" -P 0 -t 1 "$@" >"$tmp/serve.log" 2>&1 &
     server=$!
     url=''
     for _ in $(seq 1 300); do
@@ -33,8 +33,8 @@ serve() {
     exit 1
 }
 
-ask() { local path=$1; shift; curl -ks -m 60 "$url$path" "$@"; }
-status_of() { local path=$1; shift; curl -ks -m 60 -o "$tmp/output" -w '%{http_code}' "$url$path" "$@"; }
+ask() { local path=$1; shift; curl -ks -m 150 "$url$path" "$@"; }
+status_of() { local path=$1; shift; curl -ks -m 150 -o "$tmp/output" -w '%{http_code}' "$url$path" "$@"; }
 has() { if grep -qF -- "$2" <<<"$3"; then passed "$1"; else failed "$1"; printf '#   no %s in: %.600s\n' "$2" "$3"; fi; }
 field() { python3 -c 'import json,sys
 v = json.load(sys.stdin)
@@ -71,6 +71,13 @@ same "a stream says what an answer in one piece says" "$joined" "$(ask /v1/chat/
 same "24 tokens are 24 tokens" 24 "$(field usage.completion_tokens <<<"$whole")"
 same "and the reason is their number" length "$(field choices.0.finish_reason <<<"$whole")"
 same "another seed, another answer" 1 "$([ "$joined" != "$(ask /v1/chat/completions -N -d "{\"stream\":true,${say/7/8}}" | text)" ] && echo 1)"
+twice="\"messages\":[{\"role\":\"user\",\"content\":\"$(seq -s ' ' 1 60)\"}],\"seed\":7,\"max_tokens\":3"
+first=$(ask /v1/chat/completions -d "{$twice}")
+again=$(ask /v1/chat/completions -d "{$twice}")
+same "the prompt of before is not computed again" 1 "$([ "$(field usage.prompt_tokens_details.cached_tokens <<<"$again")" -gt 0 ] && echo 1)"
+same "and the answer is the same" "$(field choices.0.message <<<"$first")" "$(field choices.0.message <<<"$again")"
+has "HTTP/1.0 gets its stream, too" "data: [DONE]" "$(ask /v1/completions -0 -N -d '{"prompt":"x","max_tokens":2,"stream":true}')"
+has "HEAD / says that somebody is there" "200 OK" "$(ask / -I)"
 has "streams end with [DONE]" "data: [DONE]" "$(ask /v1/chat/completions -N -d "{\"stream\":true,$say}")"
 has "usage comes when asked for" '"choices":[],"usage":{' "$(ask /v1/chat/completions -N -d "{\"stream\":true,\"stream_options\":{\"include_usage\":true},$say}")"
 has "log-probabilities come with alternatives" '"top_logprobs":[{"token":' "$(ask /v1/chat/completions -d "{\"logprobs\":true,\"top_logprobs\":3,\"thinking\":false,$say}")"
@@ -87,7 +94,7 @@ same "detokenize undoes tokenize" '"Electra & Maia \u660f"' "$(ask /detokenize -
 
 # Markup that is forced holds together, whatever the model would rather say.
 tools='"tools":[{"type":"function","function":{"name":"look","parameters":{"type":"object","properties":{"at":{"type":"string","enum":["sky","sea"]}},"required":["at"],"additionalProperties":false}}}],"tool_choice":"required"'
-answer=$(ask /v1/chat/completions -d "{$tools,\"thinking\":false,\"max_tokens\":200,\"messages\":[{\"role\":\"user\",\"content\":\"Look.\"}]}")
+answer=$(ask /v1/chat/completions -d "{$tools,\"thinking\":false,\"max_tokens\":120,\"messages\":[{\"role\":\"user\",\"content\":\"Look.\"}]}")
 same "a call that is required is made" look "$(field choices.0.message.tool_calls.0.function.name <<<"$answer")"
 same "with arguments that fit the schema" 1 "$(field choices.0.message.tool_calls.0.function.arguments <<<"$answer" | python3 -c 'import json,sys
 print(int(json.load(sys.stdin)["at"] in ("sky", "sea")))')"

@@ -858,6 +858,30 @@ static void unknown_fields_and_nulls_are_fine_and_limits_are_kept(void **state) 
     api_job_free(j);
 }
 
+static void two_names_of_the_model_say_whether_it_thinks(void **state) {
+    (void)state;
+    static const struct {
+        enum api_endpoint endpoint;
+        const char *body;
+        bool thinks;
+    } table[] = {
+        { API_CHAT, "{\"model\":\"deepseek-chat\"," CHAT_USER_SAYS "}", false },
+        { API_MESSAGES, "{\"model\":\"deepseek-chat\"," MESSAGES_SAY "}", false },
+        { API_MESSAGES,
+          "{\"model\":\"deepseek-chat\",\"thinking\":{\"type\":\"enabled\"}," MESSAGES_SAY "}",
+          true },
+        { API_RESPONSES, "{\"model\":\"deepseek-chat\",\"input\":\"x\"}", false },
+        { API_RESPONSES, "{\"model\":\"deepseek-reasoner\",\"input\":\"x\"}", true },
+    };
+    for (size_t i = 0; i < COUNT_OF(table); i++) {
+        struct api_error fault;
+        struct api_job *j = prepare(table[i].endpoint, table[i].body, &fault);
+        assert_non_null(j);
+        assert_int_equal(j->prompt[0].in_reasoning, table[i].thinks);
+        api_job_free(j);
+    }
+}
+
 static void strict_models_are_404_and_aliases_are_not(void **state) {
     (void)state;
     s.site->strict_model = true;
@@ -987,6 +1011,7 @@ int main(void) {
         TEST(what_is_wrong_is_named),
         TEST(a_prompt_longer_than_the_context_says_both_numbers),
         TEST(unknown_fields_and_nulls_are_fine_and_limits_are_kept),
+        TEST(two_names_of_the_model_say_whether_it_thinks),
         TEST(strict_models_are_404_and_aliases_are_not),
         TEST(tokenize_speaks_both_dialects),
         TEST(detokenize_undoes_tokenize),
