@@ -40,7 +40,7 @@ void private_free(char *text);
 
 int cluster_key_read(const char *folder, struct key_pair *out, struct err *e);
 int cluster_key_write(const char *folder, const struct key_pair *pair, struct err *e);
-bool key_list_parse(char *text, struct key_list *out);        /* of the text; false: damaged. Free it anyway */
+bool key_list_parse(char *text, struct key_list *out);        /* false: damaged. Free the list anyway */
 int key_list_read(const char *folder, struct key_list *out, struct file_facts *facts, struct err *e);
 /* Lock, read, change, write: `change` edits the list in its room of KEYRING_CLIENTS_MAX. */
 int key_list_change(const char *folder, int (*change)(void *ctx, struct key_list *list, struct err *e),
