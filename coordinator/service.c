@@ -16,6 +16,7 @@
 #include "common/base/rng.h"
 #include "common/share/share_server.h"
 #include "common/sys/clock.h"
+#include "common/sys/host.h"
 #include "common/sys/keyring.h"
 
 #include <stdio.h>
@@ -206,6 +207,8 @@ static int config_check(const struct service_config *c, struct err *e) {
         return err_set(e, ERR_INVALID, "neither a stage in this process nor an address for nodes");
     if (c->local_stage && !c->local)
         return err_set(e, ERR_INVALID, "nobody says how a stage is started in this process");
+    struct host_port unused;
+    if (c->bind && host_port_parse(c->bind, &unused, e) < 0) return ERR_INVALID;
     if (c->bind && !c->key_path && !c->insecure)
         return err_set(e, ERR_DENIED, "nodes need a key file, or an explicit word that they need none");
     if (c->n_slot > MSG_SEQS_MAX / 2)

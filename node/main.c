@@ -111,6 +111,8 @@ static int read_config(struct node_process *p, const struct node_process_config 
     if (!peer_name_is_valid(p->name) || (c->name && strlen(c->name) >= sizeof p->name))
         return err_set(e, ERR_INVALID, "name '%s': letters, digits, '.', '_' and '-', at most %d", p->name,
                        MSG_NAME_MAX - 1);
+    struct host_port unused;
+    if (c->bind && strncmp(c->bind, "tcp://", 6) == 0) return host_port_parse(c->bind, &unused, e);
     return 0;
 }
 

@@ -99,3 +99,11 @@ kill -TERM "$(pid boss)"
 wait $asked
 same "a second signal ends at once, with an error for who waits" 1 $?
 ok "and the process is gone" soon "the end of boss" gone "$(pid boss)"
+
+# ---- asked wrongly ----
+
+fails 1 "a port that is none is refused before anything opens" \
+    "$pleiades" serve -m "$model" --port 0 --bind-nodes 127.0.0.1:99999 --insecure
+fails 1 "also at a node" "$pleiades" node --join 127.0.0.1:1 --insecure -m "$model" --bind 127.0.0.1:70000
+fails 2 "nodes without keys need the word for it" "$pleiades" serve -m "$model" --port 0 --bind-nodes 127.0.0.1:0
+fails 1 "a name that is none is refused" "$pleiades" node --join 127.0.0.1:1 --insecure -m "$model" --name 'a b'
