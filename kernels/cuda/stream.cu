@@ -81,7 +81,7 @@ static __device__ __forceinline__ void slice_load_y(float *y, const struct slice
 /* hc_post: the streams mixed, and the sublayer's output added. */
 static __device__ __forceinline__ void slice_mix(struct slice_values *v, const struct slice_args &a,
                                                  const float *y, int t) {
-    const float4 *comb = (const float4 *)a.comb + t * 4;               /* row j: what stream j gives to each */
+    const float4 *comb = (const float4 *)a.comb + t * 4;               /* row j: where stream j goes */
     float4 p = ((const float4 *)a.post)[t], c[HC_STREAMS];
     float post[HC_STREAMS] = { p.x, p.y, p.z, p.w };
     struct slice_values in = *v;
