@@ -270,7 +270,7 @@ static __device__ __forceinline__ void load_b_slice(uint32_t *r, const __half *m
 
 /* Grid: slices of values x tokens x groups of heads. A warp owns 8 values, and the softmax of 2 heads. */
 template <int ROWS>
-static __global__ void __launch_bounds__(VALUE_THREADS, 2)
+static __global__ void __launch_bounds__(VALUE_THREADS)
     value_kernel(const __grid_constant__ struct attention_run a) {
     extern __shared__ __align__(128) uint8_t memory[];
     value_shared<ROWS> *s = (value_shared<ROWS> *)memory;
