@@ -67,6 +67,13 @@ void http_resume(struct exchange *x) {
     MHD_resume_connection(x->connection);
 }
 
+/* libmicrohttpd may wait for room in the socket and ask us nothing: the socket has to fail. */
+void http_cut(struct exchange *x) {
+    x->gone = true;
+    if (x->conn) shutdown(x->conn->fd, SHUT_RDWR);
+    http_resume(x);
+}
+
 static void suspend(struct exchange *x) {
     x->suspended = true;
     MHD_suspend_connection(x->connection);

@@ -389,7 +389,9 @@ static void settle(struct task *t) {
     if (j->out.size - x->n_sent > t->h->limit.write_bytes) {
         log_info("http", "%s: the client does not read, %zu bytes wait", x->request_id,
                  j->out.size - x->n_sent);
-        x->gone = true;
+        cancel_all(t);
+        http_cut(x);
+        return;
     }
     http_resume(x);
 }
@@ -694,10 +696,7 @@ void desk_stop(struct http *h, bool at_once) {
         api_job_fail(t->job, &fault);
         settle(t);
     }
-    for (struct exchange *x = h->exchanges; x && at_once; x = x->next) {
-        x->gone = true;
-        http_resume(x);
-    }
+    for (struct exchange *x = h->exchanges; x && at_once; x = x->next) http_cut(x);
 }
 
 /* ---- on the service's loop thread ---- */

@@ -178,6 +178,7 @@ void desk_open_site(struct http *h);
 /* ---- http.c ---- */
 
 void http_resume(struct exchange *x);             /* its connection goes on, if it was suspended */
+void http_cut(struct exchange *x);                /* its connection ends, whatever it waits for */
 void http_wake(void *ctx);                        /* any thread; ctx is the struct http */
 int http_daemons_start(struct http *h, struct err *e);
 void http_daemons_stop(struct http *h);
