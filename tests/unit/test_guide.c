@@ -500,6 +500,35 @@ static void sets_hold_just_the_tokens_that_go_on(void **state) {
     }
 }
 
+/* More states than the tables hold: they are emptied on the way, and nothing is different for it. */
+static void full_tables_forget_and_go_on(void **state) {
+    (void)state;
+    static const char schema[] = "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"maxLength\":9000}}";
+    struct grammar g;
+    struct match *m, *fresh;
+    struct err e;
+    uint32_t rule;
+    uint64_t mask[N_VOCAB / 64];
+    grammar_init(&g);
+    assert_fine(grammar_schema_rule(&g, chat_text_of(schema), false, &rule, &e), &e);
+    assert_fine(grammar_finish(&g, rule, &e), &e);
+    assert_fine(match_new(&m, &g, small.trie, &e), &e);
+    assert_fine(match_new(&fresh, &g, small.trie, &e), &e);
+    assert_true(match_bytes(m, "[\"", 2) && match_bytes(fresh, "[\"", 2));
+    for (int i = 0; i < 8998; i++) {
+        assert_true(match_bytes(m, "a", 1) && match_bytes(fresh, "a", 1));
+        if (i % 50 == 0) match_mask(m);
+    }
+    memcpy(mask, match_mask(m), sizeof mask);
+    assert_memory_equal(mask, match_mask(fresh), sizeof mask);
+    assert_true(match_stats(m).n_resets > 2);
+    assert_true(match_bytes(m, "bc", 2) && !match_bytes(m, "d", 1) && match_bytes(m, "\"]", 2));
+    assert_true(match_must_end(m));
+    match_free(m);
+    match_free(fresh);
+    grammar_deinit(&g);
+}
+
 /* ---- tools ---- */
 
 #define PARAMETERS                                                                                 \
@@ -880,6 +909,7 @@ int main(void) {
         TEST(any_object_is_an_object),
         TEST(what_cannot_be_kept_is_named),
         TEST(sets_hold_just_the_tokens_that_go_on),
+        TEST(full_tables_forget_and_go_on),
         TEST(required_calls_are_calls_with_valid_arguments),
         TEST(protocol_words_are_greedy_and_values_are_not),
         TEST(free_text_is_left_alone),
