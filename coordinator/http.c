@@ -319,6 +319,7 @@ static int add_daemon(struct MHD_Daemon *d, struct pollfd *p, int n) {
 }
 
 static int timeout_ms(const struct http *h) {
+    if (ring_count(&h->notes)) return 0;
     int ms = h->n_exchanges || h->n_tasks || !h->site ? HTTP_TICK_MS : 200;
     for (int i = 0; i < h->n_daemons; i++) {
         MHD_UNSIGNED_LONG_LONG theirs;

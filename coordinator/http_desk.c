@@ -557,7 +557,8 @@ void desk_drain_notes(struct http *h) {
     struct http_piece *p;
     bool look = atomic_exchange(&h->sweep, false);
     if (look) note_ends(h);
-    while ((n = ring_pop(&h->notes))) {
+    /* In between, what was written is sent: a burst of tokens is no reader that does not read. */
+    for (size_t left = look ? SIZE_MAX : HTTP_NOTES_TURN; left && (n = ring_pop(&h->notes)); left--) {
         struct watch *w = n->watch;
         if (n->is_end) {
             tell_end(w);                          /* n is the watch's own, and gone with it */

@@ -26,6 +26,7 @@
 enum {
     HTTP_DAEMONS = 2,
     HTTP_NOTES_MAX = 1 << 16,
+    HTTP_NOTES_TURN = 256,                        /* handled before libmicrohttpd has its turn */
     HTTP_TICK_MS = 20,
     HTTP_SLOW_MS = 100,
     HTTP_STOP_MS = 500

@@ -579,6 +579,7 @@ static void a_reader_that_reads_nothing_is_cancelled_and_stalls_nobody(void **st
     memset(script, 'x', 40000);
     rig_init(&r, script);
     r.config.limit.write_bytes = 256 << 10;
+    r.service->token_us = 200;
     rig_start(&r);
     int small = 4096, slow = call(&r);
     setsockopt(slow, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
