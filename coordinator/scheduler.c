@@ -4,7 +4,7 @@
 
 enum {
     CHUNKS_PER_STAGE = 16, /* unmeasured: 16 (S-1) chunks fill a pipeline of S stages to 16 / 17 */
-    CHUNK_EFFICIENT = 64,  /* rows below which a prompt is not cut for that */
+    CHUNK_EFFICIENT = 256, /* rows below which a prompt is not cut: an expert then sees six */
     CHUNK_STEP = 16,       /* whole tiles of the kernels */
     BOUND_PERCENT = 90     /* the rest is for what the estimate does not know */
 };

@@ -171,11 +171,18 @@ static void a_lonely_prompt_is_cut_so_that_it_is_through_soonest(void **state) {
     w.others_wait = false;
     assert_int_equal(sched_chunk(&s, &w, &cut), 512);              /* one stage: nothing to fill */
     setup(&s, 2, true);
+    assert_int_equal(sched_chunk(&s, &w, &cut), 256);   /* smaller is slower: experts */
+    enum { MORE = 20 * FIXED };
+    setup(&s, 2, false);
+    for (uint32_t i = 0; i < 2; i++)
+        for (uint32_t n = 1; n <= 512; n *= 8) sched_measured(&s, i, n, MORE + PER_ROW * n);
     uint32_t n = sched_chunk(&s, &w, &cut);
-    assert_in_range(n, 64, 256);
-    uint64_t best = (uint64_t)(FIXED + PER_ROW * n) * ((4096 + n - 1) / n + 1);
-    for (uint32_t other = 64; other <= 512; other += 32)
-        assert_true(best <= (uint64_t)(FIXED + PER_ROW * other) * ((4096 + other - 1) / other + 1));
+    assert_in_range(n, 257, 512);
+    uint64_t best = (uint64_t)(MORE + PER_ROW * n) * ((4096 + n - 1) / n + 1);
+    for (uint32_t other = 256; other <= 512; other += 128)
+        assert_true(best <= (uint64_t)(MORE + PER_ROW * other) * ((4096 + other - 1) / other + 1));
+    w.n_left = 256;
+    assert_int_equal(sched_chunk(&s, &w, &cut), 256);
 }
 
 int main(void) {
