@@ -679,7 +679,9 @@ struct sender {
     uint64_t sent, to;
 };
 
-enum { UNANSWERED_MAX = 200 };                    /* below the queues, where messages would be dropped */
+/* Fewer than half a queue (256): zmq learns only every 128 messages what the other side took, and to a
+ * queue that it believes full nothing can be sent. */
+enum { UNANSWERED_MAX = 120 };
 
 /* Sends in bursts, not from the callback of the socket: every call on it may eat a signal. */
 static void on_burst(void *ctx) {
