@@ -180,6 +180,12 @@ static void refuse_now(struct exchange *x, enum api_fault fault, const char *tex
     answer_fault(x, &e);
 }
 
+static bool is_loading(struct http *h) {
+    struct service_info info;
+    service_info(h->service, &info);
+    return info.state == SERVICE_LOADING;
+}
+
 static void refuse_loading(struct exchange *x) {
     struct service_info info;
     char text[300];
@@ -284,7 +290,7 @@ void desk_begin(struct exchange *x) {
     bool stopping = atomic_load(&h->draining) || atomic_load(&h->stopping);
     if (x->route.endpoint != API_STATUS && stopping)
         refuse_now(x, API_FAULT_UNAVAILABLE, "the server is shutting down");
-    else if (x->route.endpoint != API_STATUS && !h->site) refuse_loading(x);
+    else if (x->route.endpoint != API_STATUS && (!h->site || is_loading(h))) refuse_loading(x);
     else if (h->n_tasks >= (uint32_t)h->limit.jobs)
         refuse_now(x, API_FAULT_BUSY, "too many requests at once");
     else task_new(x);
@@ -515,7 +521,7 @@ void desk_open_site(struct http *h) {
     struct service_info info;
     if (h->site || h->site_in_work || h->site_error.code) return;  /* what failed once is not tried again */
     service_info(h->service, &info);
-    if (info.state != SERVICE_SERVING || !service_tokenizer(h->service)) return;
+    if (!service_tokenizer(h->service)) return;   /* ready while nodes still load: serving means serving */
     struct site_piece *s = xcalloc(1, sizeof *s);
     s->piece.run = make_site;
     s->h = h;
