@@ -128,9 +128,10 @@ check_arm64() {
     [ -e $root/.complete ] || { skip "arm64" "no arm64 libraries in $root: make deps-ci"; return; }
     build_step "arm64 build" CROSS=aarch64 all tests || return
     # test_model_bits would emulate for an hour; integration/processors.sh compares arm64 logits with ours instead.
-    # test_cluster and test_service are many threads that wait for one another: minutes.
+    # test_cluster and test_service are many threads that wait for one another, test_guide fills thousands of answers:
+    # minutes each.
     # shellcheck disable=SC2046
-    run_side_by_side -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$\|/test_cluster$\|/test_service$')
+    run_side_by_side -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$\|/test_cluster$\|/test_service$\|/test_guide$')
 }
 
 check_integration() {
