@@ -16,7 +16,7 @@ struct list {
 struct http_work {
     pthread_mutex_t lock;
     pthread_cond_t more;
-    struct list todo, done;
+    struct list waiting, done;
     bool stop;
     pthread_t thread[THREADS_MAX];
     int n_threads;
@@ -43,7 +43,7 @@ static void *work(void *ctx) {
     struct http_work *w = ctx;
     pthread_mutex_lock(&w->lock);
     while (!w->stop) {
-        struct http_piece *p = pop(&w->todo);
+        struct http_piece *p = pop(&w->waiting);
         if (!p) {
             pthread_cond_wait(&w->more, &w->lock);
             continue;
@@ -88,7 +88,7 @@ int http_work_new(struct http_work **out, int n_threads, void (*wake)(void *ctx)
 
 void http_work_put(struct http_work *w, struct http_piece *p) {
     pthread_mutex_lock(&w->lock);
-    push(&w->todo, p);
+    push(&w->waiting, p);
     pthread_cond_signal(&w->more);
     pthread_mutex_unlock(&w->lock);
 }
