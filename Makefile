@@ -118,18 +118,20 @@ $(B)/kernels/cpu/%_i8mm.o:   CFLAGS_FILE := -march=armv8.2-a+dotprod+fp16+i8mm $
 endif
 
 # ---- CUDA: kernels/cuda/*.cu, runtime linked in, machine code for each generation plus PTX for later ones ----
+# An nvcc in PATH may be a link or a script: nvcc itself says where its toolkit is.
 NVCC := $(firstword $(wildcard $(shell command -v nvcc 2>/dev/null) /usr/local/cuda/bin/nvcc))
 SRC_CUDA :=
 ifneq ($(CUDA),0)
 ifeq ($(SAN)$(CROSS),)
-SRC_CUDA := $(if $(NVCC),$(wildcard kernels/cuda/*.cu))
-ifeq ($(CUDA)$(NVCC),1)
-$(error CUDA=1, but nvcc is neither in PATH nor in /usr/local/cuda/bin)
+CUDA_TOP := $(if $(NVCC),$(shell $(NVCC) --dryrun -x cu -c /dev/null -o /dev/null 2>&1 | sed -n 's/^.*[ ]TOP=//p'))
+CUDART   := $(if $(NVCC),$(firstword $(wildcard $(addsuffix /libcudart_static.a,$(addprefix $(CUDA_TOP)/,lib64 lib targets/*/lib) /usr/lib/$(UNAME_M)-linux-gnu))))
+SRC_CUDA := $(if $(CUDART),$(wildcard kernels/cuda/*.cu))
+ifeq ($(CUDA)$(CUDART),1)
+$(error CUDA=1, but $(if $(NVCC),$(NVCC) has no libcudart_static.a,nvcc is neither in PATH nor in /usr/local/cuda/bin))
 endif
 endif
 endif
 ifneq ($(SRC_CUDA),)
-CUDA_HOME  := $(patsubst %/bin/nvcc,%,$(NVCC))
 CUDA_KNOWN := $(shell $(NVCC) --list-gpu-arch 2>/dev/null)
 CUDA_ARCHS ?= 80 90 100 120
 CUDA_USED  := $(foreach a,$(CUDA_ARCHS),$(if $(filter compute_$(a),$(CUDA_KNOWN)),$(a)))
@@ -139,7 +141,7 @@ NVCCFLAGS_ALL := -std=c++17 -O3 -lineinfo -fmad=false -I. -I$(B) -DPLEIADES_CUDA
                  -gencode arch=compute_$(lastword $(CUDA_USED)),code=compute_$(lastword $(CUDA_USED))
 CFLAGS_ALL += -DPLEIADES_CUDA=1
 OBJ_LIB    += $(SRC_CUDA:%.cu=$(B)/%.cu.o)
-LDLIBS_ALL += -L$(CUDA_HOME)/lib64 -lcudart_static -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic -ldl -lrt
+LDLIBS_ALL += $(CUDART) -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic -ldl -lrt
 endif
 
 # ---- Metal: kernels/metal/*.m ----
