@@ -190,7 +190,7 @@ static void refuse_loading(struct exchange *x) {
     struct service_info info;
     char text[300];
     service_info(x->h->service, &info);
-    snprintf(text, sizeof text, "the model is being loaded%s%s", info.why[0] ? ": " : "", info.why);
+    snprintf(text, sizeof text, "not serving: %s", info.why[0] ? info.why : "the model is being loaded");
     refuse_now(x, API_FAULT_UNAVAILABLE, text);
 }
 

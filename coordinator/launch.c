@@ -53,10 +53,11 @@ static void choose_decode(struct coord *c, struct flight *f, uint32_t n_most) {
     }
 }
 
-static uint32_t longest_prefill(struct coord *c) {
+/* With what is done already: chunks of a prompt stay as they are to its end. */
+static uint32_t longest_prompt(struct coord *c) {
     uint32_t most = 0;
     for (const struct request *r = request_first(c, RL_PREFILL); r; r = request_next(c, r))
-        most = MAX(most, r->n_token - r->n_sent);
+        most = MAX(most, r->n_token - MIN(r->n_cached, r->n_sent));
     return most;
 }
 
@@ -88,7 +89,7 @@ static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) 
     struct sched_wish wish = { .n_window = pipeline_window(c), .n_group = n_group, .n_decode_row = n_row,
                                .others_wait = c->requests.n_decode > 0, .bound_us = c->config.bound_ms * 1000,
                                .n_first = c->config.chunk_first, .n_min = c->config.chunk_min, .n_max = room,
-                               .n_left = longest_prefill(c) };
+                               .n_prompt = longest_prompt(c) };
     enum sched_cut cut;
     wish.n_prefill = prefills_flying(c, &wish.n_least);
     uint32_t left = sched_chunk(&c->sched, &wish, &cut);

@@ -4,7 +4,8 @@
 
 enum {
     CHUNKS_PER_STAGE = 16, /* unmeasured: 16 (S-1) chunks fill a pipeline of S stages to 16 / 17 */
-    CHUNK_EFFICIENT = 256, /* rows below which a prompt is not cut: an expert then sees six */
+    CHUNK_LEAST = 64,      /* fewer rows are never worth a batch of their own */
+    CHUNK_EFFICIENT = 128, /* unmeasured: not below this, an expert then sees three rows */
     CHUNK_STEP = 16,       /* whole tiles of the kernels */
     BOUND_PERCENT = 90     /* the rest is for what the estimate does not know */
 };
@@ -135,17 +136,19 @@ static uint32_t most_within(const struct sched *s, const struct sched_wish *w, u
     return lo;
 }
 
-/* The chunk that takes n_left rows through soonest: all chunks through the slowest stage, and the last
- * one through the others. */
-static uint32_t chunk_soonest(const struct sched *s, uint32_t n_left, uint32_t n_max) {
-    uint32_t fill = n_left / (CHUNKS_PER_STAGE * (s->n_stage - 1));
+/* The chunk that takes a prompt through soonest: all chunks through the slowest stage, and the last one
+ * through the others. A size that was never timed looks better than it is, since experts make the true
+ * curve bend over the straight lines between what was timed; so it is tried, and then known. */
+static uint32_t chunk_soonest(const struct sched *s, uint32_t n_prompt, uint32_t n_max) {
+    uint32_t fill = n_prompt / (CHUNKS_PER_STAGE * (s->n_stage - 1));
     uint32_t best = MIN(n_max, MAX(fill, (uint32_t)CHUNK_EFFICIENT));
-    if (n_left <= CHUNK_EFFICIENT || !sched_sum_us(s, 1)) return best;
+    if (n_prompt <= CHUNK_LEAST || !sched_sum_us(s, 1)) return best;
     uint64_t least = UINT64_MAX;
-    for (uint32_t n = CHUNK_EFFICIENT; n < n_max + CHUNK_EFFICIENT; n += CHUNK_EFFICIENT / 2) {
+    for (uint32_t n = CHUNK_LEAST, more = n / 2; n < n_max + more; n += more) {
         uint32_t rows = MIN(n, n_max);
-        uint64_t total = (uint64_t)sched_slowest_us(s, rows) * ((n_left + rows - 1) / rows + s->n_stage - 1);
+        uint64_t total = (uint64_t)sched_slowest_us(s, rows) * ((n_prompt + rows - 1) / rows + s->n_stage - 1);
         if (total < least) least = total, best = rows;
+        if ((n & (n - 1)) == 0) more = n / 2;
     }
     return best;
 }
@@ -160,7 +163,7 @@ static uint32_t most_now(const struct sched *s, const struct sched_wish *w, uint
 }
 
 uint32_t sched_chunk(const struct sched *s, const struct sched_wish *w, enum sched_cut *cut) {
-    uint32_t most = s->n_stage > 1 ? chunk_soonest(s, w->n_left, w->n_max) : w->n_max;
+    uint32_t most = s->n_stage > 1 ? chunk_soonest(s, w->n_prompt, w->n_max) : w->n_max;
     *cut = SCHED_FREE;
     if (!w->others_wait) return most;
     if (!sched_sum_us(s, 1)) {

@@ -42,7 +42,7 @@ struct sched_wish {
     uint32_t n_prefill, n_least;                  /* batches in flight with rows of prompts; least of one */
     bool others_wait;                             /* streams other than those prefilled are decoding */
     uint32_t bound_us, n_first, n_min, n_max;     /* rows: unmeasured, never fewer, never more */
-    uint32_t n_left;                              /* prompt tokens of the longest waiting prefill */
+    uint32_t n_prompt;                            /* tokens of the longest prompt in work, done ones too */
 };
 
 /* How a chunk came about. Joined: even the least in every batch would delay others too much, so it may only

@@ -74,6 +74,7 @@ member_node() {
 }
 
 now_ms() { date +%s%3N; }
+timed() { [ "$(member rtt_us)" -gt 0 ] 2>/dev/null; }
 
 # try NAME ROUND_TRIP_US MBIT
 try() {
@@ -94,6 +95,7 @@ try() {
     for i in 1 2 3; do ask "$tmp/ids" -n 16 --temp 1 --seed 7 >"$tmp/crowd.$i" 2>&1 & jobs[i]=$!; done
     wait "${jobs[@]}"
     same "$name: three at once" "$sampled $sampled $sampled" "$(echo $(cat "$tmp/crowd.1" "$tmp/crowd.2" "$tmp/crowd.3"))"
+    ok "$name: a heartbeat has been round" soon "a round trip" timed
     seen=$(member rtt_us)
     same "$name: the round trip is seen as what it is (${seen:-0} of $us us)" 1 \
         "$(awk -v s="${seen:-0}" -v u="$us" 'BEGIN { print (s >= 0.9 * u) }')"
