@@ -7,7 +7,7 @@ enum {
     CHUNK_LEAST = 64,      /* fewer rows are never worth a batch of their own */
     CHUNK_EFFICIENT = 128, /* unmeasured: not below this, an expert then sees three rows */
     CHUNK_STEP = 16,       /* whole tiles of the kernels */
-    BOUND_PERCENT = 90     /* the rest is for what the estimate does not know */
+    BOUND_PERCENT = 75     /* the estimate is of the mean; rows that touch many experts take longer */
 };
 
 void sched_plan(struct sched *s, const struct coord_plan *plan) {

@@ -97,7 +97,7 @@ static void a_chunk_is_as_large_as_the_bound_allows(void **state) {
     assert_int_equal(cut, SCHED_BOUNDED);
     /* Three batches meet at the slowest stage; each carries n rows more. */
     assert_true(3 * PER_ROW * n <= w.bound_us);
-    assert_true(3 * PER_ROW * (n + 32) > w.bound_us * 8 / 10);
+    assert_true(3 * PER_ROW * (n + 32) > w.bound_us * 7 / 10);
     w.bound_us /= 4;
     assert_true(sched_chunk(&s, &w, &cut) < n);
 }
@@ -110,6 +110,7 @@ static void chunks_begin_small_and_grow(void **state) {
     enum sched_cut cut;
     setup(&s, 4, true);
     struct sched_wish w = wish(5);
+    w.bound_us *= 2;
     uint32_t first = sched_chunk(&s, &w, &cut);
     assert_true(4 * (FIXED + PER_ROW * (first + 2)) + 4 * (FIXED + PER_ROW * (first + 2)) <=
                 w.bound_us + 4 * (FIXED + PER_ROW * 2));
