@@ -110,7 +110,7 @@ static void chunks_begin_small_and_grow(void **state) {
     enum sched_cut cut;
     setup(&s, 4, true);
     struct sched_wish w = wish(5);
-    w.bound_us *= 2;
+    w.bound_us *= 2, w.n_prompt *= 16;
     uint32_t first = sched_chunk(&s, &w, &cut);
     assert_true(4 * (FIXED + PER_ROW * (first + 2)) + 4 * (FIXED + PER_ROW * (first + 2)) <=
                 w.bound_us + 4 * (FIXED + PER_ROW * 2));
