@@ -14,7 +14,7 @@ enum { PROGRESS_MS = 100 };
 
 struct synth_command {
     const char *preset, *mix, *tokenizer, *out, *mtp;
-    int n_layers, n_threads;
+    int n_layers, n_experts, n_threads;
     uint64_t seed;
 };
 
@@ -48,7 +48,8 @@ static void print_written(const struct progress *p, uint64_t bytes) {
 static int write_files(const struct synth_command *c, const struct tokenizer_vocab *vocab, struct err *e) {
     struct progress progress = { .path = c->out };
     struct synth_options o = {
-        .preset = c->preset, .mix = c->mix, .n_layer = (uint32_t)c->n_layers, .seed = c->seed, .vocab = vocab,
+        .preset = c->preset, .mix = c->mix, .n_layer = (uint32_t)c->n_layers,
+        .n_expert = (uint32_t)c->n_experts, .seed = c->seed, .vocab = vocab,
         .n_threads = c->n_threads ? c->n_threads : (int)sysconf(_SC_NPROCESSORS_ONLN),
         .progress = show_progress, .progress_ctx = &progress,
     };
@@ -92,6 +93,8 @@ int cmd_synth(int argc, char **argv) {
                    "others: the published shapes"),
         OPT_INT('l', "layers", &c.n_layers, 0, HP_LAYERS_MAX, "N",
                 "number of layers; 0: the preset's"),
+        OPT_INT('e', "experts", &c.n_experts, 0, HP_EXPERTS_MAX, "N",
+                "routed experts per layer; 0: the preset's"),
         OPT_CHOICE('x', "mix", &c.mix, SYNTH_MIXES,
                    "types of the routed experts; default: the preset's, or q2"),
         OPT_STRING(0, "tokenizer", &c.tokenizer, "FILE",

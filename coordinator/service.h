@@ -17,6 +17,7 @@
 #include "common/model/hparams.h"
 #include "common/model/sampler.h"
 #include "common/model/tokenizer.h"
+#include "common/wire/msg.h"
 
 struct service;
 
@@ -102,6 +103,7 @@ struct service_totals {                           /* since the start */
     uint64_t n_request, n_done, n_failed, n_cancelled;
     uint64_t n_prompt_token, n_cached_token, n_output_token;
     uint64_t wall_us, wait_us, queue_us, compute_us, hold_us, wire_us, sample_us;      /* of decode tokens */
+    uint64_t stage_compute_us[MSG_STAGES_MAX];    /* of all batches; zero from the number of stages on */
 };
 void service_totals(struct service *s, struct service_totals *out);
 

@@ -289,6 +289,7 @@ static void totals_fill(struct service *s, const struct coord_totals *t) {
     to->hold_us = t->hold_us;
     to->wire_us = t->wire_us;
     to->sample_us = t->sample_us;
+    memcpy(to->stage_compute_us, t->stage_compute_us, sizeof to->stage_compute_us);
 }
 
 void service_show(struct service *s) {

@@ -30,7 +30,7 @@ static const struct dim_rule dim_rules[] = {
     DIM("attention.indexer.head_count", n_idx_head, 1, 1u << 8),
     DIM("attention.indexer.key_length", idx_dim, 32, 1u << 8),
     DIM("attention.indexer.top_k", idx_top_k, 1, 1u << 16),
-    DIM("expert_count", n_expert, 1, 1u << 12),
+    DIM("expert_count", n_expert, 1, HP_EXPERTS_MAX),
     DIM("expert_used_count", n_expert_used, 1, HP_EXPERTS_USED_MAX),
     DIM("expert_shared_count", n_expert_shared, 1, 1),
     DIM("expert_feed_forward_length", n_ff_exp, 1, 1u << 16),

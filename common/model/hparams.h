@@ -12,7 +12,7 @@
 #include "common/model/gguf.h"
 
 enum {
-    HP_LAYERS_MAX = 256, HP_HC = 4, HP_EXPERTS_USED_MAX = 16,
+    HP_LAYERS_MAX = 256, HP_HC = 4, HP_EXPERTS_MAX = 4096, HP_EXPERTS_USED_MAX = 16,
     HP_VOCAB_MAX = 1 << 21, HP_RATIO_MAX = 1024,
     HP_ROLLBACK = 16                                     /* tokens that can be taken back without replay */
 };

@@ -109,6 +109,8 @@ static int choose(struct synth *s, struct err *e) {
         return err_set(e, ERR_INVALID, "no preset '%s'; there are " SYNTH_PRESETS, o->preset);
     if (o->n_layer > HP_LAYERS_MAX)
         return err_set(e, ERR_LIMIT, "%u layers, at most %d", o->n_layer, HP_LAYERS_MAX);
+    if (o->n_expert > HP_EXPERTS_MAX)
+        return err_set(e, ERR_LIMIT, "%u experts, at most %d", o->n_expert, HP_EXPERTS_MAX);
     s->mix = presets[preset].mix;
     if (o->mix) {
         while (mix < COUNT_OF(mix_names) && strcmp(mix_names[mix], o->mix) != 0) mix++;
@@ -118,6 +120,10 @@ static int choose(struct synth *s, struct err *e) {
     }
     presets[preset].hparams(&s->hp);
     set_layers(&s->hp, o->n_layer);
+    if (o->n_expert) s->hp.n_expert = o->n_expert;
+    if (s->hp.n_expert < s->hp.n_expert_used)
+        return err_set(e, ERR_INVALID, "%u experts, of which each token uses %u", s->hp.n_expert,
+                       s->hp.n_expert_used);
     snprintf(s->hp.name, sizeof s->hp.name, "Synthetic %s %s, %u layers", o->preset, mix_names[s->mix],
              s->hp.n_layer);
     return 0;

@@ -1,7 +1,7 @@
 /* synth - writes models with random weights: published shapes, names and types, a vocabulary, and
  * activations that behave.
  *
- * A model is a function of (preset, layers, mix, seed, vocabulary): the same bytes on every machine,
+ * A model is a function of (preset, layers, experts, mix, seed, vocabulary): the same bytes on every machine,
  * however many threads. Quantised tensors are random valid blocks of the right variance, made directly,
  * so writing runs at the speed of the disk. One thread uses a struct synth; a write has worker threads
  * of its own. Limits: HP_LAYERS_MAX layers.
@@ -35,7 +35,7 @@
 
 struct synth_options {
     const char *preset, *mix;              /* one of the above; mix NULL: the preset's, q2 for tiny and mid */
-    uint32_t n_layer;                                 /* 0: the preset's */
+    uint32_t n_layer, n_expert;                       /* 0: the preset's */
     uint64_t seed;
     const struct tokenizer_vocab *vocab;              /* NULL: synth_vocab. Borrowed until synth_free */
     int n_threads;                                    /* 0: one */

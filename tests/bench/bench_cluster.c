@@ -68,6 +68,14 @@ static bool over(struct stream *s) {
     return atomic_load(&s->over);
 }
 
+/* What share of the time each stage computed. */
+static void print_stages(const struct service_totals *a, const struct service_totals *b, double us) {
+    printf(", \"busy\": [");
+    for (uint32_t i = 0; i < MSG_STAGES_MAX && b->stage_compute_us[i]; i++)
+        printf("%s%.3f", i ? ", " : "", (double)(b->stage_compute_us[i] - a->stage_compute_us[i]) / us);
+    printf("]");
+}
+
 static void print(const struct service_totals *a, const struct service_totals *b, int n, uint64_t start) {
     double first = 0, gap = 0;
     uint64_t tokens = 0, last = 0, decode_first = UINT64_MAX;
@@ -93,6 +101,7 @@ static void print(const struct service_totals *a, const struct service_totals *b
            wall > 0 ? part / wall : 1, (double)parts[0] / wall, (double)parts[1] / wall,
            (double)parts[2] / wall, (double)parts[3] / wall, (double)parts[4] / wall,
            (double)parts[5] / wall);
+    print_stages(a, b, (double)(last - start) / 1e3);
     const struct stream *d = &streams[STREAMS_MAX];
     if (d->n_token)
         printf(", \"disturber_first_ms\": %.1f", (double)(d->first_ns - d->submitted_ns) / 1e6);

@@ -153,6 +153,9 @@ static void mid_has_the_true_layers_of_flash(void **state) {
     s = plan((struct synth_options){ .preset = "mid", .n_layer = 2 });
     assert_int_equal(synth_hparams(s)->n_hash_layer, 1);  /* the last layer is routed by learning */
     synth_free(s);
+    s = plan((struct synth_options){ .preset = "mid", .n_expert = 32 });
+    assert_int_equal(synth_hparams(s)->n_expert, 32);
+    synth_free(s);
     s = plan((struct synth_options){ .preset = "flash-q2", .n_layer = 46 });
     assert_int_equal(synth_hparams(s)->ratio[42], 4);
     assert_int_equal(synth_hparams(s)->ratio[43], 128);
@@ -185,6 +188,10 @@ static void unknown_presets_and_mixes_are_refused(void **state) {
                      ERR_INVALID);
     assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "tiny", .n_layer = 257 }, &e),
                      ERR_LIMIT);
+    assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "tiny", .n_expert = 4097 }, &e),
+                     ERR_LIMIT);
+    assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "mid", .n_expert = 5 }, &e),
+                     ERR_INVALID);
     assert_int_equal(synth_new(&s, &(struct synth_options){ .preset = "mid", .vocab = &small }, &e),
                      ERR_INVALID);
     assert_null(s);
