@@ -96,6 +96,11 @@ static bool is_held(const struct compute *c, const struct compute_job *job) {
            h->n_rows_max == a->n_rows_max;
 }
 
+/* With fewer, another process of this host may want the same cores. */
+static bool all_cores(const struct compute *c) {
+    return (uint32_t)c->config.n_threads >= host_cores();
+}
+
 static int open_stage(struct compute *c, const struct compute_job *job, struct err *e) {
     const struct msg_assign *a = &job->assign;
     struct stage_config config = {
@@ -106,8 +111,7 @@ static int open_stage(struct compute *c, const struct compute_job *job, struct e
         .kernels = { .backend = c->config.backend,
                      .precision = (enum precision)a->precision,
                      .n_threads = c->config.n_threads,
-                     /* with fewer than all, another process of this host may want the same cores */
-                     .pin_threads = (uint32_t)c->config.n_threads >= host_cores() },
+                     .pin_threads = all_cores(c) },
         .n_rows_max = a->n_rows_max,
         .n_slots = a->n_slot,
         .n_ctx_max = a->n_ctx_max,
@@ -138,7 +142,7 @@ static int open_experts(struct compute *c, const struct compute_job *job, struct
         .kernels = { .backend = c->config.backend,
                      .precision = (enum precision)a->precision,
                      .n_threads = c->config.n_threads,
-                     .pin_threads = true },
+                     .pin_threads = all_cores(c) },
         .progress = on_progress,
         .progress_ctx = c,
     };
@@ -175,8 +179,17 @@ static void measure(struct compute *c, const struct msg_assign *a) {
     if (tokens < (double)a->n_slot * a->n_ctx_max) c->ready.state_tokens_max = MAX((uint64_t)tokens, 1);
 }
 
+/* The loop's thread goes by the plan when it takes places for rows in and out, this one by the model. */
+static int check_ends(const struct stage *s, const struct msg_assign *a, struct err *e) {
+    if (s->has_embed == a->has_embed && s->has_head == a->has_head) return 0;
+    return err_set(e, ERR_INVALID, "layers %u to %u of %u are not the %s that the plan takes them for",
+                   s->layer_begin, s->layer_end - 1, s->hp.n_layer,
+                   s->has_embed != a->has_embed ? "beginning" : "end");
+}
+
 static int open_layers(struct compute *c, const struct compute_job *job, struct err *e) {
     int rc = open_stage(c, job, e);
+    if (rc == 0) rc = check_ends(c->stage, &job->assign, e);
     if (rc == 0 && c->sampler.n_vocab != (int)c->stage->hp.n_vocab) {
         sampler_deinit(&c->sampler);
         rc = sampler_init(&c->sampler, (int)c->stage->hp.n_vocab, e);
@@ -295,9 +308,14 @@ static int run_layers(struct compute *c, const struct compute_job *job, struct e
 
 /* ---- what is shipped of a row ---- */
 
-static uint32_t part_bytes_max(uint32_t n_vocab, const struct msg_want *want) {
-    uint64_t items = (uint64_t)want->n_item_max * sizeof(struct msg_item), whole = n_vocab * UINT64_C(4);
-    return (uint32_t)ALIGN_UP(MAX(items, whole), PART_ALIGN);
+/* n_item_max comes from another machine: there are no more candidates than tokens. */
+static uint32_t items_max(uint32_t n_vocab, const struct msg_want *want) {
+    return MIN(want->n_item_max, n_vocab);
+}
+
+static uint64_t part_bytes_max(uint32_t n_vocab, const struct msg_want *want) {
+    uint64_t items = (uint64_t)items_max(n_vocab, want) * sizeof(struct msg_item);
+    return ALIGN_UP(MAX(items, n_vocab * UINT64_C(4)), (uint64_t)PART_ALIGN);
 }
 
 uint64_t compute_parts_bytes(uint32_t n_vocab, const struct msg_want *want, uint32_t n_want) {
@@ -332,7 +350,7 @@ static int ship_row(struct compute *c, struct compute_job *job, uint32_t i, uint
     struct sampler_params p = params_of(c, job->run, w);
     struct sampler_candidates k;
     bool whole;
-    int rc = sampler_extract(&c->sampler, row, &p, NULL, (int)w->n_item_max, &k, &whole, e);
+    int rc = sampler_extract(&c->sampler, row, &p, NULL, (int)items_max(n_vocab, w), &k, &whole, e);
     if (rc < 0) return rc;
     uint32_t bytes = whole ? n_vocab * (uint32_t)sizeof(float)
                            : (uint32_t)k.n_item * (uint32_t)sizeof(struct msg_item);

@@ -273,7 +273,8 @@ static bool assign_is_sound(const struct node *n, const struct msg_assign *a) {
            a->n_helper <= MSG_HELPERS_MAX && a->n_slot > 0 && a->n_slot <= n->config.n_slot_max &&
            a->n_rows_max > 0 && a->n_rows_max <= MSG_ROWS_MAX && a->n_credit > 0 && a->n_stage > 0 &&
            a->n_stage <= MSG_STAGES_MAX && a->stage_i < a->n_stage &&
-           (a->is_helper || a->has_head == (a->stage_i + 1 == a->n_stage));
+           (a->is_helper || (a->has_head == (a->stage_i + 1 == a->n_stage) &&
+                             a->has_embed == (a->stage_i == 0) && a->has_embed == (a->layer_begin == 0)));
 }
 
 static void next_connect(struct node *n, const struct msg_hop *hop, struct node_outs *outs) {

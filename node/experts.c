@@ -69,8 +69,7 @@ static void sum_row(float *out, const float **part, const int32_t *id, uint32_t 
 }
 
 void experts_sum(float *out, const float *const *part, const struct stage_range *range, uint32_t n_part,
-                 const int32_t *ids, uint32_t n_used, uint32_t n_row, uint32_t width) {
-    float *work = xcalloc((uint64_t)EXPERTS_PARTS_MAX * width, sizeof *work);
+                 const int32_t *ids, uint32_t n_used, uint32_t n_row, uint32_t width, float *work) {
     CHECK(n_part <= EXPERTS_PARTS_MAX);
     for (uint32_t row = 0; row < n_row; row++) {
         const float *has[EXPERTS_PARTS_MAX];
@@ -81,7 +80,6 @@ void experts_sum(float *out, const float *const *part, const struct stage_range 
                 has[n++] = part[p] + (uint64_t)row * width;
         sum_row(out + (uint64_t)row * width, has, id, n, width, work);
     }
-    free(work);
 }
 
 /* ---- the helper ---- */

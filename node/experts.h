@@ -18,9 +18,9 @@ bool experts_range_is_branch(uint32_t begin, uint32_t end);    /* aligned, a pow
 int experts_check(const struct stage_experts *x, uint32_t n_expert, struct err *e);
 
 /* out[row] = tree over part[p][row], p a range with experts of the row. Parts ascend; out may be one of
- * them. ids: [n_row][n_used], ascending per row. */
+ * them. ids: [n_row][n_used], ascending per row. work: room for one row of each part. */
 void experts_sum(float *out, const float *const *part, const struct stage_range *range, uint32_t n_part,
-                 const int32_t *ids, uint32_t n_used, uint32_t n_row, uint32_t width);
+                 const int32_t *ids, uint32_t n_used, uint32_t n_row, uint32_t width, float *work);
 
 /* ---- the helper ---- */
 

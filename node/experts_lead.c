@@ -11,7 +11,7 @@ struct experts_lead {
     uint32_t n_embd, n_used, n_part, own_i;
     struct stage_range range[EXPERTS_PARTS_MAX];   /* ascending */
     uint32_t helper_of[EXPERTS_PARTS_MAX];         /* of each part that is not our own */
-    float *part[EXPERTS_PARTS_MAX], *rows, *weights;
+    float *part[EXPERTS_PARTS_MAX], *rows, *weights, *work;    /* work: of the sum of one row */
     int32_t *ids;
     bool asked;
     int rc;
@@ -47,7 +47,8 @@ int experts_lead_new(struct experts_lead **out, struct kernels *k, const struct 
     l->rows = malloc(n * sizeof *l->rows);
     l->weights = malloc(n_ids * sizeof *l->weights);
     l->ids = malloc(n_ids * sizeof *l->ids);
-    bool fine = l->rows && l->weights && l->ids;
+    l->work = malloc((uint64_t)l->n_part * hp->n_embd * sizeof *l->work);
+    bool fine = l->rows && l->weights && l->ids && l->work;
     for (uint32_t i = 0; i < l->n_part; i++) fine &= (l->part[i] = malloc(n * sizeof *l->part[i])) != NULL;
     *out = l;
     if (fine) return 0;
@@ -62,6 +63,7 @@ void experts_lead_free(struct experts_lead *l) {
     free(l->rows);
     free(l->weights);
     free(l->ids);
+    free(l->work);
     free(l);
 }
 
@@ -98,7 +100,7 @@ void experts_lead_sum(struct experts_lead *l, struct tensor *y, int32_t n) {
     if (l->rc < 0) return;
     const float *part[EXPERTS_PARTS_MAX];
     for (uint32_t i = 0; i < l->n_part; i++) part[i] = l->part[i];
-    experts_sum(l->rows, part, l->range, l->n_part, l->ids, l->n_used, (uint32_t)n, l->n_embd);
+    experts_sum(l->rows, part, l->range, l->n_part, l->ids, l->n_used, (uint32_t)n, l->n_embd, l->work);
     l->rc = kernels_upload(l->k, y->data, l->rows, (uint64_t)n * l->n_embd * sizeof(float), &l->err);
 }
 

@@ -321,7 +321,7 @@ static void an_assignment_that_contradicts_itself_is_refused(void **state) {
     (void)state;
     tick(0);
     welcome(NODE_LINK_COORDINATOR, 5);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 8; i++) {
         struct msg_assign a = assign_of(0, 1);
         if (i == 0) a.layer_end = 0;
         if (i == 1) a.n_slot = 5;                 /* more than n_slot_max */
@@ -329,6 +329,8 @@ static void an_assignment_that_contradicts_itself_is_refused(void **state) {
         if (i == 3) a.n_credit = 0;
         if (i == 4) a.stage_i = 1;
         if (i == 5) a.has_head = false;
+        if (i == 6) a.has_embed = false;
+        if (i == 7) a.layer_begin = 1;            /* the first stage, but not the first layers */
         assign((uint64_t)i + 1, &a);
         assert_null(find(NODE_OUT_LOAD, 0));
         assert_int_equal(sent(MSG_FAILED)->u.failed.code, ERR_INVALID);
