@@ -10,6 +10,9 @@
 
 #include "common/base/banned.h"
 
+/* No coordinator gets that far: whoever says so would make ours wrap. */
+#define EPOCH_MAX (UINT64_MAX / 2)
+
 static const struct sm_state cluster_states[CL_STATES] = {
     [CL_WAITING] = { "waiting", SM_BIT(CL_LOADING) },
     [CL_LOADING] = { "loading", SM_BIT(CL_SERVING) | SM_BIT(CL_WAITING) },
@@ -135,6 +138,10 @@ void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struc
         h->role != MSG_ROLE_NODE || !peer_name_is_valid(h->name)) {
         MARK(hello_version);
         cluster_refuse(c, link, ERR_UNSUPPORTED, "no common protocol version, no node, or no name", outs);
+        return;
+    }
+    if (m->epoch > EPOCH_MAX) {
+        cluster_refuse(c, link, ERR_INVALID, "an epoch that cannot be", outs);
         return;
     }
     struct coord_node *n = find_name(c, h->name), *on_link = cluster_find(c, link);

@@ -57,7 +57,6 @@ struct coord;
 void cluster_init(struct coord *c);
 void cluster_deinit(struct coord *c);
 
-/* True: the message was one of ours and is dealt with. */
 void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struct coord_outs *outs);
 struct coord_node *cluster_find(struct coord *c, uint32_t link);
 void cluster_on_ready(struct coord *c, struct coord_node *n, const struct msg_ready *ready,

@@ -351,6 +351,20 @@ static void the_queue_is_bounded(void **state) {
     assert_int_equal(view().n_queued, 2);         /* four slots */
 }
 
+static void an_epoch_that_cannot_be_is_refused(void **state) {
+    (void)state;
+    tick(0);
+    struct msg *m = msg_from(MSG_HELLO, A);
+    m->epoch = UINT64_MAX;                        /* the next one would be 0 */
+    m->u.hello = (struct msg_hello){
+        .magic = MSG_MAGIC, .version_min = 1, .version_max = 1, .role = MSG_ROLE_NODE
+    };
+    snprintf(m->u.hello.name, sizeof m->u.hello.name, "a");
+    deliver(A, (struct payload){ 0 });
+    assert_int_equal(sent(MSG_REFUSE)->u.refuse.code, ERR_INVALID);
+    assert_int_equal(view().n_node, 0);
+}
+
 static void nonsense_is_refused(void **state) {
     (void)state;
     serve();
@@ -901,6 +915,7 @@ int main(void) {
         CASE(a_request_becomes_tokens),
         CASE(the_last_token_is_what_the_sampler_says),
         CASE(the_queue_is_bounded),
+        CASE(an_epoch_that_cannot_be_is_refused),
         CASE(nonsense_is_refused),
         CASE(memory_is_reserved_for_the_worst_case),
         CASE(cancelled_means_silent_and_soon_gone),
