@@ -1,4 +1,4 @@
-/* codec - struct msg to the bytes of proto/pleiades.proto and back; the only place that knows protobuf.
+/* codec - struct msg to the bytes of proto/message.proto and back; the only place that knows protobuf.
  *
  * Packing keeps nothing. A codec is what unpacking needs: one block of CODEC_BYTES, taken at codec_new
  * and used anew for each message, so nothing from outside decides how much memory is taken. Both belong

@@ -326,7 +326,7 @@ struct msg {
     enum msg_kind kind;
     uint64_t epoch;                                /* of the plan; 0 before the first */
     uint64_t incarnation;                   /* of the sender: chance, drawn once per process start; never 0 */
-    uint64_t link_seq;                   /* 1, 2, ... per link and direction; the link writes and checks it */
+    uint64_t link_seq;                            /* 0: not counted */
     uint64_t trace;                                /* batch or request it belongs to; 0: none */
     union {
         struct msg_hello hello;
