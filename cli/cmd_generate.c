@@ -140,7 +140,7 @@ int cmd_generate(int argc, char **argv) {
     int n = 16, top_k = 0, n_top = 0;
     double temp = 0, top_p = 1, min_p = 0, repetition = 1, frequency = 0, presence = 0;
     const struct opt table[] = {
-        ENGINE_OPTS(o),
+        ENGINE_OPTS_OR(o, "the GGUF file (required, or --cluster)"),
         OPT_STRING(0, "ids", &ids, "FILE",
                    "the prompt: token ids as decimal text, - for the input (required)"),
         OPT_INT('n', "predict", &n, 1, 1 << 24, "N", "how many tokens to make"),

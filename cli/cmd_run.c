@@ -159,7 +159,7 @@ int cmd_run(int argc, char **argv) {
     engine_options_init(&source->engine);
     sampler_params_init(&source->sampling);
     const struct opt table[] = {
-        ENGINE_OPTS(source->engine),
+        ENGINE_OPTS_OR(source->engine, "the GGUF file (required, or --url)"),
         OPT_GROUP("A model elsewhere"),
         OPT_STRING(0, "url", &source->url, "ADDRESS",
                    "ask this endpoint, as http://HOST:8080; --model is then a model's name there, "

@@ -163,7 +163,7 @@ int cmd_serve(int argc, char **argv) {
         OPT_STRING(0, "name", &c->local_name, "NAME", "of this machine in plans; default: local"),
         OPT_INT('t', "threads", &n_threads, 0, 256, "N", "compute threads; 0: all cores"),
         OPT_U64(0, "memory", &c->local_memory_bytes, 0, UINT64_MAX, "BYTES",
-                "for weights, state and buffers; 0: 85 % of what is installed"),
+                "for weights, state and buffers (64G); 0: 85 % of what is installed"),
         OPT_STRING(0, "backend", &c->backend, "NAME",
                    "cpu, cuda or metal; default: the best one here"),
         OPT_GROUP("The cluster"),

@@ -33,8 +33,9 @@ struct engine {
 
 void engine_options_init(struct engine_options *o);
 /* The options every such command has; `n` entries of a table. */
-#define ENGINE_OPTS(o)                                                                                   \
-    OPT_STRING('m', "model", &(o).model, "FILE", "the GGUF file (required)"),                            \
+#define ENGINE_OPTS(o) ENGINE_OPTS_OR(o, "the GGUF file (required)")
+#define ENGINE_OPTS_OR(o, model_help)                                                                    \
+    OPT_STRING('m', "model", &(o).model, "FILE", model_help),                                            \
         OPT_INT('t', "threads", &(o).n_threads, 0, 256, "N", "compute threads; 0: all cores"),           \
         OPT_INT(0, "chunk", &(o).chunk, 0, 65536, "N",                                                   \
                 "prompt tokens computed at once; 0: a good default"),                                    \

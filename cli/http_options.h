@@ -39,7 +39,7 @@ static inline const struct http_config *http_options_config(struct http_options 
     OPT_GROUP("Endpoint"),                                                                         \
         OPT_STRING('H', "host", &(o)->config.host, "NAME", "name or address to listen at"),        \
         OPT_INT('P', "port", &(o)->config.port, -1, 65535, "N",                                    \
-                "0: any free one; -1: no TCP at all"),                                             \
+                "where it listens; 0: any free one; -1: no TCP at all"),                           \
         OPT_STRING(0, "unix", &(o)->config.unix_path, "PATH", "a Unix socket, too"),               \
         OPT_LIST(0, "api-key", (o)->config.keys, HTTP_KEYS_MAX, "KEY",                             \
                  "accepted key (other users of this machine can see it here; better a file)"),     \

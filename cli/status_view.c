@@ -41,12 +41,15 @@ static bool truth(const json_t *o, const char *key) {
 
 static void line(struct view *v, const char *format, ...) PRINTF_LIKE(2, 3);
 
+/* Names come from other machines and from model files: nothing of them may steer the terminal. */
 static void line(struct view *v, const char *format, ...) {
     char row[256];
     va_list args;
     va_start(args, format);
     vsnprintf(row, sizeof row, format, args);
     va_end(args);
+    for (char *c = row; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
     buf_printf(v->out, "%.80s%s", row, v->newline);
 }
 
