@@ -23,7 +23,7 @@ avx2="-mavx2 -mfma -mf16c -O3"
 avx512="$avx2 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mavx512bitalg -mavx512vbmi2"
 
 sources="common/base/err.c common/base/rng.c common/base/mark.c common/model/dtype.c common/model/dtype_encode.c common/model/iq2xxs_tables.c
-         kernels/kernels.c $(echo kernels/cpu/*.c kernels/cuda/*.cu) tests/cuda/ops_test.c"
+         kernels/kernels.c $(echo kernels/cpu/*.c kernels/cuda/*.cu tests/cuda/*.c)"
 
 compile_one() {                                    # prints nothing unless something is wrong
     local source=$1 object=$out/${1//\//_}.o flags=$c_flags
