@@ -161,10 +161,11 @@ static void print_plan_json(const struct plan_cluster *c, const struct plan *p) 
                               json_pack("{s:i, s:b, s:f}", "stages", (int)p->alternative[i].n_stage,
                                         "fits", (int)p->alternative[i].fits, "tokens_per_s",
                                         p->alternative[i].tokens_per_s));
-    json_t *root = json_pack("{s:o, s:f, s:f, s:f, s:b, s:o}", "stages", stages,
+    json_t *root = json_pack("{s:o, s:f, s:f, s:f, s:b, s:b, s:f, s:o}", "stages", stages,
                              "prefill_tokens_per_s", p->prefill_tokens_per_s, "stream_tokens_per_s",
                              p->stream_tokens_per_s, "all_tokens_per_s", p->all_tokens_per_s,
-                             "exact", (int)p->exact, "alternatives", others);
+                             "exact", (int)p->exact, "helpers_tried", (int)p->helpers_tried,
+                             "plain_tokens_per_s", p->plain_tokens_per_s, "alternatives", others);
     json_dumpf(root, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(root);

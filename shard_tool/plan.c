@@ -74,6 +74,53 @@ static void explain_stage(struct buf *b, const struct plan_cluster *c, const str
         (unsigned long long)(m->memory - used(s)));
 }
 
+static double rows_of(const struct plan_options *o, const struct plan *p) {
+    return o->objective == PLAN_LATENCY ? 1 : p->rows;
+}
+
+static void explain_helpers(const struct plan_model *m, const struct plan_cluster *c,
+                            const struct plan_options *o, const struct plan *p, uint32_t i, struct buf *b) {
+    const struct plan_stage *s = &p->stage[i];
+    struct plan_exchange x = plan_exchange(m, c, o, s, rows_of(o, p));
+    for (uint32_t k = 0; k < s->n_helper; k++) {
+        uint32_t h = s->helper[k].machine;
+        const struct plan_link *link = &c->link[s->machine][h];
+        buf_printf(b, "    helper %s (%s): %.1f GB/s, %.2f T int8/s; to it %.3f ms latency, %.2f GB/s\n",
+                   c->machine[h].name, *c->machine[h].backend ? c->machine[h].backend : "?",
+                   c->machine[h].bytes_per_s / 1e9, c->machine[h].int8_per_s / 1e12, ms(link->latency_s),
+                   link->bytes_per_s / 1e9);
+    }
+    if (s->n_helper)
+        buf_printf(b,
+                   "    experts for %.1f rows: %.3f ms here, besides %.3f ms of round trips and %.3f ms "
+                   "there; %.3f ms if all were here\n",
+                   rows_of(o, p), ms(x.here_s), ms(x.way_s), ms(x.there_s), ms(x.alone_s));
+}
+
+/* What the best single helper would do to a stage that has none; nothing when experts cannot be halved. */
+static void explain_no_helper(const struct plan_model *m, const struct plan_cluster *c,
+                              const struct plan_options *o, const struct plan *p, uint32_t i, struct buf *b) {
+    struct plan_exchange best = { 0 };
+    uint32_t each = plan_experts_each(m->hp.n_expert, 1), helper = c->n;
+    for (uint32_t k = 0; k < c->n && each; k++) {
+        struct plan_stage s = p->stage[i];
+        if (k == s.machine) continue;
+        s.n_helper = 1;
+        s.expert_end = m->hp.n_expert - each;
+        s.helper[0] = (struct plan_helper){ k, s.expert_end, m->hp.n_expert, 0 };
+        struct plan_exchange x = plan_exchange(m, c, o, &s, rows_of(o, p));
+        if (helper < c->n && x.way_s + x.there_s >= best.way_s + best.there_s) continue;
+        best = x;
+        helper = k;
+    }
+    if (helper == c->n) return;
+    buf_printf(b,
+               "    %s + %s: %.3f ms of round trips and %.3f ms of experts there, beside %.3f ms here; "
+               "without %.3f ms\n",
+               c->machine[p->stage[i].machine].name, c->machine[helper].name, ms(best.way_s),
+               ms(best.there_s), ms(best.here_s), ms(best.alone_s));
+}
+
 /* 0 and a plan, or why that machine alone does not do. */
 static void explain_alone(const struct plan_model *m, const struct plan_cluster *c,
                           const struct plan_options *o, uint32_t i, struct buf *b) {
@@ -110,7 +157,10 @@ static void explain_alternatives(const struct plan_model *m, const struct plan_c
     else if (helped) buf_printf(b, "  without expert helpers: does not fit\n");
     else if (p->helpers_tried)
         buf_printf(b, "  expert helpers: a round trip in every layer does not pay here\n");
+    else if (o->helpers == PLAN_HELPERS_AUTO && c->n > 1)
+        buf_printf(b, "  expert helpers: not tried; too many different machines\n");
     else buf_printf(b, "  expert helpers: not tried\n");
+    for (uint32_t i = 0; i < p->n_stage && !helped; i++) explain_no_helper(m, c, o, p, i, b);
     if (!p->exact)
         buf_printf(b, "  other orders: not tried; there are too many different machines, the order "
                       "given was kept\n");
@@ -127,6 +177,9 @@ void shard_plan_print(const struct plan_model *m, const struct plan_cluster *c,
     print_prediction(b, o, p);
     if (!explain) return;
     buf_printf(b, "\nNumbers:\n");
-    for (uint32_t i = 0; i < p->n_stage; i++) explain_stage(b, c, p, i);
+    for (uint32_t i = 0; i < p->n_stage; i++) {
+        explain_stage(b, c, p, i);
+        explain_helpers(m, c, o, p, i, b);
+    }
     if (p->n_alternative) explain_alternatives(m, c, o, p, b);
 }

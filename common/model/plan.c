@@ -8,7 +8,9 @@
  *     best[l'][s+1][taken + k][k] = min(best[l][s][taken][b] + link + time of k on l..l')
  *
  * With `ordered` nothing is alike, and the next kind must come later. A stage may also be a lead with
- * 1-3 helpers of one kind, each with as many experts as makes the stage fastest.
+ * 1-3 helpers of any kinds, each with as many experts as makes the stage fastest; then a group of kinds
+ * takes the place of one kind in the sets. That multiplies the steps, so helpers are left out where the
+ * steps, which are counted beforehand, would be too many (plan.helpers_tried).
  *
  * Latency: the least sum. Throughput: for each number of stages, tokens/s = rows / max(slowest part,
  * round / groups). The sums that a limit on the slowest part allows fall as the limit rises, so the
@@ -22,14 +24,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { KIND_NONE = 255, WORK_MAX = 40 * 1000 * 1000 };  /* steps of one run with helpers: a second or so */
+enum {
+    KIND_NONE = 255,
+    STEPS_MAX = 40 * 1000 * 1000,                            /* with helpers: half a second at most */
+    TIMES_MAX = 1000 * 1000,                                 /* of stages with helpers; sorted once per run */
+};
 
 struct kind {
     uint32_t n, member[PLAN_MACHINES_MAX];
 };
 
-struct group {                                               /* what a stage may consist of */
-    uint8_t lead, helper, n_helper;                          /* kinds; helper KIND_NONE when n_helper is 0 */
+struct group {                                               /* what a stage may consist of: kinds */
+    uint8_t lead, n_helper, helper[PLAN_HELPERS_MAX];        /* helpers ascend */
 };
 
 struct cell {
@@ -47,10 +53,11 @@ struct search {
     struct kind kind[PLAN_MACHINES_MAX];
     uint32_t n_kind, n_set, n_layer;
     uint32_t radix[PLAN_MACHINES_MAX];                       /* of a kind in the number of a set */
-    struct group *group;
+    struct group *group;                                     /* first every kind alone, then with helpers */
     uint32_t n_group;
     double rows;
     double *time;                         /* [n_group][n_layer][n_layer + 1]: of a stage; INFINITY: no room */
+    uint16_t *each;                       /* the same: experts of each helper */
     struct cell *cell;                                       /* [n_layer + 1][n_stage + 1][n_set][n_kind] */
     uint32_t n_stage_max;
 };
@@ -106,131 +113,154 @@ static uint32_t taken(const struct search *s, uint32_t set, uint32_t kind) {
     return set / s->radix[kind] % (s->kind[kind].n + 1);
 }
 
+/* ---- groups ---- */
+
+static uint32_t count_of(const struct group *g, uint32_t kind) {
+    uint32_t n = g->lead == kind;
+    for (uint32_t i = 0; i < g->n_helper; i++) n += g->helper[i] == kind;
+    return n;
+}
+
+static uint32_t radix_of(const struct search *s, const struct group *g) {
+    uint32_t sum = s->radix[g->lead];
+    for (uint32_t i = 0; i < g->n_helper; i++) sum += s->radix[g->helper[i]];
+    return sum;
+}
+
 /* The set after adding a group to it; false: not enough machines, or out of order. */
 static bool set_add(const struct search *s, uint32_t set, uint32_t last, const struct group *g,
                     uint32_t *out) {
     if (s->o.ordered) return *out = 0, last == KIND_NONE || g->lead > last;
-    uint32_t lead = 1 + (g->helper == g->lead ? g->n_helper : 0);
-    if (taken(s, set, g->lead) + lead > s->kind[g->lead].n) return false;
-    if (g->n_helper && g->helper != g->lead &&
-        taken(s, set, g->helper) + g->n_helper > s->kind[g->helper].n)
-        return false;
-    *out = set + s->radix[g->lead] + g->n_helper * (g->n_helper ? s->radix[g->helper] : 0);
+    if (taken(s, set, g->lead) + count_of(g, g->lead) > s->kind[g->lead].n) return false;
+    for (uint32_t i = 0; i < g->n_helper; i++)
+        if (taken(s, set, g->helper[i]) + count_of(g, g->helper[i]) > s->kind[g->helper[i]].n) return false;
+    *out = set + radix_of(s, g);
     return true;
 }
 
+/* g with one helper more, of kind `from` or later, and those with more yet. */
+static void add_helped(struct search *s, const struct group *g, uint32_t from) {
+    for (uint32_t k = from; k < s->n_kind; k++) {
+        struct group more = *g;
+        more.helper[more.n_helper++] = (uint8_t)k;
+        if (count_of(&more, k) > s->kind[k].n) continue;
+        if (plan_experts_each(s->m->hp.n_expert, more.n_helper)) s->group[s->n_group++] = more;
+        if (more.n_helper < PLAN_HELPERS_MAX) add_helped(s, &more, k);
+    }
+}
+
 static void find_groups(struct search *s, bool helpers) {
-    uint32_t room = s->n_kind * (1 + (helpers ? s->n_kind * PLAN_HELPERS_MAX : 0));
-    s->group = xcalloc(room, sizeof *s->group);
+    uint32_t k = s->n_kind, sets = 1 + k + k * (k + 1) / 2 + k * (k + 1) * (k + 2) / 6;
+    s->group = xcalloc(k * (helpers ? sets : 1), sizeof *s->group);
     s->n_group = 0;
-    for (uint32_t k = 0; k < s->n_kind; k++)
-        s->group[s->n_group++] = (struct group){ (uint8_t)k, KIND_NONE, 0 };
-    for (uint32_t k = 0; k < s->n_kind && helpers; k++)
-        for (uint32_t h = 0; h < s->n_kind; h++)
-            for (uint32_t n = 1; n <= PLAN_HELPERS_MAX && n + (h == k) <= s->kind[h].n; n++)
-                s->group[s->n_group++] = (struct group){ (uint8_t)k, (uint8_t)h, (uint8_t)n };
+    for (uint32_t i = 0; i < k; i++) s->group[s->n_group++] = (struct group){ .lead = (uint8_t)i };
+    for (uint32_t i = 0; i < k && helpers; i++) add_helped(s, &(struct group){ .lead = (uint8_t)i }, 0);
 }
 
 /* ---- the time of a stage ---- */
 
 struct span {                                                /* a stage to be: sums over its layers */
-    uint32_t begin, end;
+    uint32_t end;
     uint64_t rest, experts, state, work;                     /* bytes; experts: of one expert in all layers */
-    bool head;
+    double layers_s, fetch_s;
 };
 
-static double head_seconds(const struct search *s, const struct plan_machine *p, const struct span *x) {
-    return x->head ? plan_seconds(p, plan_work_head(s->m, s->rows)) : 0;
+static const struct plan_machine *lead_of(const struct search *s, const struct group *g) {
+    return &s->c->machine[s->kind[g->lead].member[0]];
 }
 
-static double helped_time(const struct search *s, const struct group *g, const struct span *x,
-                          uint32_t n_each) {
-    uint32_t lead = s->kind[g->lead].member[0], helper = s->kind[g->helper].member[g->helper == g->lead];
-    double t = head_seconds(s, &s->c->machine[lead], x);
-    for (uint32_t l = x->begin; l < x->end; l++)
-        t += plan_helped_seconds(s->m, &s->c->machine[lead], &s->c->machine[helper],
-                                 &s->c->link[lead][helper], g->n_helper, n_each, l, PLAN_DECODE,
-                                 s->rows, s->o.depth);
+/* A machine like the helper, on a link like its own. */
+static uint32_t helper_of(const struct search *s, const struct group *g, uint32_t i) {
+    return s->kind[g->helper[i]].member[g->helper[i] == g->lead];
+}
+
+static double group_layer(const struct search *s, const struct group *g, uint32_t each, uint32_t layer) {
+    uint32_t lead = s->kind[g->lead].member[0];
+    double slowest = 0;
+    if (g->n_helper == 0)
+        return plan_layer_seconds(s->m, lead_of(s, g), layer, PLAN_DECODE, s->rows, s->o.depth);
+    for (uint32_t i = 0; i < g->n_helper; i++) {
+        uint32_t helper = helper_of(s, g, i);
+        struct plan_helped h = plan_helped(s->m, lead_of(s, g), &s->c->machine[helper],
+                                           &s->c->link[lead][helper], g->n_helper, each, layer,
+                                           PLAN_DECODE, s->rows, s->o.depth);
+        slowest = fmax(slowest, plan_helped_seconds(h));
+    }
+    return slowest;
+}
+
+static double group_fetch(const struct search *s, const struct group *g, uint32_t each, uint32_t layer) {
+    double share = (double)each / s->m->hp.n_expert;
+    double t = plan_fetch_layer(s->m, lead_of(s, g), layer, 1 - share * g->n_helper, true);
+    for (uint32_t i = 0; i < g->n_helper; i++)
+        t += plan_fetch_layer(s->m, &s->c->machine[helper_of(s, g, i)], layer, share, false);
     return t;
 }
 
-/* How many experts each helper may hold; false: no number makes it fit. */
-static bool helped_range(const struct search *s, const struct group *g, const struct span *x,
-                         uint32_t *lo, uint32_t *hi) {
-    const struct plan_machine *lead = &s->c->machine[s->kind[g->lead].member[0]];
-    const struct plan_machine *helper = &s->c->machine[s->kind[g->helper].member[0]];
-    uint64_t e = s->m->hp.n_expert, n = g->n_helper, need = x->rest + x->state + x->work,
-             room = helper->memory + s->extra;
-    uint64_t most = room > x->work ? (room - x->work) / x->experts : 0, fewest = 1;
-    if (need > lead->memory + s->extra) return false;
-    uint64_t kept = (lead->memory + s->extra - need) / x->experts;  /* experts that the lead has room for */
-    if (kept < e) fewest = MAX(1, (e - kept + n - 1) / n);
-    *lo = (uint32_t)MIN(fewest, e);
-    *hi = (uint32_t)MIN(most, e / n);
-    return fewest <= *hi;
+static bool group_has_room(const struct search *s, const struct group *g, uint32_t each,
+                           const struct span *x) {
+    uint64_t kept = s->m->hp.n_expert - (uint64_t)each * g->n_helper;
+    if (x->rest + x->experts * kept + x->state + x->work > lead_of(s, g)->memory + s->extra) return false;
+    for (uint32_t i = 0; i < g->n_helper; i++)
+        if (x->experts * each + x->work > s->c->machine[helper_of(s, g, i)].memory + s->extra) return false;
+    return true;
 }
 
-/* The best number of experts per helper, of those that nodes can compute with. */
-static double helped_best(const struct search *s, const struct group *g, const struct span *x,
-                          uint32_t *n_each) {
-    uint32_t lo, hi;
-    double best = INFINITY;
-    if (!helped_range(s, g, x, &lo, &hi)) return INFINITY;
-    for (uint32_t each = 1; each <= hi; each *= 2) {
-        if (each < lo || !plan_experts_divide(s->m->hp.n_expert, g->n_helper, each)) continue;
-        double t = helped_time(s, g, x, each);
-        if (t < best) best = t, *n_each = each;
-    }
-    return best;
-}
-
-static struct span span_of(const struct search *s, uint32_t begin, uint32_t end) {
-    struct span x = { begin,
-                      end,
-                      0,
-                      0,
-                      plan_state_bytes(s->m, &s->o, begin, end),
-                      plan_work_bytes(s->m, &s->o),
-                      end == s->n_layer };
-    for (uint32_t l = begin; l < end; l++) {
-        x.rest += s->m->layer[l].table_bytes + s->m->layer[l].dense_bytes;
-        x.experts += s->m->layer[l].expert_bytes;
-    }
-    x.rest += (begin == 0 ? s->m->embed_bytes : 0) + (x.head ? s->m->head_bytes : 0);
-    return x;
+static uint64_t time_i(const struct search *s, uint32_t group, uint32_t begin, uint32_t end) {
+    return ((uint64_t)group * s->n_layer + begin) * (s->n_layer + 1) + end;
 }
 
 static double *time_at(const struct search *s, uint32_t group, uint32_t begin, uint32_t end) {
-    return &s->time[((uint64_t)group * s->n_layer + begin) * (s->n_layer + 1) + end];
+    return &s->time[time_i(s, group, begin, end)];
+}
+
+static void span_add(const struct search *s, struct span *x, const double *layer_s, const double *fetch_s) {
+    const struct plan_layer *l = &s->m->layer[x->end];
+    x->rest += l->table_bytes + l->dense_bytes;
+    x->experts += l->expert_bytes;
+    x->layers_s += layer_s[x->end];
+    x->fetch_s += fetch_s[x->end];
+    x->state += plan_state_bytes(s->m, &s->o, x->end, x->end + 1);
+    x->end++;
+}
+
+/* All stages of a group whose helpers hold `each` experts, where that is faster than what is known. */
+static void fill_share(struct search *s, uint32_t group, uint32_t each) {
+    const struct group *g = &s->group[group];
+    const struct plan_machine *lead = lead_of(s, g);
+    double layer_s[HP_LAYERS_MAX], fetch_s[HP_LAYERS_MAX];
+    double head_s = plan_seconds(lead, plan_work_head(s->m, s->rows)) + plan_fetch_ends(lead, false, true);
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        layer_s[l] = group_layer(s, g, each, l);
+        fetch_s[l] = group_fetch(s, g, each, l);
+    }
+    for (uint32_t begin = 0; begin < s->n_layer; begin++) {
+        struct span x = { .end = begin, .work = plan_work_bytes(s->m, &s->o) };
+        if (begin == 0) x.rest = s->m->embed_bytes, x.fetch_s = plan_fetch_ends(lead, true, false);
+        while (x.end < s->n_layer) {
+            span_add(s, &x, layer_s, fetch_s);
+            bool head = x.end == s->n_layer;
+            if (head) x.rest += s->m->head_bytes;
+            double t = x.layers_s + x.fetch_s + (head ? head_s : 0);
+            uint64_t i = time_i(s, group, begin, x.end);
+            if (t >= s->time[i] || !group_has_room(s, g, each, &x)) continue;
+            s->time[i] = t;
+            s->each[i] = (uint16_t)each;
+        }
+    }
 }
 
 static void fill_times(struct search *s, double rows) {
+    uint64_t n = (uint64_t)s->n_group * s->n_layer * (s->n_layer + 1);
+    uint32_t n_expert = s->m->hp.n_expert;
     s->rows = rows;
-    for (uint32_t begin = 0; begin < s->n_layer; begin++)
-        for (uint32_t end = begin + 1; end <= s->n_layer; end++) {
-            struct span x = span_of(s, begin, end);
-            uint64_t need = x.rest + x.experts * s->m->hp.n_expert + x.state + x.work;
-            for (uint32_t i = 0; i < s->n_group; i++) {
-                const struct group *g = &s->group[i];
-                const struct plan_machine *p = &s->c->machine[s->kind[g->lead].member[0]];
-                uint32_t n_each;
-                double *t = time_at(s, i, begin, end);
-                *t = g->n_helper                    ? helped_best(s, g, &x, &n_each)
-                     : need <= p->memory + s->extra ? 0
-                                                    : INFINITY;
-                *t += plan_fetch_seconds(p, begin, end, x.head);
-            }
-        }
-    for (uint32_t k = 0; k < s->n_kind; k++)      /* stages without helpers: sums that grow layer by layer */
-        for (uint32_t begin = 0; begin < s->n_layer; begin++) {
-            const struct plan_machine *p = &s->c->machine[s->kind[k].member[0]];
-            double t = 0;
-            for (uint32_t end = begin + 1; end <= s->n_layer; end++) {
-                t += plan_layer_seconds(s->m, p, end - 1, PLAN_DECODE, rows, s->o.depth);
-                double head = end == s->n_layer ? plan_seconds(p, plan_work_head(s->m, rows)) : 0;
-                *time_at(s, k, begin, end) += t + head;
-            }
-        }
+    for (uint64_t i = 0; i < n; i++) s->time[i] = INFINITY;
+    for (uint32_t i = 0; i < s->n_group; i++) {
+        uint32_t n_helper = s->group[i].n_helper;
+        if (n_helper == 0) fill_share(s, i, 0);
+        for (uint32_t each = 1; n_helper && each < n_expert; each *= 2)
+            if (plan_experts_divide(n_expert, n_helper, each)) fill_share(s, i, each);
+    }
 }
 
 /* ---- one run: the least sum for every number of stages, no part slower than `cap` ---- */
@@ -304,20 +334,16 @@ static double best_end(const struct search *s, uint32_t n_stage, uint32_t *set, 
 
 /* ---- from cells to a plan ---- */
 
-static void give_machines(const struct search *s, struct plan_stage *stage, const struct group *g,
+static void give_machines(const struct search *s, struct plan_stage *stage, uint32_t group,
                           uint32_t *used) {
-    const struct kind *lead = &s->kind[g->lead];
-    stage->machine = lead->member[used[g->lead]++];
-    stage->expert_end = s->m->hp.n_expert;
-    if (g->n_helper == 0) return;
-    struct span x = span_of(s, stage->layer_begin, stage->layer_end);
-    uint32_t n_each = 0;
-    helped_best(s, g, &x, &n_each);
+    const struct group *g = &s->group[group];
+    uint32_t each = s->each[time_i(s, group, stage->layer_begin, stage->layer_end)];
+    stage->machine = s->kind[g->lead].member[used[g->lead]++];
     stage->n_helper = g->n_helper;
-    stage->expert_end -= n_each * g->n_helper;
-    for (uint32_t i = 0, at = stage->expert_end; i < g->n_helper; i++, at += n_each)
-        stage->helper[i] = (struct plan_helper){ s->kind[g->helper].member[used[g->helper]++], at,
-                                                 at + n_each, 0 };
+    stage->expert_end = s->m->hp.n_expert - each * g->n_helper;
+    for (uint32_t i = 0, at = stage->expert_end; i < g->n_helper; i++, at += each)
+        stage->helper[i] = (struct plan_helper){ s->kind[g->helper[i]].member[used[g->helper[i]]++], at,
+                                                 at + each, 0 };
 }
 
 /* Walks back over the cells of the last run. */
@@ -334,10 +360,10 @@ static void take_plan(const struct search *s, uint32_t n_stage, struct plan *out
         out->stage[i].layer_begin = cell->begin;
         out->stage[i].layer_end = layer;
         layer = cell->begin;
-        if (!s->o.ordered) set -= s->radix[g->lead] + (g->n_helper ? g->n_helper * s->radix[g->helper] : 0);
+        if (!s->o.ordered) set -= radix_of(s, g);
         last = cell->last;
     }
-    for (uint32_t i = 0; i < n_stage; i++) give_machines(s, &out->stage[i], &s->group[group[i]], used);
+    for (uint32_t i = 0; i < n_stage; i++) give_machines(s, &out->stage[i], group[i], used);
 }
 
 /* ---- objectives ---- */
@@ -472,10 +498,10 @@ static int nothing_fits(struct search *s, struct err *e) {
 
 /* ---- the search ---- */
 
-static void search_open(struct search *s, bool helpers) {
-    find_groups(s, helpers);
-    s->n_stage_max = MIN(s->c->n, s->n_layer);
-    s->time = xcalloc((uint64_t)s->n_group * s->n_layer * (s->n_layer + 1), sizeof *s->time);
+static void search_open(struct search *s) {
+    uint64_t n_time = (uint64_t)s->n_group * s->n_layer * (s->n_layer + 1);
+    s->time = xcalloc(n_time, sizeof *s->time);
+    s->each = xcalloc(n_time, sizeof *s->each);
     s->cell = xcalloc((uint64_t)(s->n_layer + 1) * (s->n_stage_max + 1) * s->n_set * s->n_kind,
                       sizeof *s->cell);
 }
@@ -483,7 +509,12 @@ static void search_open(struct search *s, bool helpers) {
 static void search_close(struct search *s) {
     free(s->group);
     free(s->time);
+    free(s->each);
     free(s->cell);
+    s->group = NULL;
+    s->time = NULL;
+    s->each = NULL;
+    s->cell = NULL;
 }
 
 static void search_all(struct search *s, struct found *best, struct plan_alternative *list) {
@@ -493,27 +524,44 @@ static void search_all(struct search *s, struct found *best, struct plan_alterna
     else search_throughput(s, best, list);
 }
 
-/* A round trip in every layer rarely pays, and the number of groups grows fast: only where trying them
- * is a matter of a second. */
-static bool helpers_affordable(const struct search *s) {
-    double groups = (double)s->n_kind * (1 + s->n_kind * PLAN_HELPERS_MAX), l = s->n_layer;
-    double runs = s->o.objective == PLAN_LATENCY ? 1 : 16.0 * s->c->n;
-    return s->c->n > 1 && !s->o.ordered &&
-           groups * l * l / 2 * s->n_set * s->n_kind * runs < WORK_MAX * 10.0 &&
-           groups * l * l * l * 16 < WORK_MAX * 10.0;
+/* Of one run, at most: every group that can follow every cell. */
+static double count_steps(const struct search *s) {
+    double n = 0, layers = s->n_layer;
+    for (uint32_t set = 0; set < s->n_set; set++) {
+        uint32_t n_taken = 0, next;
+        for (uint32_t k = 0; k < s->n_kind; k++) n_taken += taken(s, set, k);
+        for (uint32_t last = 0; last < s->n_kind; last++)
+            for (uint32_t i = 0; i < s->n_group && taken(s, set, last); i++)
+                n += set_add(s, set, last, &s->group[i], &next) ? MIN(n_taken, s->n_stage_max) : 0;
+    }
+    return n * layers * layers / 2;
 }
 
-/* Helpers replace a plan without them only if they win, or nothing else fits. */
+static bool helpers_affordable(const struct search *s) {
+    double times = (double)s->n_group * s->n_layer * (s->n_layer + 1);
+    double runs = s->o.objective == PLAN_LATENCY ? 1 : (log2(times) + 2) * s->n_stage_max;
+    return times <= TIMES_MAX && count_steps(s) * runs <= STEPS_MAX;
+}
+
+/* Helpers replace a plan without them only if they win, or nothing else fits. False: not tried. */
 static bool try_helpers(struct search *s, struct found *best) {
     struct plan_alternative list[PLAN_MACHINES_MAX] = { { 0 } };
-    struct found *other = xcalloc(1, sizeof *other);
+    if (s->c->n < 2 || s->o.ordered) return false;
     search_close(s);
-    search_open(s, true);
+    find_groups(s, true);
+    if (!helpers_affordable(s)) return false;
+    struct found *other = xcalloc(1, sizeof *other);
+    search_open(s);
     search_all(s, other, list);
-    bool better = other->fits && (!best->fits || other->objective < best->objective * (1 - 1e-9));
-    if (better) *best = *other;
+    if (other->fits && (!best->fits || other->objective < best->objective * (1 - 1e-9))) *best = *other;
     free(other);
-    return better;
+    return true;
+}
+
+static bool has_helpers(const struct plan *p) {
+    for (uint32_t i = 0; i < p->n_stage; i++)
+        if (p->stage[i].n_helper) return true;
+    return false;
 }
 
 int plan_search(const struct plan_model *m, const struct plan_cluster *c,
@@ -524,23 +572,25 @@ int plan_search(const struct plan_model *m, const struct plan_cluster *c,
     struct found *best = xcalloc(1, sizeof *best);
     struct plan_alternative list[PLAN_MACHINES_MAX] = { { 0 } };
     *s = (struct search){ .m = m, .c = c, .o = *o, .n_layer = m->hp.n_layer };
+    s->n_stage_max = MIN(c->n, s->n_layer);
     find_kinds(s);
-    search_open(s, false);
+    find_groups(s, false);
+    search_open(s);
     search_all(s, best, list);
     double plain = best->fits ? 1 / best->objective : 0;
-    bool tried = o->helpers == PLAN_HELPERS_AUTO && helpers_affordable(s),
-         helped = tried && try_helpers(s, best);
+    bool tried = o->helpers == PLAN_HELPERS_AUTO && try_helpers(s, best);
     if (best->fits) {
         *out = best->plan;
         rc = plan_evaluate(m, c, o, out, e);
         out->exact = s->o.ordered == o->ordered;
         out->helpers_tried = tried;
-        out->plain_tokens_per_s = helped ? plain : 0;
+        out->plain_tokens_per_s = has_helpers(out) ? plain : 0;
         out->n_alternative = s->n_stage_max;
         memcpy(out->alternative, list, sizeof list);
     } else {
         search_close(s);
-        search_open(s, false);
+        find_groups(s, false);
+        search_open(s);
         rc = nothing_fits(s, e);
     }
     search_close(s);

@@ -17,9 +17,9 @@
  * groups of rows = streams / G circulate: tokens/s = rows / max(slowest stage or link, round trip / G).
  *
  * An expert helper holds some experts of all layers of a stage; the lead sends it the rows of each
- * layer and adds what comes back:
+ * layer and adds what comes back. Helpers of one stage may be of different kinds and hold equally many:
  *
- *   seconds = dense part of the lead + max(experts of the lead, round trip + slowest helper)
+ *   seconds = dense part of the lead + max(experts of the lead, slowest of (round trip + helper))
  *
  * Weights that a machine would have to fetch first count as if their way took part in each of the next
  * PLAN_FETCH_TOKENS tokens: a machine that is a little faster is not worth moving a model. They weigh in
@@ -31,7 +31,7 @@
 
 enum {
     PLAN_MACHINES_MAX = 64, PLAN_NAME_MAX = 64, PLAN_SETS_MAX = 256,
-    PLAN_HELPERS_MAX = 3,                              /* of one stage, all of one kind */
+    PLAN_HELPERS_MAX = 3,                              /* of one stage */
     PLAN_FETCH_TOKENS = 20000,                         /* an hour or two of one conversation */
     PLAN_RESULT_BYTES = 4096                  /* what the last stage sends per token: candidates and scores */
 };
@@ -71,7 +71,7 @@ struct plan_machine {
     double int8_per_s,
         f32_per_s; /* operations on quantised matrices (tensor cores where they do it), others */
     double layer_s;                                    /* fixed cost of a layer: launches, synchronisation */
-    const struct plan_absent *absent;                  /* of a lead; NULL: everything is here */
+    const struct plan_absent *absent;                  /* NULL: everything is here */
 };
 
 struct plan_link { double latency_s, bytes_per_s; };   /* one way */
@@ -148,6 +148,17 @@ struct plan {
 /* The sum over experts is a tree over their numbers (kernels.h), and each machine holds one branch of it:
  * may the lead hold the first ones and each of n_helper helpers so many of the rest? */
 bool plan_experts_divide(uint32_t n_expert, uint32_t n_helper, uint32_t each);
+
+/* What helpers mean for a stage that has some: seconds of its layers together, for so many rows decoded. */
+struct plan_exchange {
+    double alone_s;                                    /* experts, if the lead held all of them */
+    double here_s;                                     /* those that it keeps */
+    double way_s, there_s;                             /* round trips with their bytes; experts there */
+};
+struct plan_exchange plan_exchange(const struct plan_model *m, const struct plan_cluster *c,
+                                   const struct plan_options *o, const struct plan_stage *s, double rows);
+/* The largest share of n_helper helpers, each; 0: the experts cannot be divided so. */
+uint32_t plan_experts_each(uint32_t n_expert, uint32_t n_helper);
 
 /* The best plan. ERR_NOMEM: nothing fits, and the text says how many bytes are missing. ERR_NOTFOUND: it
  * is not a matter of memory, some weights cannot come where they fit. ERR_INVALID: nonsense was given. */

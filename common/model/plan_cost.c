@@ -186,19 +186,20 @@ double plan_layer_seconds(const struct plan_model *m, const struct plan_machine 
     return plan_seconds(p, w) + p->layer_s;
 }
 
-double plan_helped_seconds(const struct plan_model *m, const struct plan_machine *lead,
-                           const struct plan_machine *helper, const struct plan_link *link,
-                           uint32_t n_helper, uint32_t n_each, uint32_t layer, enum plan_kind kind,
-                           double rows, uint64_t depth) {
+struct plan_helped plan_helped(const struct plan_model *m, const struct plan_machine *lead,
+                               const struct plan_machine *helper, const struct plan_link *link,
+                               uint32_t n_helper, uint32_t n_each, uint32_t layer, enum plan_kind kind,
+                               double rows, uint64_t depth) {
     double share = (double)n_each / m->hp.n_expert;
     struct plan_work none = { 0 }, experts = plan_work_experts(m, layer, rows);
-    double dense = plan_seconds(lead, plan_work_dense(m, layer, kind, rows, depth)) + lead->layer_s;
-    double here = plan_seconds(lead, plan_work_add(none, experts, 1 - share * n_helper));
     /* all through the lead's own port */
     double wire = 2 * rows * 4 * m->hp.n_embd * n_helper / link->bytes_per_s;
-    double there = 2 * link->latency_s + wire +
-                   plan_seconds(helper, plan_work_add(none, experts, share)) + helper->layer_s;
-    return dense + fmax(here, there);
+    return (struct plan_helped){
+        .dense = plan_seconds(lead, plan_work_dense(m, layer, kind, rows, depth)) + lead->layer_s,
+        .here = plan_seconds(lead, plan_work_add(none, experts, 1 - share * n_helper)),
+        .way = 2 * link->latency_s + wire,
+        .there = plan_seconds(helper, plan_work_add(none, experts, share)) + helper->layer_s,
+    };
 }
 
 double plan_send_seconds(const struct plan_model *m, const struct plan_link *link, double rows) {
@@ -209,12 +210,19 @@ double plan_result_seconds(const struct plan_link *link, double rows) {
     return rows * PLAN_RESULT_BYTES / link->bytes_per_s;
 }
 
-double plan_fetch_seconds(const struct plan_machine *p, uint32_t begin, uint32_t end, bool head) {
+double plan_fetch_layer(const struct plan_model *m, const struct plan_machine *p, uint32_t layer,
+                        double share, bool rest) {
+    const struct plan_layer *l = &m->layer[layer];
+    double experts = (double)l->expert_bytes * m->hp.n_expert, whole = (double)plan_layer_bytes(m, layer);
+    if (!p->absent || p->absent->layer[layer] == 0) return 0;
+    double part = (share * experts + (rest ? whole - experts : 0)) / whole;
+    return p->absent->layer[layer] * part / PLAN_FETCH_TOKENS;
+}
+
+double plan_fetch_ends(const struct plan_machine *p, bool embed, bool head) {
     const struct plan_absent *a = p->absent;
     if (!a) return 0;
-    double t = (begin == 0 ? a->embed : 0) + (head ? a->head : 0);
-    for (uint32_t l = begin; l < end; l++) t += a->layer[l];
-    return t / PLAN_FETCH_TOKENS;
+    return ((embed ? a->embed : 0) + (head ? a->head : 0)) / PLAN_FETCH_TOKENS;
 }
 
 double plan_groups(const struct plan_options *o, uint32_t n_stage) {

@@ -86,19 +86,22 @@ static int stage_memory(const struct context *x, struct plan_stage *s, struct er
 
 /* ---- time ---- */
 
-/* The slowest helper decides; all of one kind hold as many experts, give or take one. */
+static struct plan_helped helped_layer(const struct context *x, const struct plan_stage *s, uint32_t i,
+                                       uint32_t layer, enum plan_kind kind, double rows, uint64_t depth) {
+    const struct plan_helper *h = &s->helper[i];
+    return plan_helped(x->m, &x->c->machine[s->machine], &x->c->machine[h->machine],
+                       &x->c->link[s->machine][h->machine], s->n_helper,
+                       h->expert_end - h->expert_begin, layer, kind, rows, depth);
+}
+
+/* The slowest helper decides. */
 static double layer_seconds(const struct context *x, const struct plan_stage *s, uint32_t layer,
                             enum plan_kind kind, double rows, uint64_t depth) {
-    const struct plan_machine *lead = &x->c->machine[s->machine];
-    if (s->n_helper == 0) return plan_layer_seconds(x->m, lead, layer, kind, rows, depth);
     double slowest = 0;
-    for (uint32_t i = 0; i < s->n_helper; i++) {
-        const struct plan_helper *h = &s->helper[i];
-        double t = plan_helped_seconds(x->m, lead, &x->c->machine[h->machine],
-                                       &x->c->link[s->machine][h->machine], s->n_helper,
-                                       h->expert_end - h->expert_begin, layer, kind, rows, depth);
-        slowest = fmax(slowest, t);
-    }
+    if (s->n_helper == 0)
+        return plan_layer_seconds(x->m, &x->c->machine[s->machine], layer, kind, rows, depth);
+    for (uint32_t i = 0; i < s->n_helper; i++)
+        slowest = fmax(slowest, plan_helped_seconds(helped_layer(x, s, i, layer, kind, rows, depth)));
     return slowest;
 }
 
@@ -108,6 +111,19 @@ static double stage_seconds(const struct context *x, const struct plan_stage *s,
     for (uint32_t l = s->layer_begin; l < s->layer_end; l++) t += layer_seconds(x, s, l, kind, rows, depth);
     if (s->head && head_rows > 0)
         t += plan_seconds(&x->c->machine[s->machine], plan_work_head(x->m, head_rows));
+    return t;
+}
+
+/* Lead and helpers together: one port of one source gives to all of them. */
+static double fetch_seconds(const struct context *x, const struct plan_stage *s) {
+    const struct plan_machine *lead = &x->c->machine[s->machine];
+    double n = x->m->hp.n_expert, t = plan_fetch_ends(lead, s->embed, s->head);
+    for (uint32_t l = s->layer_begin; l < s->layer_end; l++) {
+        t += plan_fetch_layer(x->m, lead, l, (s->expert_end - s->expert_begin) / n, true);
+        for (uint32_t i = 0; i < s->n_helper; i++)
+            t += plan_fetch_layer(x->m, &x->c->machine[s->helper[i].machine], l,
+                                  (s->helper[i].expert_end - s->helper[i].expert_begin) / n, false);
+    }
     return t;
 }
 
@@ -154,7 +170,7 @@ static void decode_figures(const struct context *x, struct plan *p) {
         p->token_s += s->token_s + s->send_s;
         round += s->batch_s + latency + send;
         p->batch_s = fmax(p->batch_s, fmax(s->batch_s, send));
-        double fetch = plan_fetch_seconds(&x->c->machine[s->machine], s->layer_begin, s->layer_end, s->head);
+        double fetch = fetch_seconds(x, s);
         token += s->token_s + s->send_s + fetch;
         whole_round += s->batch_s + latency + send + fetch;
         slowest = fmax(slowest, fmax(s->batch_s + fetch, send));
@@ -162,6 +178,24 @@ static void decode_figures(const struct context *x, struct plan *p) {
     p->stream_tokens_per_s = 1 / p->token_s;
     p->all_tokens_per_s = p->rows / fmax(p->batch_s, round / groups);
     p->objective = x->o->objective == PLAN_LATENCY ? token : fmax(slowest, whole_round / groups) / p->rows;
+}
+
+struct plan_exchange plan_exchange(const struct plan_model *m, const struct plan_cluster *c,
+                                   const struct plan_options *o, const struct plan_stage *s, double rows) {
+    struct context x = { m, c, o };
+    struct plan_exchange sum = { 0 };
+    for (uint32_t l = s->layer_begin; l < s->layer_end && s->n_helper; l++) {
+        struct plan_helped slowest = { 0 };
+        for (uint32_t i = 0; i < s->n_helper; i++) {
+            struct plan_helped h = helped_layer(&x, s, i, l, PLAN_DECODE, rows, o->depth);
+            if (i == 0 || h.way + h.there > slowest.way + slowest.there) slowest = h;
+        }
+        sum.alone_s += plan_seconds(&c->machine[s->machine], plan_work_experts(m, l, rows));
+        sum.here_s += slowest.here;
+        sum.way_s += slowest.way;
+        sum.there_s += slowest.there;
+    }
+    return sum;
 }
 
 /* Chunk k enters a stage when the stage before has sent it and the stage itself is done with chunk k - 1. */
@@ -228,6 +262,13 @@ bool plan_experts_divide(uint32_t n_expert, uint32_t n_helper, uint32_t each) {
     return is_power_of_two(lead) && is_power_of_two(each) && lead % each == 0;
 }
 
+uint32_t plan_experts_each(uint32_t n_expert, uint32_t n_helper) {
+    uint32_t each = 0;
+    for (uint32_t n = 1; n_helper && n < n_expert && n < 1u << 30; n *= 2)
+        if (plan_experts_divide(n_expert, n_helper, n)) each = n;
+    return each;
+}
+
 /* "+NAME+NAME": helpers, each with as many experts as can be. */
 static int read_helpers(const struct plan_model *m, const struct plan_cluster *c, const char **at,
                         struct plan_stage *s, struct err *e) {
@@ -241,9 +282,7 @@ static int read_helpers(const struct plan_model *m, const struct plan_cluster *c
                            (int)MIN(len, (size_t)PLAN_NAME_MAX), name);
         *at = name + len;
     }
-    uint32_t each = 0, n_expert = m->hp.n_expert;
-    for (uint32_t n = 1; n < n_expert && n < 1u << 30; n *= 2)
-        if (plan_experts_divide(n_expert, s->n_helper, n)) each = n;
+    uint32_t n_expert = m->hp.n_expert, each = plan_experts_each(n_expert, s->n_helper);
     if (s->n_helper && !each)
         return err_set(e, ERR_UNSUPPORTED, "%u experts cannot be divided among a lead and %u helpers",
                        m->hp.n_expert, s->n_helper);

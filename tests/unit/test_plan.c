@@ -180,7 +180,6 @@ struct brute {
     const struct plan_model *m;
     const struct plan_cluster *c;
     const struct plan_options *o;
-    uint32_t kind[PLAN_MACHINES_MAX];                 /* machines of a kind are alike */
     struct plan p;
     bool used[PLAN_MACHINES_MAX], helpers;
     double best;
@@ -200,10 +199,10 @@ static void brute_next(struct brute *b, uint32_t end) {
     else brute_rest(b, end);
 }
 
-/* Every set of helpers of one kind, every number of experts for each. */
+/* Every set of helpers, every number of experts for each. */
 static void brute_helpers(struct brute *b, struct plan_stage *s, uint32_t from) {
     for (uint32_t h = from; h < b->c->n && s->n_helper < PLAN_HELPERS_MAX; h++) {
-        if (b->used[h] || (s->n_helper && b->kind[h] != b->kind[s->helper[0].machine])) continue;
+        if (b->used[h]) continue;
         struct plan_stage before = *s;
         b->used[h] = true;
         s->helper[s->n_helper++].machine = h;
@@ -262,8 +261,7 @@ static const struct plan_absent *random_absent(struct rng *r, struct plan_absent
 }
 
 /* Often so little memory that every expert counts. */
-static void random_cluster(struct rng *r, struct plan_cluster *c, uint32_t *kind, uint32_t n,
-                           uint64_t model_bytes) {
+static void random_cluster(struct rng *r, struct plan_cluster *c, uint32_t n, uint64_t model_bytes) {
     static struct plan_absent absent[3];
     struct plan_machine kinds[3];
     bool absents = rng_below(r, 2);
@@ -280,9 +278,7 @@ static void random_cluster(struct rng *r, struct plan_cluster *c, uint32_t *kind
     plan_cluster_links(c, random_link(r));
     bool wild = rng_below(r, 2);                      /* each link its own; then no two machines are alike */
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t k = (uint32_t)rng_below(r, 3);
-        c->machine[i] = kinds[k];
-        kind[i] = wild ? i : k;
+        c->machine[i] = kinds[rng_below(r, 3)];
         snprintf(c->machine[i].name, PLAN_NAME_MAX, "m%u", i);
         for (uint32_t j = 0; j < n && wild; j++) c->link[i][j] = random_link(r);
         if (wild) c->coordinator[i] = random_link(r);
@@ -318,7 +314,7 @@ static void compare_with_brute_force(uint64_t seed, uint32_t n_max, bool helpers
     o.n_streams = 1 + (uint32_t)rng_below(&r, 12);
     o.n_ctx = 64 + rng_below(&r, 4000), o.depth = rng_below(&r, o.n_ctx),
     o.chunk = 1 + (uint32_t)rng_below(&r, 100);
-    random_cluster(&r, c, b.kind, 1 + (uint32_t)rng_below(&r, n_max),
+    random_cluster(&r, c, 1 + (uint32_t)rng_below(&r, n_max),
                    bytes + plan_work_bytes(&m, &o) + plan_state_bytes(&m, &o, 0, m.hp.n_layer));
     brute_rest(&b, 0);
     int rc = plan_search(&m, c, &o, &found, &e);
@@ -378,7 +374,7 @@ static void finds_the_best_of_all_plans(void **state) {
 
 static void finds_the_best_of_all_plans_with_helpers(void **state) {
     (void)state;
-    for (int i = 0; i < test_rounds(1000); i++) compare_with_brute_force((uint64_t)i, 3, true);
+    for (int i = 0; i < test_rounds(1000); i++) compare_with_brute_force((uint64_t)i, i % 8 ? 3 : 4, true);
 }
 
 /* The missing bytes are exact: with one less on every machine nothing fits, with all of them something
@@ -453,6 +449,93 @@ static void takes_helpers_where_nothing_else_fits(void **state) {
     assert_true(p.plain_tokens_per_s == 0 && p.stage[0].helper[0].expert_end == 256);
     o.helpers = PLAN_HELPERS_NEVER;
     assert_int_equal(plan_search(&m, c, &o, &p, &e), ERR_NOMEM);
+    free(c);
+}
+
+/* Where nothing lacks room: three servers of different speed that read memory slowly. One stream is faster
+ * with the experts on all of them when the links are quick, and on one machine alone when they are not. */
+static void takes_helpers_where_they_are_faster(void **state) {
+    (void)state;
+    struct plan_model m;
+    struct plan_options o;
+    struct plan p;
+    struct err e;
+    struct plan_cluster *c = two_macs(300);
+    flash(&m, DTYPE_Q4_K, DTYPE_Q4_K);
+    plan_options_init(&o);
+    c->n = 3;
+    c->machine[0] = machine("a", 300, 40);
+    c->machine[1] = machine("b", 300, 30);
+    c->machine[2] = machine("c", 300, 35);
+    plan_cluster_links(c, (struct plan_link){ 20e-6, 5e9 });
+    assert_fine(plan_search(&m, c, &o, &p, &e), &e);
+    assert_true(p.helpers_tried && p.exact);
+    assert_int_equal(p.n_stage, 1);
+    assert_int_equal(p.stage[0].machine, 0);
+    assert_int_equal(p.stage[0].n_helper, 2);
+    assert_int_equal(p.stage[0].helper[0].machine + p.stage[0].helper[1].machine, 3);
+    assert_true(p.plain_tokens_per_s > 0 && p.stream_tokens_per_s > 1.1 * p.plain_tokens_per_s);
+    struct plan_exchange x = plan_exchange(&m, c, &o, &p.stage[0], 1);
+    assert_true(x.here_s < x.alone_s && fmax(x.here_s, x.way_s + x.there_s) < x.alone_s);
+    assert_true(fabs(x.way_s - 43 * 2 * (20e-6 + 2 * 4 * 4096 / 5e9)) < 1e-9);
+    plan_cluster_links(c, (struct plan_link){ 2e-3, 5e9 });
+    assert_fine(plan_search(&m, c, &o, &p, &e), &e);
+    assert_true(p.helpers_tried && p.n_stage == 1 && p.stage[0].n_helper == 0 && p.plain_tokens_per_s == 0);
+    free(c);
+}
+
+/* The link to one helper is slow: the other one alone. */
+static void chooses_helpers_by_their_links(void **state) {
+    (void)state;
+    struct plan_model m;
+    struct plan_options o;
+    struct plan p;
+    struct err e;
+    struct plan_cluster *c = two_macs(300);
+    flash(&m, DTYPE_Q4_K, DTYPE_Q4_K);
+    plan_options_init(&o);
+    c->n = 3;
+    c->machine[0] = machine("a", 300, 40);
+    c->machine[1] = machine("b", 300, 39);
+    c->machine[2] = machine("c", 300, 30);
+    plan_cluster_links(c, (struct plan_link){ 20e-6, 5e9 });
+    c->link[0][1] = c->link[1][0] = (struct plan_link){ 5e-3, 1e8 };
+    assert_fine(plan_search(&m, c, &o, &p, &e), &e);
+    assert_int_equal(p.n_stage, 1);
+    assert_int_equal(p.stage[0].n_helper, 1);
+    assert_int_equal(p.stage[0].machine, 0);
+    assert_int_equal(p.stage[0].helper[0].machine, 2);
+    /* it would have to fetch its experts first, and never could: then without it */
+    struct plan_absent absent = { .layer = { 0 } };
+    for (uint32_t l = 0; l < 43; l++) absent.layer[l] = INFINITY;
+    c->machine[2].absent = &absent;
+    assert_fine(plan_search(&m, c, &o, &p, &e), &e);
+    assert_true(p.n_stage == 1 && p.stage[0].n_helper == 0);
+    free(c);
+}
+
+/* Different machines: every set and order of stages is tried; with helpers as long as it is a matter of less
+ * than a second, and what was not tried is said. */
+static void leaves_helpers_out_where_trying_them_takes_too_long(void **state) {
+    (void)state;
+    struct plan_model m;
+    struct plan_options o;
+    struct plan p;
+    struct err e;
+    struct plan_cluster *c = two_macs(100);
+    flash(&m, DTYPE_IQ2_XXS, DTYPE_Q2_K);
+    plan_options_init(&o);
+    o.n_streams = 8;
+    for (c->n = 3; c->n <= 7; c->n++) {
+        for (uint32_t i = 0; i < c->n; i++) {
+            c->machine[i] = machine("", 100 + i, 40 + i);
+            snprintf(c->machine[i].name, PLAN_NAME_MAX, "m%u", i);
+        }
+        o.objective = c->n % 2 ? PLAN_LATENCY : PLAN_THROUGHPUT;
+        assert_fine(plan_search(&m, c, &o, &p, &e), &e);
+        assert_true(p.exact);
+        assert_int_equal(p.helpers_tried, c->n != 6);
+    }
     free(c);
 }
 
@@ -591,6 +674,9 @@ int main(void) {
         TEST(counts_state_of_all_streams),
         TEST(experts_are_divided_as_nodes_compute_with_them),
         TEST(takes_helpers_where_nothing_else_fits),
+        TEST(takes_helpers_where_they_are_faster),
+        TEST(chooses_helpers_by_their_links),
+        TEST(leaves_helpers_out_where_trying_them_takes_too_long),
         TEST(gives_the_same_plan_twice),
         TEST(keeps_the_order_of_very_many_machines),
         TEST(reads_plans_by_hand),
