@@ -1,6 +1,7 @@
 /* any_msg - random valid messages of every kind, with every member set, and their comparison.
  *
- * Members are listed by hand, not from the codec's own lists: one that the codec forgets has to show.
+ * Members are listed by hand, not from the codec's own lists, here as in msg_lists.h: one that the codec
+ * forgets has to show.
  * Holes between members are 0, so that memcmp compares. Everything lies in the arena of the struct and
  * dies with it. */
 #ifndef HARNESS_ANY_MSG_H
@@ -12,6 +13,7 @@
 #include "common/base/arena.h"
 #include "common/base/rng.h"
 #include "common/wire/msg.h"
+#include "tests/harness/msg_lists.h"
 
 struct any_msg {
     struct rng rng;
@@ -381,46 +383,11 @@ static inline void any_msg_make(struct any_msg *a, enum msg_kind kind, struct ms
 
 /* ---- comparison ---- */
 
-struct any_part { const void **at; size_t bytes; };
-
-/* The lists of a message, as places of pointers in it. */
-static inline int any_msg_parts(struct msg *m, struct any_part part[8]) {
-    int n = 0;
-#define ANY_PART(list, count)                                                                       \
-    part[n++] = (struct any_part){ (const void **)(void *)&(list), (size_t)(count) * sizeof *(list) }
-    switch (m->kind) {
-    case MSG_HELLO: ANY_PART(m->u.hello.file, m->u.hello.n_file); break;
-    case MSG_ASSIGN:
-        ANY_PART(m->u.assign.helper, m->u.assign.n_helper);
-        ANY_PART(m->u.assign.peer, m->u.assign.n_peer);
-        break;
-    case MSG_WORK:
-        ANY_PART(m->u.work.seg, m->u.work.n_seg);
-        ANY_PART(m->u.work.token, m->u.work.n_row);
-        ANY_PART(m->u.work.want, m->u.work.n_want);
-        ANY_PART(m->u.work.bias, m->u.work.n_bias);
-        ANY_PART(m->u.work.timing, m->u.work.n_timing);
-        break;
-    case MSG_RESULT:
-        ANY_PART(m->u.result.row, m->u.result.n_row);
-        ANY_PART(m->u.result.timing, m->u.result.n_timing);
-        break;
-    case MSG_SYNC:
-        ANY_PART(m->u.sync.seq, m->u.sync.n_seq);
-        ANY_PART(m->u.sync.dead, m->u.sync.n_dead);
-        break;
-    case MSG_LINKS: ANY_PART(m->u.links.link, m->u.links.n_link); break;
-    default: break;
-    }
-#undef ANY_PART
-    return n;
-}
-
 static inline bool any_msg_equal(const struct msg *a, const struct msg *b) {
     struct msg x = *a, y = *b;
-    struct any_part p[8], q[8];
-    int n = any_msg_parts(&x, p);
-    if (any_msg_parts(&y, q) != n) return false;
+    struct msg_list p[MSG_LISTS_MAX], q[MSG_LISTS_MAX];
+    int n = msg_lists(&x, p);
+    if (msg_lists(&y, q) != n) return false;
     for (int i = 0; i < n; i++) {
         if (p[i].bytes != q[i].bytes) return false;
         if (p[i].bytes && memcmp(*p[i].at, *q[i].at, p[i].bytes) != 0) return false;

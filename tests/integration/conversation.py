@@ -110,7 +110,12 @@ class Answer:
 
 # ---- dialects ----
 
-class Chat:
+class Dialect:
+    def user(self, history, text):
+        history.append({"role": "user", "content": text})
+
+
+class Chat(Dialect):
     name, path = "chat", "/v1/chat/completions"
 
     def tools(self):
@@ -119,9 +124,6 @@ class Chat:
     def body(self, history, stream):
         body = {"messages": history, "tools": self.tools(), "stream": stream}
         return dict(body, stream_options={"include_usage": True}) if stream else body
-
-    def user(self, history, text):
-        history.append({"role": "user", "content": text})
 
     def read(self, text, stream):
         a = Answer()
@@ -159,7 +161,7 @@ class Chat:
             history.append({"role": "tool", "tool_call_id": id, "content": result})
 
 
-class Messages:
+class Messages(Dialect):
     name, path = "messages", "/v1/messages"
 
     def tools(self):
@@ -168,9 +170,6 @@ class Messages:
     def body(self, history, stream):
         return {"model": "m", "max_tokens": 4000, "messages": history, "tools": self.tools(),
                 "stream": stream, "thinking": {"type": "enabled", "budget_tokens": 2000}}
-
-    def user(self, history, text):
-        history.append({"role": "user", "content": text})
 
     def read(self, text, stream):
         a = Answer()
@@ -215,7 +214,7 @@ class Messages:
                 for (id, _, _), result in zip(a.calls, results)]})
 
 
-class Responses:
+class Responses(Dialect):
     name, path = "responses", "/v1/responses"
 
     def tools(self):
@@ -224,9 +223,6 @@ class Responses:
     def body(self, history, stream):
         return {"input": history, "tools": self.tools(), "stream": stream, "store": False,
                 "include": ["reasoning.encrypted_content"]}
-
-    def user(self, history, text):
-        history.append({"role": "user", "content": text})
 
     def read(self, text, stream):
         a = Answer()

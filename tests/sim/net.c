@@ -3,6 +3,7 @@
 
 #include "common/base/check.h"
 #include "common/wire/codec.h"
+#include "tests/harness/msg_lists.h"
 
 #include "common/base/banned.h"
 
@@ -62,43 +63,6 @@ static size_t padded(size_t n) {
     return ALIGN_UP(n, 8);
 }
 
-struct part { const void **at; size_t bytes; };
-
-/* The arrays of a message, as places of pointers in it. */
-static int parts_of(struct msg *m, struct part *part) {
-    int n = 0;
-#define PART(field, count)                                                                         \
-    part[n++] = (struct part) {                                                                    \
-        (const void **)(void *)&(field), (size_t)(count) * sizeof *(field)                         \
-    }
-    switch (m->kind) {
-    case MSG_HELLO: PART(m->u.hello.file, m->u.hello.n_file); break;
-    case MSG_ASSIGN:
-        PART(m->u.assign.helper, m->u.assign.n_helper);
-        PART(m->u.assign.peer, m->u.assign.n_peer);
-        break;
-    case MSG_WORK:
-        PART(m->u.work.seg, m->u.work.n_seg);
-        PART(m->u.work.token, m->u.work.n_row);
-        PART(m->u.work.want, m->u.work.n_want);
-        PART(m->u.work.bias, m->u.work.n_bias);
-        PART(m->u.work.timing, m->u.work.n_timing);
-        break;
-    case MSG_RESULT:
-        PART(m->u.result.row, m->u.result.n_row);
-        PART(m->u.result.timing, m->u.result.n_timing);
-        break;
-    case MSG_SYNC:
-        PART(m->u.sync.seq, m->u.sync.n_seq);
-        PART(m->u.sync.dead, m->u.sync.n_dead);
-        break;
-    case MSG_LINKS: PART(m->u.links.link, m->u.links.n_link); break;
-    default: break;
-    }
-#undef PART
-    return n;
-}
-
 /* Every message takes the way over the wire: what the codec loses, changes or refuses shows in the run. */
 static struct msg through_the_codec(struct world *w, const struct msg *m) {
     static struct codec *codec;
@@ -115,20 +79,20 @@ static struct msg through_the_codec(struct world *w, const struct msg *m) {
 }
 
 static struct parcel *pack(struct world *w, const struct msg *original) {
-    struct part part[8];
+    struct msg_list list[MSG_LISTS_MAX];
     struct msg decoded = through_the_codec(w, original), shallow = decoded;
     const struct msg *m = &decoded;
     size_t bytes = 0;
-    int n = parts_of(&shallow, part);
-    for (int i = 0; i < n; i++) bytes += padded(part[i].bytes);
+    int n = msg_lists(&shallow, list);
+    for (int i = 0; i < n; i++) bytes += padded(list[i].bytes);
     struct parcel *p = xrealloc(NULL, sizeof *p + bytes);
     p->msg = *m;
     char *at = p->arrays;
-    n = parts_of(&p->msg, part);
+    n = msg_lists(&p->msg, list);
     for (int i = 0; i < n; i++) {
-        if (part[i].bytes) memcpy(at, *part[i].at, part[i].bytes);
-        *part[i].at = at;
-        at += padded(part[i].bytes);
+        if (list[i].bytes) memcpy(at, *list[i].at, list[i].bytes);
+        *list[i].at = at;
+        at += padded(list[i].bytes);
     }
     return p;
 }

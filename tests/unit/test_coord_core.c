@@ -46,7 +46,7 @@ static int sample(void *ctx, const struct coord_sample *s, struct coord_sampled 
     return 0;
 }
 
-static int open_bench(uint32_t n_park_max) {
+static int open_bench(uint32_t n_park_max, uint32_t n_keep_min) {
     memset(&b, 0, sizeof b);
     coord_config_init(&b.config);
     snprintf(b.config.name, sizeof b.config.name, "c");
@@ -57,6 +57,7 @@ static int open_bench(uint32_t n_park_max) {
     b.config.n_node_expected = 2;
     b.config.stall_ms = 60000;
     b.config.n_park_max = n_park_max;
+    if (n_keep_min) b.config.n_keep_min = n_keep_min;
     b.config.plan = plan;
     b.config.sample = sample;
     b.coord = coord_new(&b.config);
@@ -70,12 +71,17 @@ static int open_bench(uint32_t n_park_max) {
 
 static int set_up(void **state) {
     (void)state;
-    return open_bench(0);
+    return open_bench(0, 0);
 }
 
 static int set_up_parking(void **state) {
     (void)state;
-    return open_bench(3);
+    return open_bench(3, 0);
+}
+
+static int set_up_copying(void **state) {
+    (void)state;
+    return open_bench(3, 3);
 }
 
 static int tear_down(void **state) {
@@ -140,20 +146,58 @@ static void hello(uint32_t link, const char *name, uint64_t incarnation) {
     deliver(link, (struct payload){ 0 });
 }
 
-static void ready(uint32_t link, uint64_t state_tokens) {
-    struct msg *m = msg_from(MSG_READY, link);
-    m->u.ready.state_tokens_max = state_tokens;
+static void say(uint32_t link, enum msg_kind kind) {
+    msg_from(kind, link);
     deliver(link, (struct payload){ 0 });
 }
 
-/* Two stages, both ready; a node's incarnation is its link number. */
-static void serve(void) {
+static void ready(uint32_t link, uint64_t state_tokens) {
+    msg_from(MSG_READY, link)->u.ready.state_tokens_max = state_tokens;
+    deliver(link, (struct payload){ 0 });
+}
+
+static void failed(uint32_t link, uint64_t batch) {
+    msg_from(MSG_FAILED, link)->u.failed = (struct msg_failed){ .batch = batch, .code = ERR_DEVICE };
+    deliver(link, (struct payload){ 0 });
+}
+
+static void refuse_position(uint32_t link, uint64_t batch, uint64_t seq) {
+    msg_from(MSG_WORK_REFUSED, link)->u.work_refused =
+        (struct msg_work_refused){ .batch = batch, .seq = seq, .reason = MSG_REFUSED_POSITION };
+    deliver(link, (struct payload){ 0 });
+}
+
+/* Two nodes that are here; a node's incarnation is its link number. */
+static void join(void) {
     tick(0);
     hello(A, "a", A);
     hello(B, "b", B);
-    ready(A, 0);
-    ready(B, 0);
+}
+
+/* Two stages, both ready; 0: state for any number of tokens. */
+static void serve_with(uint64_t tokens_a, uint64_t tokens_b) {
+    join();
+    ready(A, tokens_a);
+    ready(B, tokens_b);
     assert_int_equal(view().state, CL_SERVING);
+}
+
+static void serve(void) {
+    serve_with(0, 0);
+}
+
+/* B goes and comes back as another process. */
+static void lose_and_regain(void) {
+    say(B, MSG_LEAVE);
+    assert_int_equal(view().state, CL_WAITING);
+    assert_int_equal(view().n_parked, 0);
+    assert_null(find(COORD_OUT_DONE, 0));
+    hello(B, "b", 1000 + B);
+    assert_int_equal(view().state, CL_LOADING);
+    assert_int_equal(view().epoch, 2);
+    ready(A, 0);
+    msg_from(MSG_READY, 1000 + B);
+    deliver(B, (struct payload){ 0 });
 }
 
 static const int32_t prompt[200];
@@ -195,8 +239,7 @@ static void waits_for_the_expected_nodes_then_assigns(void **state) {
     assert_non_null(sent(MSG_WELCOME));
     tick(2000);
     assert_int_equal(view().state, CL_WAITING);
-    msg_from(MSG_PING, A);
-    deliver(A, (struct payload){ 0 });
+    say(A, MSG_PING);
     hello(B, "b", B);
     assert_int_equal(view().state, CL_LOADING);
     const struct msg_assign *first = &sent_nth(MSG_ASSIGN, 0)->u.assign,
@@ -212,9 +255,7 @@ static void waits_for_the_expected_nodes_then_assigns(void **state) {
 
 static void an_assignment_is_repeated_until_it_is_answered(void **state) {
     (void)state;
-    tick(0);
-    hello(A, "a", A);
-    hello(B, "b", B);
+    join();
     ready(A, 0);
     tick(1000);
     assert_non_null(sent(MSG_ASSIGN));
@@ -267,9 +308,7 @@ static void the_loss_of_a_spare_changes_nothing(void **state) {
 static void a_planner_that_contradicts_itself_is_asked_again_later(void **state) {
     (void)state;
     b.bad_plan = true;
-    tick(0);
-    hello(A, "a", A);
-    hello(B, "b", B);
+    join();
     assert_int_equal(view().state, CL_WAITING);
     assert_non_null(strstr(view().why, "contradicts"));
     b.bad_plan = false;
@@ -280,9 +319,7 @@ static void a_planner_that_contradicts_itself_is_asked_again_later(void **state)
 static void a_node_that_cannot_load_is_left_out_for_a_while(void **state) {
     (void)state;
     b.n_stage = 1;
-    tick(0);
-    hello(A, "a", A);
-    hello(B, "b", B);
+    join();
     struct msg *m = msg_from(MSG_FAILED, A);
     m->u.failed = (struct msg_failed){ .code = ERR_IO };
     snprintf(m->u.failed.text, sizeof m->u.failed.text, "disk full");
@@ -293,10 +330,8 @@ static void a_node_that_cannot_load_is_left_out_for_a_while(void **state) {
     b.config.n_node_expected = 1;
     for (int i = 0; i < 12; i++) {                /* b goes on alone when a has been waited for */
         b.now_ns += 500 * (uint64_t)MS_NS;
-        msg_from(MSG_PING, A);
-        deliver(A, (struct payload){ 0 });
-        msg_from(MSG_PING, B);
-        deliver(B, (struct payload){ 0 });
+        say(A, MSG_PING);
+        say(B, MSG_PING);
     }
     assert_int_equal(view().state, CL_LOADING);
     assert_int_equal(view().epoch, 2);
@@ -380,11 +415,7 @@ static void nonsense_is_refused(void **state) {
 
 static void memory_is_reserved_for_the_worst_case(void **state) {
     (void)state;
-    tick(0);
-    hello(A, "a", A);
-    hello(B, "b", B);
-    ready(A, 50);
-    ready(B, 90);
+    serve_with(50, 90);
     submit(1, 10, 20);
     assert_non_null(sent(MSG_WORK));
     submit(2, 10, 20);                            /* 30 + 30 > 50 */
@@ -477,11 +508,9 @@ static void a_batch_that_is_late_is_sent_again_in_place(void **state) {
     tick(0);
     for (int i = 0; i < 140 && !sent(MSG_WORK); i++) {
         b.now_ns += 500 * (uint64_t)MS_NS;
-        msg_from(MSG_PING, A);
-        deliver(A, (struct payload){ 0 });
+        say(A, MSG_PING);
         if (sent(MSG_WORK)) break;
-        msg_from(MSG_PING, B);
-        deliver(B, (struct payload){ 0 });
+        say(B, MSG_PING);
     }
     assert_int_equal(sent(MSG_WORK)->u.work.batch, 2);
     assert_int_equal(sent(MSG_WORK)->u.work.seg[0].pos0, 0);
@@ -498,9 +527,7 @@ static void a_refused_position_computes_the_sequence_again(void **state) {
     submit(1, 3, 3);
     result(1, 2);
     uint64_t seq = sent(MSG_WORK)->u.work.seg[0].seq;
-    msg_from(MSG_WORK_REFUSED, A)->u.work_refused =
-        (struct msg_work_refused){ .batch = 2, .seq = seq, .reason = MSG_REFUSED_POSITION };
-    deliver(A, (struct payload){ 0 });
+    refuse_position(A, 2, seq);
     const struct msg_work *w = &sent(MSG_WORK)->u.work;
     assert_true(w->seg[0].seq > seq);
     assert_int_equal(w->seg[0].pos0, 0);
@@ -538,16 +565,7 @@ static void a_lost_node_is_a_pause(void **state) {
     serve();
     submit(1, 3, 5);
     result(1, 2);
-    msg_from(MSG_LEAVE, B);
-    deliver(B, (struct payload){ 0 });
-    assert_int_equal(view().state, CL_WAITING);
-    assert_null(find(COORD_OUT_DONE, 0));
-    hello(B, "b", 1000 + B);
-    assert_int_equal(view().state, CL_LOADING);
-    assert_int_equal(view().epoch, 2);
-    ready(A, 0);
-    msg_from(MSG_READY, 1000 + B);
-    deliver(B, (struct payload){ 0 });
+    lose_and_regain();
     const struct msg_work *w = &sent(MSG_WORK)->u.work;
     assert_int_equal(w->n_row, 4);
     assert_int_equal(w->token[3], 100);
@@ -708,11 +726,7 @@ static void the_longest_unused_is_given_up_for_a_slot(void **state) {
 
 static void parked_sequences_never_hold_back_memory(void **state) {
     (void)state;
-    tick(0);
-    hello(A, "a", A);
-    hello(B, "b", B);
-    ready(A, 60);
-    ready(B, 60);
+    serve_with(60, 60);
     converse(1, 5, 30);
     submit_text(2, prompt, 10, 15, 0);            /* 31 + 25 <= 60 */
     assert_int_equal(view().n_parked, 1);
@@ -725,11 +739,7 @@ static void parked_sequences_never_hold_back_memory(void **state) {
 
 static void what_a_waiting_request_could_not_use_anyway_is_kept(void **state) {
     (void)state;
-    tick(0);
-    hello(A, "a", A);
-    hello(B, "b", B);
-    ready(A, 60);
-    ready(B, 60);
+    serve_with(60, 60);
     converse(1, 5, 10);
     submit_text(2, prompt, 10, 30, 0);            /* 40, and 11 are parked */
     submit_text(3, prompt, 10, 20, 0);            /* has to wait for 2, whatever is given up */
@@ -759,8 +769,7 @@ static void what_was_lost_on_the_way_is_not_kept(void **state) {
     submit(1, 3, 20);
     result(1, 2);
     step((struct coord_event){ .kind = COORD_EV_CANCEL, .request = b.request });
-    msg_from(MSG_FAILED, B)->u.failed = (struct msg_failed){ .batch = 2, .code = ERR_DEVICE };
-    deliver(B, (struct payload){ 0 });
+    failed(B, 2);
     assert_int_equal(view().n_parked, 0);
     assert_int_equal(coord_seqs_alive(b.coord), 0);
     submit(2, 3, 2);
@@ -774,13 +783,7 @@ static void a_new_plan_keeps_nothing(void **state) {
     (void)state;
     serve();
     converse(1, 5, 3);
-    msg_from(MSG_LEAVE, B);
-    deliver(B, (struct payload){ 0 });
-    assert_int_equal(view().n_parked, 0);
-    hello(B, "b", 1000 + B);
-    ready(A, 0);
-    msg_from(MSG_READY, 1000 + B);
-    deliver(B, (struct payload){ 0 });
+    lose_and_regain();
     int32_t text[] = { 5, 5, 5, 100, 101, 8, 8 };
     submit_text(2, text, 7, 1, 0);
     assert_int_equal(seg_sent().pos0, 0);
@@ -790,9 +793,6 @@ static void a_new_plan_keeps_nothing(void **state) {
 
 static void an_answer_begins_in_a_copy_of_its_prompt(void **state) {
     (void)state;
-    b.config.n_keep_min = 3;
-    coord_free(b.coord);
-    b.coord = coord_new(&b.config);
     serve();
     submit(1, 3, 4);
     uint64_t base = seg_sent().seq;
@@ -822,14 +822,7 @@ static void an_answer_begins_in_a_copy_of_its_prompt(void **state) {
 
 static void without_room_for_a_copy_the_prompt_itself_is_taken(void **state) {
     (void)state;
-    b.config.n_keep_min = 3;
-    coord_free(b.coord);
-    b.coord = coord_new(&b.config);
-    tick(0);
-    hello(A, "a", A);
-    hello(B, "b", B);
-    ready(A, 20);
-    ready(B, 20);
+    serve_with(20, 20);
     submit(1, 3, 4);
     uint64_t base = seg_sent().seq;
     result(1, 2);
@@ -844,20 +837,15 @@ static void without_room_for_a_copy_the_prompt_itself_is_taken(void **state) {
 
 static void a_copy_that_was_lost_is_made_again(void **state) {
     (void)state;
-    b.config.n_keep_min = 3;
-    coord_free(b.coord);
-    b.coord = coord_new(&b.config);
     serve();
     submit(1, 3, 4);
     uint64_t base = seg_sent().seq;
     result(1, 2);
     uint64_t copy = seg_sent().seq;
-    msg_from(MSG_FAILED, B)->u.failed = (struct msg_failed){ .batch = 2, .code = ERR_DEVICE };
-    deliver(B, (struct payload){ 0 });
+    failed(B, 2);
     assert_int_equal(seg_sent().seq, copy);       /* in place */
     assert_int_equal(seg_sent().from, base);
-    msg_from(MSG_FAILED, B)->u.failed = (struct msg_failed){ .batch = 3, .code = ERR_DEVICE };
-    deliver(B, (struct payload){ 0 });
+    failed(B, 3);
     assert_int_equal(view().n_parked, 1);         /* given up: the prompt is still worth something */
     tick(100);
     assert_int_equal(seg_sent().from, base);      /* and so it begins once more */
@@ -868,14 +856,7 @@ static void a_copy_that_was_lost_is_made_again(void **state) {
 
 static void there_is_no_copy_without_room_for_it(void **state) {
     (void)state;
-    b.config.n_keep_min = 3;
-    coord_free(b.coord);
-    b.coord = coord_new(&b.config);
-    tick(0);
-    hello(A, "a", A);
-    hello(B, "b", B);
-    ready(A, 10);
-    ready(B, 10);
+    serve_with(10, 10);
     submit(1, 4, 4);
     uint64_t seq = seg_sent().seq;
     result(1, 3);                                 /* 8 + 4 > 10 */
@@ -890,9 +871,7 @@ static void a_takeover_that_is_lost_is_a_replay(void **state) {
     uint64_t seq = converse(1, 5, 3);
     int32_t text[] = { 5, 5, 5, 100, 101, 8, 8 };
     submit_text(2, text, 7, 2, 0);
-    msg_from(MSG_WORK_REFUSED, A)->u.work_refused =
-        (struct msg_work_refused){ .batch = 3, .seq = seq, .reason = MSG_REFUSED_POSITION };
-    deliver(A, (struct payload){ 0 });
+    refuse_position(A, 3, seq);
     assert_true(seg_sent().seq > seq);
     assert_int_equal(seg_sent().pos0, 0);
     assert_int_equal(seg_sent().n, 7);
@@ -900,6 +879,7 @@ static void a_takeover_that_is_lost_is_a_replay(void **state) {
     assert_int_equal(find(COORD_OUT_TOKEN, 0)->index, 0);
 }
 
+#define COPIES(name) cmocka_unit_test_setup_teardown(name, set_up_copying, tear_down)
 #define KEEPS(name) cmocka_unit_test_setup_teardown(name, set_up_parking, tear_down)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
@@ -943,10 +923,10 @@ int main(void) {
         KEEPS(what_was_lost_on_the_way_is_not_kept),
         KEEPS(a_new_plan_keeps_nothing),
         KEEPS(a_takeover_that_is_lost_is_a_replay),
-        KEEPS(an_answer_begins_in_a_copy_of_its_prompt),
-        KEEPS(without_room_for_a_copy_the_prompt_itself_is_taken),
-        KEEPS(a_copy_that_was_lost_is_made_again),
-        KEEPS(there_is_no_copy_without_room_for_it),
+        COPIES(an_answer_begins_in_a_copy_of_its_prompt),
+        COPIES(without_room_for_a_copy_the_prompt_itself_is_taken),
+        COPIES(a_copy_that_was_lost_is_made_again),
+        COPIES(there_is_no_copy_without_room_for_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -222,6 +222,25 @@ static struct seq *fork_at(struct cache *c, const struct seq *from, uint32_t n) 
     return s;
 }
 
+/* A cache with one sequence of n tokens. */
+static struct seq *cache_open_with(struct cache *c, uint32_t n) {
+    cache_open(c);
+    struct seq *s = seq_open(c);
+    if (n) batch(c, s, n, 1);
+    return s;
+}
+
+static void cache_close_with(struct cache *c, struct seq *s) {
+    seq_close(c, s);
+    cache_close(c);
+}
+
+static void save(struct cache *c, const struct seq *s, struct buf *saved) {
+    struct err e;
+    buf_init(saved, 1 << 26);
+    assert_fine(kv_slot_save(c->kv, s->slot, saved, &e), &e);
+}
+
 static uint32_t n_open(const struct cache *c) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < N_SLOTS; i++) n += kv_slot_is_open(c->kv, i);
@@ -277,17 +296,14 @@ static void a_context_has_a_limit(void **state) {
     struct cache c;
     struct err e;
     (void)state;
-    cache_open(&c);
-    struct seq *s = seq_open(&c);
-    batch(&c, s, N_CTX - 1, 5);
+    struct seq *s = cache_open_with(&c, N_CTX - 1);
     assert_int_equal(try_batch(&c, s, 2, 1, &e), ERR_LIMIT);
     assert_non_null(strstr(e.text, "5000"));
     check(&c, s);
     batch(&c, s, 1, 6);
     assert_int_equal(try_batch(&c, s, 1, 1, &e), ERR_LIMIT);
     check(&c, s);
-    seq_close(&c, s);
-    cache_close(&c);
+    cache_close_with(&c, s);
 }
 
 /* ---- running out of memory ---- */
@@ -314,9 +330,7 @@ static void a_failed_reservation_leaves_the_slot_as_it_was(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(starts); i++) {
         struct cache c;
-        cache_open(&c);
-        struct seq *s = seq_open(&c);
-        if (starts[i]) batch(&c, s, starts[i], 3);
+        struct seq *s = cache_open_with(&c, starts[i]);
         batch_with_failures(&c, s, NULL, 300);
         struct seq *fork = fork_at(&c, s, s->len);    /* now pages are shared: writing needs copies */
         batch_with_failures(&c, fork, s, 9);
@@ -324,8 +338,7 @@ static void a_failed_reservation_leaves_the_slot_as_it_was(void **state) {
         check(&c, fork);
         seq_close(&c, s);
         check(&c, fork);
-        seq_close(&c, fork);
-        cache_close(&c);
+        cache_close_with(&c, fork);
     }
 }
 
@@ -335,11 +348,8 @@ static void failed_opens_forks_and_restores_leave_no_slot_behind(void **state) {
     struct err e;
     uint32_t slot;
     (void)state;
-    cache_open(&c);
-    struct seq *s = seq_open(&c);
-    batch(&c, s, 700, 9);
-    buf_init(&saved, 1 << 24);
-    assert_fine(kv_slot_save(c.kv, s->slot, &saved, &e), &e);
+    struct seq *s = cache_open_with(&c, 700);
+    save(&c, s, &saved);
     for (int what = 0; what < 3; what++)
         for (int granted = 0;; granted++) {
             allocs_left = granted;
@@ -365,9 +375,7 @@ static void at_most_sixteen_tokens_can_be_taken_back_or_all(void **state) {
     struct cache c;
     struct err e;
     (void)state;
-    cache_open(&c);
-    struct seq *s = seq_open(&c);
-    batch(&c, s, 300, 1);
+    struct seq *s = cache_open_with(&c, 300);
     assert_int_equal(kv_slot_rollback(c.kv, s->slot, 301, &e), ERR_INVALID);
     assert_int_equal(kv_slot_rollback(c.kv, s->slot, 283, &e), ERR_INVALID);
     check(&c, s);
@@ -388,8 +396,7 @@ static void at_most_sixteen_tokens_can_be_taken_back_or_all(void **state) {
     check(&c, s);
     rollback(&c, s, 1);
     check(&c, s);
-    seq_close(&c, s);
-    cache_close(&c);
+    cache_close_with(&c, s);
 }
 
 /* A batch that failed half way has written rows; if they were many, the older ones are gone. */
@@ -399,9 +406,7 @@ static void a_slot_that_lost_its_rows_says_so(void **state) {
     struct err e;
     uint32_t slot;
     (void)state;
-    cache_open(&c);
-    struct seq *s = seq_open(&c);
-    batch(&c, s, 100, 1);
+    struct seq *s = cache_open_with(&c, 100);
     kv_slot_begin(c.kv, s->slot, KV_ROLLBACK);        /* and never advanced */
     assert_true(kv_slot_is_whole(c.kv, s->slot));
     check(&c, s);
@@ -425,8 +430,7 @@ static void a_slot_that_lost_its_rows_says_so(void **state) {
     assert_true(kv_slot_is_whole(c.kv, s->slot));
     rollback(&c, s, 4);
     check(&c, s);
-    seq_close(&c, s);
-    cache_close(&c);
+    cache_close_with(&c, s);
 }
 
 /* ---- forks ---- */
@@ -438,11 +442,8 @@ static void forks_share_pages_until_one_of_them_writes(void **state) {
     for (size_t i = 0; i < COUNT_OF(lengths); i++)
         for (uint32_t back = 0; back < 8 && back < lengths[i]; back += 3) {
             struct cache c;
-            cache_open(&c);
-            uint64_t empty = kv_cache_bytes_for(c.kv, 0);
-            struct seq *s = seq_open(&c);
-            batch(&c, s, lengths[i], 1);
-            uint64_t before = kv_cache_bytes(c.kv);
+            struct seq *s = cache_open_with(&c, lengths[i]);
+            uint64_t empty = kv_cache_bytes_for(c.kv, 0), before = kv_cache_bytes(c.kv);
             struct seq *a = fork_at(&c, s, lengths[i] - back), *b = fork_at(&c, a, lengths[i] - back);
             assert_int_equal(kv_cache_bytes(c.kv), before + 2 * empty);
             check(&c, a);
@@ -490,8 +491,7 @@ static void snapshots_hold_all_that_the_next_tokens_need(void **state) {
             struct seq *s = seq_open(&from);
             if (lengths[i]) batch(&from, s, lengths[i], 1);
             rollback(&from, s, lengths[i] - back);
-            buf_init(&saved, 1 << 26);
-            assert_fine(kv_slot_save(from.kv, s->slot, &saved, &e), &e);
+            save(&from, s, &saved);
             int n_live_from = n_live;
             cache_open_as(&to, &hp, (enum numerics)numerics, 1, 4, i % 2);
             free(seq_open(&to));                      /* so that slots differ */
@@ -537,13 +537,9 @@ static void refused(struct cache *c, const struct buf *saved, size_t size, int c
 static void damaged_snapshots_are_errors_wherever_the_damage_is(void **state) {
     struct cache c;
     struct buf saved;
-    struct err e;
     (void)state;
-    cache_open(&c);
-    struct seq *s = seq_open(&c);
-    batch(&c, s, 530, 1);
-    buf_init(&saved, 1 << 24);
-    assert_fine(kv_slot_save(c.kv, s->slot, &saved, &e), &e);
+    struct seq *s = cache_open_with(&c, 530);
+    save(&c, s, &saved);
     for (size_t at = 0; at < saved.size; at += at < 80 || at + 40 > saved.size ? 1 : 4099) {
         saved.data[at] ^= (char)(1 << at % 8);
         refused(&c, &saved, saved.size, 0);
@@ -556,9 +552,8 @@ static void damaged_snapshots_are_errors_wherever_the_damage_is(void **state) {
     struct seq *again = restore(&c, &saved, s);
     check(&c, again);
     seq_close(&c, again);
-    seq_close(&c, s);
     buf_deinit(&saved);
-    cache_close(&c);
+    cache_close_with(&c, s);
 }
 
 /* Checksums find accidents; a header that lies under a good checksum must not harm either. u32 fields
@@ -584,16 +579,12 @@ static void lying_snapshots_are_errors(void **state) {
         { 13, 1, ERR_STALE },
     };
     struct cache c;
-    struct err e;
     (void)state;
-    cache_open(&c);
-    struct seq *s = seq_open(&c);
-    batch(&c, s, 531, 1);
+    struct seq *s = cache_open_with(&c, 531);
     for (size_t i = 0; i < COUNT_OF(lies); i++) {
         struct buf saved;
         uint32_t field;
-        buf_init(&saved, 1 << 24);
-        assert_fine(kv_slot_save(c.kv, s->slot, &saved, &e), &e);
+        save(&c, s, &saved);
         memcpy(&field, saved.data + 4 * lies[i].field, 4);
         field += (uint32_t)lies[i].add;
         memcpy(saved.data + 4 * lies[i].field, &field, 4);
@@ -603,31 +594,26 @@ static void lying_snapshots_are_errors(void **state) {
     }
     struct buf longer;
     uint32_t huge[2] = { N_CTX + 1, N_CTX + 1 };
-    buf_init(&longer, 1 << 24);
-    assert_fine(kv_slot_save(c.kv, s->slot, &longer, &e), &e);
+    save(&c, s, &longer);
     memcpy(longer.data + 12, huge, sizeof huge);
     snapshot_seal(&longer);
     refused(&c, &longer, longer.size, ERR_LIMIT);
     buf_deinit(&longer);
     assert_int_equal(n_open(&c), 1);
-    seq_close(&c, s);
-    cache_close(&c);
+    cache_close_with(&c, s);
 }
 
 static void snapshots_of_another_model_numerics_or_range_are_refused(void **state) {
     struct hparams a, b;
     struct cache c, other;
     struct buf saved;
-    struct err e;
     (void)state;
     tiny_shape(&a, 'a');
     cache_open_as(&c, &a, NUMERICS_OFFICIAL, 1, 4, false);
     struct seq *s = seq_open(&c);
     batch(&c, s, 100, 1);
-    buf_init(&saved, 1 << 24);
-    assert_fine(kv_slot_save(c.kv, s->slot, &saved, &e), &e);
-    seq_close(&c, s);
-    cache_close(&c);
+    save(&c, s, &saved);
+    cache_close_with(&c, s);
     for (int i = 0; i < 8; i++) {
         b = a;
         if (i == 0) b.n_swa++;
@@ -656,8 +642,7 @@ static void memory_is_what_was_announced(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(lengths); i++) {
         struct cache c;
-        cache_open(&c);
-        struct seq *s = seq_open(&c);
+        struct seq *s = cache_open_with(&c, 0);
         uint64_t announced = kv_cache_bytes_for(c.kv, lengths[i]),
                  pointers = lengths[i] / 4 / KV_PAGE * 8 * 5 + 64 * 5;
         if (lengths[i]) batch(&c, s, lengths[i], 1);
@@ -743,8 +728,7 @@ static void walk_snapshot(struct walk *w, int i) {
     struct buf saved;
     struct err e;
     uint32_t slot;
-    buf_init(&saved, 1 << 24);
-    assert_fine(kv_slot_save(w->c.kv, w->seq[i]->slot, &saved, &e), &e);
+    save(&w->c, w->seq[i], &saved);
     if (kv_slot_restore(w->c.kv, saved.data, saved.size, &slot, &e) == 0) {
         kv_slot_close(w->c.kv, w->seq[i]->slot);
         w->seq[i]->slot = slot;

@@ -476,29 +476,55 @@ static void count_line(const char *line, size_t n) {
     n_log++;
 }
 
+/* The keys of a cluster in a folder that goes away, an invitation to it, and all lines of the log counted. */
+struct cluster_keys {
+    struct scratch scratch;
+    char token[KEYRING_TOKEN_MAX];
+};
+
+static void keys_open(struct cluster_keys *k, bool once) {
+    struct err e;
+    scratch_open(&k->scratch);
+    assert_fine(keyring_init_cluster(k->scratch.folder, &e), &e);
+    assert_fine(keyring_invite(k->scratch.folder, "box", once, "127.0.0.1:9", k->token, &e), &e);
+    log_set_sink(count_line);
+    n_log = 0;
+}
+
+static void keys_close(struct cluster_keys *k) {
+    log_set_sink(NULL);
+    scratch_close(&k->scratch);
+}
+
+/* A machine with the token in its environment. */
+static struct keyring *keys_of_node(const struct cluster_keys *k) {
+    struct keyring *ring;
+    struct err e;
+    setenv("PLEIADES_TOKEN", k->token, 1);
+    assert_fine(keyring_open_node(&ring, NULL, NULL, &e), &e);
+    unsetenv("PLEIADES_TOKEN");
+    return ring;
+}
+
 /* A cluster with one node that joins by a token, and what becomes of the token. */
 static void a_token_lets_one_machine_in_once(void **state) {
-    char folder[512], file[600], second[600], token[KEYRING_TOKEN_MAX];
+    char file[600], second[600];
+    struct cluster_keys keys;
     struct keyring *cluster, *node, *thief;
     struct side door, client, other;
     struct err e;
     (void)state;
-    struct scratch scratch;
-    scratch_open(&scratch);
-    snprintf(folder, sizeof folder, "%s", scratch.folder);
-    snprintf(file, sizeof file, "%s/node.key", scratch.folder);
-    snprintf(second, sizeof second, "%s/second.key", scratch.folder);
-    assert_fine(keyring_init_cluster(folder, &e), &e);
-    assert_fine(keyring_invite(folder, "box", true, "127.0.0.1:9", token, &e), &e);
+    keys_open(&keys, true);
+    const char *folder = keys.scratch.folder;
+    snprintf(file, sizeof file, "%s/node.key", folder);
+    snprintf(second, sizeof second, "%s/second.key", folder);
     for (int i = 0; i < 2; i++) {
         FILE *f = fopen(i ? second : file, "w");
-        fprintf(f, "%s\n", token);
+        fprintf(f, "%s\n", keys.token);
         fclose(f);
         assert_int_equal(0, chmod(i ? second : file, 0600));
     }
     struct loop *l = new_loop();
-    log_set_sink(count_line);
-    n_log = 0;
     assert_fine(keyring_open_cluster(&cluster, folder, &e), &e);
     assert_fine(keyring_open_node(&node, file, NULL, &e), &e);
     assert_fine(keyring_open_node(&thief, second, NULL, &e), &e);
@@ -554,7 +580,6 @@ static void a_token_lets_one_machine_in_once(void **state) {
     settle(l);
     assert_int_equal(2, door.n_frame);
 
-    log_set_sink(NULL);
     side_close(&client);
     side_close(&other);
     side_close(&door);
@@ -565,25 +590,17 @@ static void a_token_lets_one_machine_in_once(void **state) {
     keyring_free(cluster);
     keyring_free(node);
     keyring_free(thief);
-    scratch_close(&scratch);
+    keys_close(&keys);
 }
 
 static void a_node_lets_in_only_whom_the_plan_names(void **state) {
-    char folder[512], token[KEYRING_TOKEN_MAX];
-    struct keyring *ring[2];
+    struct cluster_keys keys;
     struct side a, b;
     struct err e;
     (void)state;
-    struct scratch scratch;
-    scratch_open(&scratch);
-    snprintf(folder, sizeof folder, "%s", scratch.folder);
-    assert_fine(keyring_init_cluster(folder, &e), &e);
-    assert_fine(keyring_invite(folder, "all", false, "127.0.0.1:9", token, &e), &e);
-    setenv("PLEIADES_TOKEN", token, 1);
-    for (int i = 0; i < 2; i++) assert_fine(keyring_open_node(&ring[i], NULL, NULL, &e), &e);
-    unsetenv("PLEIADES_TOKEN");
+    keys_open(&keys, false);
+    struct keyring *ring[2] = { keys_of_node(&keys), keys_of_node(&keys) };
     struct loop *l = new_loop();
-    log_set_sink(count_line);
     side_open(&a, l, NULL, ring[0], "tcp://127.0.0.1:0", NULL);
     side_open(&b, l, NULL, ring[1], NULL, NULL);
     assert_fine(links_connect(b.links, 2, links_address(a.links), keyring_public(ring[0]), &e), &e);
@@ -613,35 +630,28 @@ static void a_node_lets_in_only_whom_the_plan_names(void **state) {
     assert_true(wait_for(l, &a.n_frame, 3, LONG_MS));
     assert_string_equal("z", a.header);
 
-    log_set_sink(NULL);
     side_close(&b);
     side_close(&a);
     side_free(&a);
     side_free(&b);
     loop_free(l);
     for (int i = 0; i < 2; i++) keyring_free(ring[i]);
-    scratch_close(&scratch);
+    keys_close(&keys);
 }
 
 /* Wrong key of the door, no key at all. */
 static void those_without_the_right_keys_stay_outside(void **state) {
-    char folder[512], token[KEYRING_TOKEN_MAX], public_key[CURVE_TEXT], secret_key[CURVE_TEXT];
-    struct keyring *cluster, *node;
+    char public_key[CURVE_TEXT], secret_key[CURVE_TEXT];
+    struct cluster_keys keys;
+    struct keyring *cluster;
     struct side door, client, plain;
     struct err e;
     (void)state;
-    struct scratch scratch;
-    scratch_open(&scratch);
-    snprintf(folder, sizeof folder, "%s", scratch.folder);
-    assert_fine(keyring_init_cluster(folder, &e), &e);
-    assert_fine(keyring_invite(folder, "all", false, "127.0.0.1:9", token, &e), &e);
-    setenv("PLEIADES_TOKEN", token, 1);
-    assert_fine(keyring_open_node(&node, NULL, NULL, &e), &e);
-    unsetenv("PLEIADES_TOKEN");
-    assert_fine(keyring_open_cluster(&cluster, folder, &e), &e);
+    keys_open(&keys, false);
+    struct keyring *node = keys_of_node(&keys);
+    assert_fine(keyring_open_cluster(&cluster, keys.scratch.folder, &e), &e);
     assert_fine(curve_pair_new(public_key, secret_key, &e), &e);
     struct loop *l = new_loop();
-    log_set_sink(count_line);
     side_open(&door, l, NULL, cluster, "tcp://127.0.0.1:0", NULL);
     side_open(&client, l, NULL, node, NULL, NULL);
     side_open(&plain, l, NULL, NULL, NULL, NULL);
@@ -658,7 +668,6 @@ static void those_without_the_right_keys_stay_outside(void **state) {
     assert_int_equal(0, client.n_up + plain.n_up);
     assert_fine(links_connect(client.links, 1, links_address(door.links), keyring_server_key(node), &e), &e);
     assert_true(wait_for(l, &client.n_up, 1, LONG_MS));
-    log_set_sink(NULL);
     side_close(&plain);
     side_close(&client);
     side_close(&door);
@@ -668,7 +677,7 @@ static void those_without_the_right_keys_stay_outside(void **state) {
     loop_free(l);
     keyring_free(cluster);
     keyring_free(node);
-    scratch_close(&scratch);
+    keys_close(&keys);
 }
 
 /* ---- lost signals ---- */

@@ -355,6 +355,15 @@ static void the_number_of_rows_is_kept_within_bounds(void **state) {
 
 /* ---- sequences of a stage that drafts ---- */
 
+/* What the MTP block makes of rows that the stage has computed. */
+static void draft(struct stage *s, const struct stage_seg *seg, const float *x, float *logits) {
+    struct stage_mtp_batch b = {
+        .segs = seg, .n_seg = 1, .n_rows = seg->n, .x_in = x, .logits = logits
+    };
+    struct err e;
+    assert_fine(stage_run_mtp(s, &b, &e), &e);
+}
+
 static void the_drafts_state_follows_the_sequence(void **state) {
     struct stage_config config = config_of(0, 0);
     struct stage *s;
@@ -374,23 +383,11 @@ static void the_drafts_state_follows_the_sequence(void **state) {
         stage_run(s, &(struct stage_batch){ .segs = &seg, .n_seg = 1, .n_rows = 40, .x_out = x },
                   &e),
         &e);
-    assert_fine(
-        stage_run_mtp(s,
-                      &(struct stage_mtp_batch){
-                          .segs = &seg, .n_seg = 1, .n_rows = 40, .x_in = x, .logits = logits[0] },
-                      &e),
-        &e);
+    draft(s, &seg, x, logits[0]);
     /* taken back by ten: the same ten drafts again */
     assert_fine(stage_seq_rollback(s, slot, 30, &e), &e);
     struct stage_seg tail = { .slot = slot, .n = 10, .token = seg.token + 30 };
-    assert_fine(stage_run_mtp(s,
-                              &(struct stage_mtp_batch){ .segs = &tail,
-                                                         .n_seg = 1,
-                                                         .n_rows = 10,
-                                                         .x_in = x + 30 * row,
-                                                         .logits = logits[1] },
-                              &e),
-                &e);
+    draft(s, &tail, x + 30 * row, logits[1]);
     assert_memory_equal(logits[1], logits[0] + 30 * N_VOCAB, 10 * N_VOCAB * sizeof(float));
     /* a fork and a restored one begin without drafts */
     assert_fine(stage_seq_fork(s, slot, 30, &fork, &e), &e);
@@ -399,19 +396,9 @@ static void the_drafts_state_follows_the_sequence(void **state) {
     assert_fine(stage_seq_restore(s, saved.data, saved.size, &again, &e), &e);
     buf_deinit(&saved);
     seg.slot = fork;
-    assert_fine(
-        stage_run_mtp(s,
-                      &(struct stage_mtp_batch){
-                          .segs = &seg, .n_seg = 1, .n_rows = 40, .x_in = x, .logits = logits[1] },
-                      &e),
-        &e);
+    draft(s, &seg, x, logits[1]);
     seg.slot = again;
-    assert_fine(
-        stage_run_mtp(s,
-                      &(struct stage_mtp_batch){
-                          .segs = &seg, .n_seg = 1, .n_rows = 40, .x_in = x, .logits = logits[2] },
-                      &e),
-        &e);
+    draft(s, &seg, x, logits[2]);
     assert_memory_equal(logits[1], logits[0], 40 * N_VOCAB * sizeof(float));
     assert_memory_equal(logits[2], logits[0], 40 * N_VOCAB * sizeof(float));
     assert_int_equal(stage_seq_len(s, fork), 30);
