@@ -18,6 +18,7 @@
 #include "common/sys/clock.h"
 #include "common/sys/host.h"
 #include "common/sys/keyring.h"
+#include "common/wire/link_set.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,26 +47,8 @@ void service_send(struct service *s, uint32_t link, const struct msg *m) {
     links_send(links_of(s, link), link, s->frame.data, s->frame.size, (struct payload){ 0 }, false);
 }
 
-/* ---- who said HELLO ---- */
-
-static bool is_known(const struct service *s, uint32_t link) {
-    for (int i = 0; i < SERVICE_KNOWN_MAX; i++)
-        if (s->known[i] == link) return true;
-    return false;
-}
-
-static void known_set(struct service *s, uint32_t link) {
-    for (int i = 0; i < SERVICE_KNOWN_MAX && !is_known(s, link); i++)
-        if (!s->known[i]) s->known[i] = link;
-}
-
-static void known_clear(struct service *s, uint32_t link) {
-    for (int i = 0; i < SERVICE_KNOWN_MAX; i++)
-        if (s->known[i] == link) s->known[i] = 0;
-}
-
 static void drop(struct service *s, uint32_t link) {
-    known_clear(s, link);
+    link_set_remove(s->known, SERVICE_KNOWN_MAX, link);
     links_drop(links_of(s, link), link);
 }
 
@@ -131,7 +114,8 @@ static int admit(struct service *s, uint32_t link, const struct msg_hello *h, st
 static void on_frame(void *ctx, uint32_t link, const void *header, size_t header_bytes,
                      struct payload take_payload) {
     struct service *s = ctx;
-    struct frame_rules rules = { .kinds = is_known(s, link) ? 0 : FRAME_KIND(MSG_HELLO),
+    bool known = link_set_has(s->known, SERVICE_KNOWN_MAX, link);
+    struct frame_rules rules = { .kinds = known ? 0 : FRAME_KIND(MSG_HELLO),
                                  .payload_bytes_max = slots_bytes_max(s->slots) };
     struct msg m;
     struct err e = { 0 };
@@ -146,7 +130,7 @@ static void on_frame(void *ctx, uint32_t link, const void *header, size_t header
         refuse(s, link, rc, e.text);
         return;
     }
-    if (m.kind == MSG_HELLO) known_set(s, link);
+    if (m.kind == MSG_HELLO) link_set_add(s->known, SERVICE_KNOWN_MAX, link);
     if (m.kind == MSG_WEIGHTS_GET && s->share) {
         share_server_on_get(s->share, link, &m.u.weights_get);
         return;
@@ -157,7 +141,7 @@ static void on_frame(void *ctx, uint32_t link, const void *header, size_t header
 
 static void on_closed(void *ctx, uint32_t link) {
     struct service *s = ctx;
-    known_clear(s, link);
+    link_set_remove(s->known, SERVICE_KNOWN_MAX, link);
     if (s->share) share_server_on_closed(s->share, link);
     if (!s->stopping) service_step(s, &(struct coord_event){ .kind = COORD_EV_LINK_CLOSED, .link = link });
 }

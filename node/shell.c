@@ -12,6 +12,7 @@
 #include "common/base/check.h"
 #include "common/base/log.h"
 #include "common/sys/clock.h"
+#include "common/wire/link_set.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,26 +39,8 @@ static void say(struct node_process *p, uint32_t link, struct msg *m, struct pay
     send(p, link, m, payload, false);
 }
 
-/* ---- who said HELLO ---- */
-
-static bool is_known(const struct node_process *p, uint32_t link) {
-    for (int i = 0; i < NODE_KNOWN_MAX; i++)
-        if (p->known[i] == link) return true;
-    return false;
-}
-
-static void known_set(struct node_process *p, uint32_t link) {
-    for (int i = 0; i < NODE_KNOWN_MAX && !is_known(p, link); i++)
-        if (!p->known[i]) p->known[i] = link;
-}
-
-static void known_clear(struct node_process *p, uint32_t link) {
-    for (int i = 0; i < NODE_KNOWN_MAX; i++)
-        if (p->known[i] == link) p->known[i] = 0;
-}
-
 static void drop(struct node_process *p, uint32_t link) {
-    known_clear(p, link);
+    link_set_remove(p->known, NODE_KNOWN_MAX, link);
     links_drop(p->links, link);
 }
 
@@ -418,7 +401,8 @@ void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_
                     struct payload payload) {
     struct node_process *p = ctx;
     bool accepted = link >= NODE_LINK_ACCEPTED;
-    struct frame_rules rules = { .kinds = accepted && !is_known(p, link) ? FRAME_KIND(MSG_HELLO) : 0,
+    bool unknown = accepted && !link_set_has(p->known, NODE_KNOWN_MAX, link);
+    struct frame_rules rules = { .kinds = unknown ? FRAME_KIND(MSG_HELLO) : 0,
                                  .payload_bytes_max = slots_bytes_max(p->slots) };
     struct msg m;
     struct err e = { 0 };
@@ -429,7 +413,7 @@ void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_
         if (!p->stopping) reject(p, link, rc, e.text);
         return;
     }
-    if (accepted && m.kind == MSG_HELLO) known_set(p, link);
+    if (accepted && m.kind == MSG_HELLO) link_set_add(p->known, NODE_KNOWN_MAX, link);
     if (m.kind == MSG_WELCOME) on_welcome(p, link, &m.u.welcome);
     if (m.kind == MSG_ASSIGN && link == NODE_LINK_COORDINATOR && m.epoch > p->assigned_epoch) {
         p->assigned_epoch = m.epoch;
@@ -451,7 +435,7 @@ void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_
 
 void shell_on_closed(void *ctx, uint32_t link) {
     struct node_process *p = ctx;
-    known_clear(p, link);
+    link_set_remove(p->known, NODE_KNOWN_MAX, link);
     if (!p->stopping) shell_step(p, &(struct node_event){ .kind = NODE_EV_LINK_CLOSED, .link = link });
 }
 

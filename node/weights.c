@@ -139,15 +139,6 @@ static int bind(struct binder *b, struct tensor *out, const char *suffix, enum w
     return 0;
 }
 
-/* The names that the lists in weights.h use for dimensions. */
-#define DIMENSIONS(hp)                                                                                   \
-    uint64_t D = (hp)->n_embd, H = (hp)->n_head, HD = (hp)->head_dim, QL = (hp)->n_q_lora,               \
-             OL = (hp)->n_out_lora, OG = (hp)->n_out_group, E = (hp)->n_expert,                          \
-             EU = (hp)->n_expert_used, ES = (hp)->n_expert_shared, FF = (hp)->n_ff_exp,                  \
-             V = (hp)->n_vocab, IH = (hp)->n_idx_head, ID = (hp)->idx_dim;                               \
-    (void)D, (void)H, (void)HD, (void)QL, (void)OL, (void)OG, (void)E, (void)EU, (void)ES, (void)FF,     \
-        (void)V, (void)IH, (void)ID
-
 #define BIND(field, name, when, kind, ne0, ne1, ne2)                                                \
     if ((when) && (kind == STACK || !b->experts_only)) {                                            \
         int rc = bind(b, &to->field, name, kind, (uint64_t)(ne0), (uint64_t)(ne1), (uint64_t)(ne2), e); \
@@ -155,7 +146,7 @@ static int bind(struct binder *b, struct tensor *out, const char *suffix, enum w
     }
 
 static int bind_layer(struct binder *b, struct layer_weights *to, uint64_t R, bool HASH, struct err *e) {
-    DIMENSIONS(b->hp);
+    WEIGHTS_DIMENSIONS(b->hp);
     bool CSA = R == 4;
     uint64_t C = CSA ? 2 : 1;
     WEIGHTS_LAYER(BIND)
@@ -166,13 +157,13 @@ static int bind_layer(struct binder *b, struct layer_weights *to, uint64_t R, bo
 }
 
 static int bind_global(struct binder *b, struct weights *to, bool EMBED, bool HEAD, struct err *e) {
-    DIMENSIONS(b->hp);
+    WEIGHTS_DIMENSIONS(b->hp);
     WEIGHTS_GLOBAL(BIND)
     return 0;
 }
 
 static int bind_mtp(struct binder *b, struct mtp_weights *to, struct err *e) {
-    DIMENSIONS(b->hp);
+    WEIGHTS_DIMENSIONS(b->hp);
     WEIGHTS_MTP(BIND)
     return 0;
 }

@@ -11,8 +11,17 @@
 #include "common/model/hparams.h"
 #include "kernels/kernels.h"
 
-/* field, GGUF suffix, present when, kind, ne0, ne1, ne2. D H hd ... are defined where the lists are
- * used (weights.c). */
+/* The dimensions by the names that the lists below use. R (ratio), C (columns of the compressor), CSA,
+ * HASH, EMBED and HEAD are defined where the lists are used. */
+#define WEIGHTS_DIMENSIONS(hp)                                                                           \
+    uint64_t D = (hp)->n_embd, H = (hp)->n_head, HD = (hp)->head_dim, QL = (hp)->n_q_lora,               \
+             OL = (hp)->n_out_lora, OG = (hp)->n_out_group, E = (hp)->n_expert,                          \
+             EU = (hp)->n_expert_used, ES = (hp)->n_expert_shared, FF = (hp)->n_ff_exp,                  \
+             V = (hp)->n_vocab, IH = (hp)->n_idx_head, ID = (hp)->idx_dim;                               \
+    (void)D, (void)H, (void)HD, (void)QL, (void)OL, (void)OG, (void)E, (void)EU, (void)ES, (void)FF,     \
+        (void)V, (void)IH, (void)ID
+
+/* field, GGUF suffix, present when, kind, ne0, ne1, ne2 */
 #define WEIGHTS_LAYER(X)                                                                          \
     X(hc_attn_fn, "hc_attn_fn.weight", true, MATRIX, 4 * D, HC_MIX, 1)                            \
     X(hc_attn_scale, "hc_attn_scale.weight", true, VECTOR, 3, 1, 1)                               \

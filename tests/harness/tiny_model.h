@@ -154,13 +154,6 @@ static inline void tiny_add(struct tiny_list *list, const char *prefix, const ch
     t->type = tiny_type(t->name, kind, types);
 }
 
-#define TINY_DIMENSIONS(hp)                                                                              \
-    uint64_t D = (hp)->n_embd, H = (hp)->n_head, HD = (hp)->head_dim, QL = (hp)->n_q_lora,               \
-             OL = (hp)->n_out_lora, OG = (hp)->n_out_group, E = (hp)->n_expert,                          \
-             EU = (hp)->n_expert_used, ES = (hp)->n_expert_shared, FF = (hp)->n_ff_exp,                  \
-             V = (hp)->n_vocab, IH = (hp)->n_idx_head, ID = (hp)->idx_dim;                               \
-    (void)D, (void)H, (void)HD, (void)QL, (void)OL, (void)OG, (void)E, (void)EU, (void)ES, (void)FF,     \
-        (void)V, (void)IH, (void)ID
 #define TINY_ADD(field, name, when, kind, ne0, ne1, ne2)                                                 \
     if (when)                                                                                            \
         tiny_add(list, prefix, name, TINY_##kind, types, (uint64_t)(ne0), (uint64_t)(ne1),               \
@@ -168,7 +161,7 @@ static inline void tiny_add(struct tiny_list *list, const char *prefix, const ch
 
 static inline void tiny_list_layer(struct tiny_list *list, const struct hparams *hp, const char *prefix,
                                    uint64_t R, bool HASH, struct tiny_types types) {
-    TINY_DIMENSIONS(hp);
+    WEIGHTS_DIMENSIONS(hp);
     bool CSA = R == 4;
     uint64_t C = CSA ? 2 : 1;
     WEIGHTS_LAYER(TINY_ADD)
@@ -179,7 +172,7 @@ static inline void tiny_list_model(struct tiny_list *list, const struct tiny_mod
     const char *prefix = "";
     struct tiny_types types = t->types[0];
     bool EMBED = true, HEAD = true;
-    TINY_DIMENSIONS(hp);
+    WEIGHTS_DIMENSIONS(hp);
     list->n = 0;
     WEIGHTS_GLOBAL(TINY_ADD)
     for (uint32_t l = 0; l < hp->n_layer; l++) {
@@ -193,7 +186,7 @@ static inline void tiny_list_mtp(struct tiny_list *list, const struct tiny_model
     const struct hparams *hp = &t->hp;
     const char *prefix = "mtp.0.";
     struct tiny_types types = t->types[0];
-    TINY_DIMENSIONS(hp);
+    WEIGHTS_DIMENSIONS(hp);
     list->n = 0;
     WEIGHTS_MTP(TINY_ADD)
     tiny_list_layer(list, hp, prefix, 0, false, types);
