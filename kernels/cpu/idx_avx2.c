@@ -98,27 +98,19 @@ INLINE void add_heads(const struct keys *keys, const struct head_block *x, const
     }
 }
 
-void idx_scores_avx2(float *score, const int8_t *q, const int8_t *q_exp, const float *w, int n_head,
-                     int dim, const uint8_t *keys, int64_t key_bytes, int n_keys) {
-    struct keys panel __attribute__((aligned(32)));
-    struct head_block x[HEADS_MAX * BLOCKS_MAX];
-    int n_blocks = dim / 32;
-    CHECK(n_blocks <= BLOCKS_MAX && n_head <= HEADS_MAX);
-    heads_set(x, q, q_exp, n_head * n_blocks);
-    for (int c = 0; c < n_keys; c += KEYS) {
-        const uint8_t *row[KEYS];
-        for (int i = 0; i < KEYS; i++) row[i] = keys + MIN(c + i, n_keys - 1) * key_bytes;
-        unpack_half(&panel, 0, row, n_blocks);
-        unpack_half(&panel, 1, row + 8, n_blocks);
-        __m256 sum[2] = { _mm256_setzero_ps(), _mm256_setzero_ps() };
-        int h = 0;
-        for (; h + HEADS <= n_head; h += HEADS)
-            add_heads(&panel, x + h * n_blocks, q + h * dim, w + h, n_blocks, HEADS, sum);
-        for (; h < n_head; h++) add_heads(&panel, x + h * n_blocks, q + h * dim, w + h, n_blocks, 1, sum);
-        float f[KEYS];
-        _mm256_storeu_ps(f, sum[0]);
-        _mm256_storeu_ps(f + 8, sum[1]);
-        memcpy(score + c, f, (size_t)MIN(KEYS, n_keys - c) * sizeof *f);
-    }
+typedef __m256 floats;
+
+INLINE floats floats_zero(void) {
+    return _mm256_setzero_ps();
 }
+
+INLINE void floats_store(float *to, int n, const floats v[2]) {
+    float f[KEYS];
+    _mm256_storeu_ps(f, v[0]);
+    _mm256_storeu_ps(f + 8, v[1]);
+    memcpy(to, f, (size_t)n * sizeof *f);
+}
+
+#define IDX(name) name##_avx2
+#include "kernels/cpu/idx_scores.inc"
 #endif

@@ -99,27 +99,19 @@ INLINE void add_heads(const struct keys *keys, const struct head_block *x, const
                                        _mm512_max_ps(dot[c][h], _mm512_setzero_ps()), score[c]);
 }
 
-void idx_scores_avx512(float *score, const int8_t *q, const int8_t *q_exp, const float *w,
-                       int n_head, int dim, const uint8_t *keys, int64_t key_bytes, int n_keys) {
-    struct keys panel __attribute__((aligned(64)));
-    struct head_block x[HEADS_MAX * BLOCKS_MAX];
-    int n_blocks = dim / 32;
-    CHECK(n_blocks <= BLOCKS_MAX && n_head <= HEADS_MAX);
-    heads_set(x, q, q_exp, n_head * n_blocks);
-    for (int c = 0; c < n_keys; c += KEYS) {
-        const uint8_t *row[KEYS];
-        for (int i = 0; i < KEYS; i++) row[i] = keys + MIN(c + i, n_keys - 1) * key_bytes;
-        unpack_half(&panel, 0, row, n_blocks);
-        unpack_half(&panel, 1, row + 16, n_blocks);
-        __m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() };
-        int h = 0;
-        for (; h + HEADS <= n_head; h += HEADS)
-            add_heads(&panel, x + h * n_blocks, q + h * dim, w + h, n_blocks, HEADS, sum);
-        for (; h < n_head; h++) add_heads(&panel, x + h * n_blocks, q + h * dim, w + h, n_blocks, 1, sum);
-        for (int half = 0; half < 2; half++) {
-            int n = MIN(16, MAX(0, n_keys - c - 16 * half));
-            _mm512_mask_storeu_ps(score + c + 16 * half, (__mmask16)((1u << n) - 1), sum[half]);
-        }
+typedef __m512 floats;
+
+INLINE floats floats_zero(void) {
+    return _mm512_setzero_ps();
+}
+
+INLINE void floats_store(float *to, int n, const floats v[2]) {
+    for (int half = 0; half < 2; half++) {
+        int here = MIN(16, MAX(0, n - 16 * half));
+        _mm512_mask_storeu_ps(to + 16 * half, (__mmask16)((1u << here) - 1), v[half]);
     }
 }
+
+#define IDX(name) name##_avx512
+#include "kernels/cpu/idx_scores.inc"
 #endif

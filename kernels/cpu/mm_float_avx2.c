@@ -134,46 +134,14 @@ TILES(f32, 4)
 TILES(f16, 2)
 TILES(bf16, 2)
 
-static void tile_rows(struct tile *tile, const uint8_t *w, int64_t row_bytes, int n) {
-    tile->n_rows = n;
-    for (int j = 0; j < ROWS_MAX; j++) tile->w[j] = w + MIN(j, n - 1) * row_bytes;
+static int rows_of(int n_x) {
+    return n_x == 1 ? 4 : 2;
 }
 
-/* All activation rows against weight rows first .. first+n_w, which lie at w. */
-static void product(const struct mm_tile *t, tile_fn *const *tiles, const uint8_t *w,
-                    int64_t row_bytes, int first, int n_w) {
-    int n_groups = (t->n_x + COLS - 1) / COLS;
-    for (int g = 0; g < n_groups; g++) {
-        int i = (int)((int64_t)t->n_x * g / n_groups),
-            n = (int)((int64_t)t->n_x * (g + 1) / n_groups) - i, rows = n == 1 ? 4 : 2;
-        struct tile tile = { .n = t->n_in, .out_stride = t->out_stride };
-        for (int c = 0; c < n; c++) tile.x[c] = t->x->f + (t->x_row ? t->x_row[i + c] : i + c) * t->n_in;
-        for (int j = 0; j < n_w; j += rows) {
-            tile_rows(&tile, w + j * row_bytes, row_bytes, MIN(rows, n_w - j));
-            tile.out = t->out + i * t->out_stride + first + j;
-            tiles[n - 1](&tile);
-        }
-    }
-}
+#include "kernels/cpu/mm_float.inc"
 
 void mm_float_avx2(const struct mm_tile *t) {
-    if (t->type == DTYPE_F32 || t->type == DTYPE_F16 || t->type == DTYPE_BF16) {
-        product(t,
-                t->type == DTYPE_F32   ? tiles_f32
-                : t->type == DTYPE_F16 ? tiles_f16
-                                       : tiles_bf16,
-                t->w, t->row_bytes, 0, t->n_w);
-        return;
-    }
-    CHECK(t->n_in <= SIMD_N_IN_MAX);
-    int max = (int)MAX(MIN(SIMD_SCRATCH / 2 / (t->n_in * 4), 64) & ~3, 2);     /* decoded rows at once */
-    for (int j = 0; j < t->n_w; j += max) {
-        int n = MIN(max, t->n_w - j);
-        for (int r = 0; r < n; r++)
-            dtype_decode(t->type, t->w + (j + r) * t->row_bytes, (float *)t->scratch + r * t->n_in,
-                         (uint64_t)t->n_in);
-        product(t, tiles_f32, t->scratch, t->n_in * 4, j, n);
-    }
+    multiply(t);
 }
 
 /* ---- attention ---- */

@@ -109,44 +109,9 @@ static int rows_of(int n_x) {
     return n_x <= 2 ? 8 : 4;
 }
 
-static void rows_set(struct tile *tile, const uint8_t *w, int64_t row_bytes, int n) {
-    tile->n_rows = n;
-    for (int j = 0; j < ROWS_MAX; j++) tile->w[j] = w + MIN(j, n - 1) * row_bytes;
-}
-
-/* Activation rows i .. i+n against weight rows first .. first+n_w, which lie at w. */
-static void product(const struct mm_tile *t, tile_fn *const *tiles, const uint8_t *w,
-                    int64_t row_bytes, int first, int n_w) {
-    int n_groups = (t->n_x + COLS - 1) / COLS;
-    for (int g = 0; g < n_groups; g++) {
-        int i = (int)((int64_t)t->n_x * g / n_groups), n = (int)((int64_t)t->n_x * (g + 1) / n_groups) - i;
-        struct tile tile = { .n = t->n_in, .out_stride = t->out_stride };
-        for (int c = 0; c < n; c++) tile.x[c] = t->x->f + (t->x_row ? t->x_row[i + c] : i + c) * t->n_in;
-        for (int j = 0; j < n_w; j += rows_of(n)) {
-            rows_set(&tile, w + j * row_bytes, row_bytes, MIN(rows_of(n), n_w - j));
-            tile.out = t->out + i * t->out_stride + first + j;
-            tiles[n - 1](&tile);
-        }
-    }
-}
+#include "kernels/cpu/mm_float.inc"
 
 void mm_float_avx512(const struct mm_tile *t) {
-    if (t->type == DTYPE_F32 || t->type == DTYPE_F16 || t->type == DTYPE_BF16) {
-        tile_fn *const *tiles = t->type == DTYPE_F32   ? tiles_f32
-                                : t->type == DTYPE_F16 ? tiles_f16
-                                                       : tiles_bf16;
-        product(t, tiles, t->w, t->row_bytes, 0, t->n_w);
-        return;
-    }
-    CHECK(t->n_in <= SIMD_N_IN_MAX);
-    int max = (int)MIN(SIMD_SCRATCH / 2 / (t->n_in * 4), 64);          /* decoded rows at once */
-    max = MAX(max & ~7, 2);
-    for (int j = 0; j < t->n_w; j += max) {
-        int n = MIN(max, t->n_w - j);
-        for (int r = 0; r < n; r++)
-            dtype_decode(t->type, t->w + (j + r) * t->row_bytes, (float *)t->scratch + r * t->n_in,
-                         (uint64_t)t->n_in);
-        product(t, tiles_f32, t->scratch, t->n_in * 4, j, n);
-    }
+    multiply(t);
 }
 #endif

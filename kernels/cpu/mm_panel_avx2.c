@@ -307,9 +307,16 @@ static micro_kernel *const micros[2][TOKENS_MAX] = {
     { micro_256_1, micro_256_2, micro_256_3, micro_256_4 },
 };
 
+/* n_t tokens against n_k columns. */
+static void panel_dot(const struct panel_type *type, const struct panel *p, const struct token *x,
+                      struct sums *sums, int n_t, int n_k) {
+    micros[type->n_d == 1][n_t - 1](p, x, sums, n_k, type->n_min);
+}
+
 /* ---- activations ---- */
 
-static void token_set(struct token *to, const struct mm_tile *t, int64_t row, int64_t k, int n_k) {
+static void token_set(struct token *to, const struct mm_tile *t, const struct panel_type *type, int64_t row,
+                      int64_t k, int n_k) {
     const struct act *x = t->x;
     const int8_t *q = x->q + row * t->n_in + k;
     for (int i = 0; i < n_k; i += 16)
@@ -319,7 +326,7 @@ static void token_set(struct token *to, const struct mm_tile *t, int64_t row, in
         return;
     }
     const int32_t *sum = x->sum + (row * t->n_in + k) / 16;
-    bool by_32 = types[t->type].n_min == 4;
+    bool by_32 = type->n_min == 4;
     to->d[0] = x->d[(row * t->n_in + k) / 256];
     for (int i = 0; i < (by_32 ? 8 : 16); i++)
         to->sum[i] = (int16_t)(by_32 ? sum[2 * i] + sum[2 * i + 1] : sum[i]);
@@ -327,22 +334,7 @@ static void token_set(struct token *to, const struct mm_tile *t, int64_t row, in
 
 /* ---- driver ---- */
 
-struct job {
-    const struct mm_tile *t;
-    const struct panel_type *type;
-    struct panel *panel;
-    struct sums *sums;                             /* [n_x] */
-    struct token *tokens;                          /* [panels of a row][n_x] */
-    int first, n_x;                                /* activation rows first .. first + n_x */
-};
-
-static void job_tokens(const struct job *job) {
-    const struct mm_tile *t = job->t;
-    struct token *to = job->tokens;
-    for (int64_t k = 0; k < t->n_in; k += PANEL_K)
-        for (int i = job->first; i < job->first + job->n_x; i++)
-            token_set(to++, t, t->x_row ? t->x_row[i] : i, k, (int)MIN(PANEL_K, t->n_in - k));
-}
+#include "kernels/cpu/mm_panel.inc"
 
 /* Lines of the next panel, into the L2. */
 static void fetch(const uint8_t *const row[PANEL_ROWS], int bytes) {
@@ -350,7 +342,6 @@ static void fetch(const uint8_t *const row[PANEL_ROWS], int bytes) {
         for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)row[r] + 2 * bytes + i, _MM_HINT_T1);
 }
 
-/* Weight rows j .. j+16. */
 static void job_rows(const struct job *job, int j) {
     const struct mm_tile *t = job->t;
     const struct token *tokens = job->tokens;
@@ -358,15 +349,11 @@ static void job_rows(const struct job *job, int j) {
     for (int r = 0; r < PANEL_ROWS; r++) row[r] = t->w + (int64_t)MIN(j + r, t->n_w - 1) * t->row_bytes;
     memset(job->sums, 0, (size_t)job->n_x * sizeof *job->sums);
     for (int64_t k = 0; k < t->n_in; k += PANEL_K, tokens += job->n_x) {
-        int n_k = (int)MIN(PANEL_K, t->n_in - k), n_groups = (job->n_x + TOKENS_MAX - 1) / TOKENS_MAX;
+        int n_k = (int)MIN(PANEL_K, t->n_in - k);
         if (k + 2 * PANEL_K < t->n_in) fetch(row, job->type->bytes);
         panel_set(job->panel, job->type, row, n_k);
         for (int r = 0; r < PANEL_ROWS; r++) row[r] += job->type->bytes;
-        for (int g = 0, i = 0; g < n_groups; g++) {
-            int n = job->n_x * (g + 1) / n_groups - i;
-            micros[t->kind == ACT_Q8_K][n - 1](job->panel, tokens + i, job->sums + i, n_k, job->type->n_min);
-            i += n;
-        }
+        job_panel(job, tokens, n_k);
     }
     for (int i = 0; i < job->n_x; i++)
         memcpy(t->out + (job->first + i) * t->out_stride + j, job->sums[i].f,
@@ -374,18 +361,7 @@ static void job_rows(const struct job *job, int j) {
 }
 
 void mm_panel_avx2(const struct mm_tile *t) {
-    struct job job = { .t = t, .type = &types[t->type], .panel = t->scratch };
-    CHECK(job.type->decode && act_kind_for(t->type) == t->kind && t->n_in <= SIMD_N_IN_MAX);
-    int64_t n_panels = (t->n_in + PANEL_K - 1) / PANEL_K;
-    int64_t each = n_panels * (int64_t)sizeof(struct token) + (int64_t)sizeof(struct sums);
-    int max = (int)MIN((SIMD_SCRATCH - (int64_t)ALIGN_UP(sizeof(struct panel), 64)) / each, t->n_x);
-    CHECK(max >= 1);
-    job.sums = (struct sums *)(void *)((uint8_t *)t->scratch + ALIGN_UP(sizeof(struct panel), 64));
-    job.tokens = (struct token *)(void *)(job.sums + max);
-    for (; job.first < t->n_x; job.first += job.n_x) {
-        job.n_x = MIN(max, t->n_x - job.first);
-        job_tokens(&job);
-        for (int j = 0; j < t->n_w; j += PANEL_ROWS) job_rows(&job, j);
-    }
+    CHECK(types[t->type].decode);
+    multiply(t, &types[t->type]);
 }
 #endif

@@ -145,6 +145,12 @@ static micro_kernel *const micros[PANEL_FORMS][TOKENS_MAX] = {
     [FORM_256_MIN] = MICROS(micro_min),
 };
 
+/* n_t tokens against n_k columns. */
+static void panel_dot(const struct panel_type *type, const struct panel *p, const struct token *x,
+                      struct sums *sums, int n_t, int n_k) {
+    micros[type->form][n_t - 1](p, x, sums, n_k / 32);
+}
+
 /* ---- activations ---- */
 
 /* Eight sums of 32, four of them in each lane's order: even elements + odd elements of 16 sums of 16. */
@@ -189,8 +195,9 @@ static void token_q8_k(struct token *to, const int8_t *q, const float *d, const 
 }
 
 /* Row `row` of the activations, columns k..k+n_k. */
-static void token_set(struct token *to, const struct act *act, const struct panel_type *type,
-                      int64_t row, int64_t k, int n_k) {
+static void token_set(struct token *to, const struct mm_tile *t, const struct panel_type *type, int64_t row,
+                      int64_t k, int n_k) {
+    const struct act *act = t->x;
     const int8_t *q = act->q + row * act->n_in + k;
     if (act->kind == ACT_Q8_0) {
         int64_t at = (row * act->n_in + k) / 32;
@@ -203,31 +210,7 @@ static void token_set(struct token *to, const struct act *act, const struct pane
 
 /* ---- driver ---- */
 
-struct job {
-    const struct mm_tile *t;
-    const struct panel_type *type;
-    struct panel *panel;
-    struct sums *sums;                             /* [n_x] */
-    struct token *tokens;                          /* [n_k panels][n_x] */
-    int first, n_x;                                /* activation rows first .. first + n_x */
-};
-
-static void job_tokens(const struct job *job) {
-    const struct mm_tile *t = job->t;
-    struct token *to = job->tokens;
-    for (int64_t k = 0; k < t->n_in; k += PANEL_K)
-        for (int i = job->first; i < job->first + job->n_x; i++)
-            token_set(to++, t->x, job->type, t->x_row ? t->x_row[i] : i, k, (int)MIN(PANEL_K, t->n_in - k));
-}
-
-static void job_panel(const struct job *job, const struct token *tokens, int n_k) {
-    int n_groups = (job->n_x + TOKENS_MAX - 1) / TOKENS_MAX;           /* as even as possible: 7 is 4 + 3 */
-    for (int g = 0, i = 0; g < n_groups; g++) {
-        int n = job->n_x * (g + 1) / n_groups - i;
-        micros[job->type->form][n - 1](job->panel, tokens + i, job->sums + i, n_k / 32);
-        i += n;
-    }
-}
+#include "kernels/cpu/mm_panel.inc"
 
 /* Weights are fetched into the L2 this far ahead of use: 32 rows at once are too many streams for the
  * hardware's prefetcher. */
@@ -244,7 +227,6 @@ static int64_t fetch(const uint8_t *const row[PANEL_ROWS], int64_t row_bytes, in
     return from;
 }
 
-/* Weight rows j .. j+32. */
 static void job_rows(const struct job *job, int j) {
     const struct mm_tile *t = job->t;
     const struct token *tokens = job->tokens;
@@ -272,18 +254,8 @@ static void job_rows(const struct job *job, int j) {
 }
 
 void mm_panel_avx512(const struct mm_tile *t) {
-    struct job job = { .t = t, .type = panel_type_of(t->type), .panel = t->scratch };
-    CHECK(job.type && act_kind_for(t->type) == t->kind && t->n_in <= SIMD_N_IN_MAX);
-    int64_t n_panels = (t->n_in + PANEL_K - 1) / PANEL_K;
-    int64_t each = n_panels * (int64_t)sizeof(struct token) + (int64_t)sizeof(struct sums);
-    int max = (int)MIN((SIMD_SCRATCH - (int64_t)ALIGN_UP(sizeof(struct panel), 64)) / each, t->n_x);
-    CHECK(max >= 1);
-    job.sums = (struct sums *)(void *)((uint8_t *)t->scratch + ALIGN_UP(sizeof(struct panel), 64));
-    job.tokens = (struct token *)(void *)(job.sums + max);
-    for (; job.first < t->n_x; job.first += job.n_x) {
-        job.n_x = MIN(max, t->n_x - job.first);
-        job_tokens(&job);
-        for (int j = 0; j < t->n_w; j += PANEL_ROWS) job_rows(&job, j);
-    }
+    const struct panel_type *type = panel_type_of(t->type);
+    CHECK(type);
+    multiply(t, type);
 }
 #endif
