@@ -3,50 +3,67 @@
 #     serve NAME OPTION...      `pleiades serve` in the background, log in $tmp/NAME.log; sets $url and $nodes_at
 #     node NAME OPTION...       `pleiades node`, the same; joins $nodes_at unless told otherwise
 #     wait_for STATE            until the service says so; fails after $patience seconds
+#     soon "what" COMMAND...    until it succeeds; the same
 #     pid NAME                  of the last process started under this name
 #     stop NAME [SIGNAL]        sends it (TERM) and waits until the process is gone
 #
-# Every process that is left is killed when the script ends, by its own number.
-patience=${CLUSTER_PATIENCE:-60}
+# Every process that is left is killed when the script ends, by its own number. If anything failed, the ends of all logs
+# are shown before; the log of a process that was started again is $tmp/NAME.earlier.log.
+patience=${CLUSTER_PATIENCE:-120}
 started=''
 stop_all() {
     local p
     for p in $started; do kill -9 "$p" 2>/dev/null; done
     wait 2>/dev/null
 }
-trap 'stop_all; finish' EXIT
+show_logs() {
+    local log
+    for log in "$tmp"/*.log; do
+        [ -s "$log" ] || continue
+        printf '# ---- %s\n' "${log##*/}"
+        tail -n 15 "$log" | sed 's/^/#   /'
+    done
+}
+leave_cluster() {
+    local status=$?
+    [ $failures -eq 0 ] || show_logs
+    stop_all
+    (exit $status)
+    finish
+}
+trap leave_cluster EXIT
 
 pid() { cat "$tmp/$1.pid"; }
 
 start() {
     local name=$1
     shift
+    [ ! -e "$tmp/$name.log" ] || mv -f "$tmp/$name.log" "$tmp/$name.earlier.log"
     "$pleiades" "$@" >"$tmp/$name.log" 2>&1 </dev/null &
     echo $! >"$tmp/$name.pid"
     started="$started $!"
     disown
 }
 
-# soon "what" COMMAND...: until it succeeds, twenty times a second.
 soon() {
-    local what=$1 tries=$((patience * 20))
+    local what=$1 end=$((SECONDS + patience))
     shift
-    while [ $tries -gt 0 ]; do
-        if "$@" >/dev/null 2>&1; then return 0; fi
-        tries=$((tries - 1))
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $end ] || { echo "# $what: not within $patience s"; return 1; }
         sleep 0.05
     done
-    echo "# $what: not within $patience s"
-    return 1
 }
 
 said() { grep -q "$2" "$tmp/$1.log"; }
+gone() { ! kill -0 "$1" 2>/dev/null; }
+has_begun() { said "$1" 'endpoint at ' || gone "$(pid "$1")"; }
 
 serve() {
     local name=$1
     shift
     start "$name" serve --port 0 "$@"
-    soon "the endpoint of $name" said "$name" 'endpoint at ' || { tail -n 5 "$tmp/$name.log" | sed 's/^/# /'; return 1; }
+    soon "the endpoint of $name" has_begun "$name"
+    said "$name" 'endpoint at ' || { failed "serve begins as $name"; return 1; }
     url=$(sed -n 's/^endpoint at \([^ ]*\).*/\1/p' "$tmp/$name.log" | head -n 1)
     if said "$name" 'nodes join at'; then
         nodes_at=$(sed -n 's|^nodes join at tcp://||p' "$tmp/$name.log" | head -n 1)
@@ -66,7 +83,6 @@ wait_for() { soon "state $1" state_is "$1"; }
 # member KEY: a number of the status document, the first of that name.
 member() { "$pleiades" status --url "$url" --json 2>/dev/null | grep -o "\"$1\": [0-9.]*" | head -n 1 | sed 's/.*: //'; }
 
-gone() { ! kill -0 "$1" 2>/dev/null; }
 stop() {
     local p
     p=$(pid "$1")

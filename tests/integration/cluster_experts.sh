@@ -35,13 +35,18 @@ whole=$(stat -c %s "$model" 2>/dev/null || stat -f %z "$model")
 lead=$(cat "$tmp"/a/*.gguf | wc -c)
 same "the lead has less than the model" 1 $((lead < whole))
 
-# The helper dies: nothing hangs, and the service is back with it.
-stop b KILL
-ask "$tmp/ids" -n 4 >"$tmp/without" 2>&1 &
+# The helper dies in the middle of an answer: nothing hangs, and the service is back with it.
+"$pleiades" generate -m "$model" --ids "$tmp/ids" -n 400 --threads 1 >"$tmp/want.long" 2>/dev/null
+ask "$tmp/ids" -n 400 >"$tmp/have.long" 2>"$tmp/have.err" &
 asked=$!
+decoding() { [ "$(wc -w <"$tmp/have.long")" -gt 5 ]; }
+ok "an answer is on its way" soon "tokens" decoding
+stop b KILL
+ok "without its helper the stage does not serve" wait_for loading
 node b --insecure --store "$tmp/b"
 ok "the service is back when the helper is" wait_for serving
 wait $asked
+same "the answer went on where it was" "$(cat "$tmp/want.long")" "$(cat "$tmp/have.long" "$tmp/have.err")"
 compare "after the helper's death"
 end_cluster a b
 

@@ -62,7 +62,7 @@ ok "an answer is on its way" soon "tokens" decoding
 stop b KILL
 ok "without one of them the service says that it does not serve" wait_for loading
 fails 1 "and refuses new requests at once" ask "$tmp/ids" -n 4
-says "with the reason" "not serving"
+says "with the reason" "node b"
 node b --insecure -m "$model" --memory 38M
 ok "it serves again when the node is back" wait_for serving
 answer_is_right "and the stream goes on where it was"

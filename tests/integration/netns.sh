@@ -10,6 +10,7 @@ run=pl$$
 namespaces=''
 leave() {
     local n
+    [ $failures -eq 0 ] || show_logs
     stop_all
     for n in $namespaces; do ip netns del "$n" 2>/dev/null; done
     finish
