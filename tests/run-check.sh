@@ -37,20 +37,27 @@ build_step() {
 }
 skip() { run -k "$1" "$2"; }
 
-# run_side_by_side OPTION... -- PROGRAM...: two at a time, for programs that are slow but do not measure time.
-run_side_by_side() {
-    local options=() first=() second=()
+# Programs run as many at a time as there are processors: at least two, because most of them also wait, and at most
+# eight. Those that take longest begin first, so that none of them is alone at the end.
+at_once=$((jobs < 2 ? 2 : jobs > 8 ? 8 : jobs))
+slowest="test_cluster test_model_bits test_service test_guide test_model_vectors test_model_mtp test_experts test_http
+    test_sampler test_gguf_files test_stage test_synth test_fetch_run test_kv_cache test_links
+    vectors.sh page.sh cluster_failure.sh cluster_stages.sh processors.sh netns.sh strangers.sh clients.sh"
+
+# run_many OPTION... -- PROGRAM...
+run_many() {
+    local options=() first=() name program
     while [ "$1" != -- ]; do options+=("$1"); shift; done
     shift
-    while [ $# -gt 0 ]; do
-        first+=("$1")
-        [ $# -lt 2 ] || second+=("$2")
-        shift; [ $# -eq 0 ] || shift
+    for name in $slowest; do
+        for program in "$@"; do
+            [ "${program##*/}" != "$name" ] || first+=("$program")
+        done
     done
-    run ${options[@]+"${options[@]}"} ${second[@]+"${second[@]}"} >build/check-side.log 2>&1 &
-    run ${options[@]+"${options[@]}"} "${first[@]}"
-    wait $!
-    cat build/check-side.log
+    for program in "$@"; do
+        case " $(echo $slowest) " in *" ${program##*/} "*) ;; *) first+=("$program") ;; esac
+    done
+    run -j $at_once ${options[@]+"${options[@]}"} "${first[@]}"
 }
 
 unit_programs() { "${build[@]}" -s SAN="${1:-}" CROSS="${2:-}" print-unit-tests; }
@@ -59,13 +66,15 @@ check_unit() {
     heading "unit tests"
     build_step "unit tests build" tests || return
     # shellcheck disable=SC2046
-    run $(unit_programs)
+    run_many -- $(unit_programs)
 }
 
-# Of unit test programs, those whose source speaks of threads.
+# Of unit test programs, those whose source speaks of threads, and not just of one.
 threaded() {
     local program
-    for program in "$@"; do grep -q thread "tests/unit/$(basename "$program").c" && echo "$program"; done
+    for program in "$@"; do
+        sed 's/n_threads = 1\>//; s/one_thread//' "tests/unit/$(basename "$program").c" | grep -q thread && echo "$program"
+    done
 }
 
 starts() { "$@" -r /dev/null -s 2>/dev/null | grep -q ' passed'; }
@@ -87,7 +96,7 @@ check_sanitizer() {
     [ -n "$programs" ] || { skip "$san" "no unit test starts threads"; return; }
     # shellcheck disable=SC2086
     ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
-        run_side_by_side ${launcher:+-l "$launcher"} -- $programs
+        run_many ${launcher:+-l "$launcher"} -- $programs
 }
 
 check_clang() {
@@ -131,7 +140,7 @@ check_arm64() {
     # test_cluster and test_service are many threads that wait for one another, test_guide fills thousands of answers:
     # minutes each.
     # shellcheck disable=SC2046
-    run_side_by_side -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$\|/test_cluster$\|/test_service$\|/test_guide$')
+    run_many -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$\|/test_cluster$\|/test_service$\|/test_guide$')
 }
 
 check_integration() {
@@ -142,7 +151,7 @@ check_integration() {
     scripts=$(ls tests/integration/*.sh 2>/dev/null)
     [ -n "$scripts" ] || return
     # shellcheck disable=SC2086
-    run -t 600 $scripts
+    run_many -t 600 -- $scripts
 }
 
 for name in $steps; do

@@ -1,6 +1,8 @@
-/* runner - runs test programs and scripts one after another, prints one line for each, and counts.
+/* runner - runs test programs and scripts, prints one line for each when it is over, and counts.
  *
- *     runner [-t SECONDS] [-r FILE] [-l LAUNCHER] PROGRAM...       each speaks TAP: ok, not ok, skip
+ *     runner [-t SECONDS] [-r FILE] [-j N] [-l LAUNCHER] PROGRAM...
+ *                                                                  each speaks TAP: ok, not ok, skip; begun
+ *                                                                  in this order, N at a time
  *     runner [-t SECONDS] [-r FILE] -c NAME COMMAND [WORD...]      one step; passed when it exits with 0
  *     runner -r FILE -k NAME REASON                                something that cannot run here
  *     runner -r FILE -s                                            the totals of FILE, as the last line
@@ -24,12 +26,17 @@
 #include <unistd.h>
 
 enum { OUTPUT_MAX = 4 << 20, SHOWN_LINES_MAX = 120, WORDS_MAX = 64, DEADLINE_S = 300, NAME_WIDTH = 40 };
+enum { JOBS_MAX = 64 };                           /* at a time */
 
 struct counts {
     int passed, failed, skipped;
 };
 
 struct run {
+    const char *name;                             /* NULL: nothing runs here */
+    pid_t pid;
+    int fd;
+    uint64_t start_ns, end_ns;
     struct buf output;
     struct counts counts;
     int status;                                   /* from waitpid */
@@ -38,7 +45,7 @@ struct run {
 };
 
 struct runner {
-    int deadline_s;
+    int deadline_s, n_jobs;
     const char *results;                          /* file for the totals, or NULL */
     char *launcher;                               /* "qemu-aarch64 -L root", or NULL */
 };
@@ -64,37 +71,51 @@ static pid_t start_child(char *const *words, int *output_fd) {
         _exit(127);
     }
     setpgid(pid, pid);                            /* both sides set it: whoever comes first */
+    fcntl(ends[0], F_SETFD, FD_CLOEXEC);          /* not for those who start later */
     close(ends[1]);
     *output_fd = ends[0];
     return pid;
 }
 
-/* Reads until the last writer closed or the deadline passed; what is over OUTPUT_MAX is read and dropped. */
-static bool read_output(int fd, struct buf *output, uint64_t end_ns) {
-    char piece[4096];
-    for (;;) {
-        uint64_t now = clock_now_ns();
-        if (now >= end_ns) return false;
-        struct pollfd wait = { .fd = fd, .events = POLLIN };
-        int ready = poll(&wait, 1, (int)MIN((end_ns - now) / 1000000 + 1, 1000));
-        if (ready <= 0) continue;
-        ssize_t n = read(fd, piece, sizeof piece);
-        if (n <= 0) return true;
-        buf_add(output, piece, MIN((size_t)n, output->limit - output->size));
-    }
+static void run_start(const struct runner *r, struct run *run, const char *name, char *const *words) {
+    *run = (struct run){ .name = name, .start_ns = clock_now_ns() };
+    run->end_ns = run->start_ns + (uint64_t)r->deadline_s * UINT64_C(1000000000);
+    buf_init(&run->output, OUTPUT_MAX);
+    run->pid = start_child(words, &run->fd);
 }
 
-static void run_child(const struct runner *r, char *const *words, struct run *run) {
-    uint64_t start = clock_now_ns();
-    int fd;
-    *run = (struct run){ .status = 0 };
-    buf_init(&run->output, OUTPUT_MAX);
-    pid_t pid = start_child(words, &fd);
-    run->late = !read_output(fd, &run->output, start + (uint64_t)r->deadline_s * UINT64_C(1000000000));
-    kill(-pid, SIGKILL);                          /* late, or children of the program that were left behind */
-    while (waitpid(pid, &run->status, 0) < 0 && errno == EINTR) { }
-    close(fd);
-    run->seconds = clock_seconds_since(start);
+/* Reads what is there; what is over OUTPUT_MAX is dropped. True when the last writer closed. */
+static bool run_read(struct run *run) {
+    char piece[4096];
+    ssize_t n = read(run->fd, piece, sizeof piece);
+    if (n <= 0) return true;
+    buf_add(&run->output, piece, MIN((size_t)n, run->output.limit - run->output.size));
+    return false;
+}
+
+static void run_end(struct run *run) {
+    kill(-run->pid, SIGKILL);                     /* late, or children of the program that were left behind */
+    while (waitpid(run->pid, &run->status, 0) < 0 && errno == EINTR) { }
+    close(run->fd);
+    run->seconds = clock_seconds_since(run->start_ns);
+}
+
+/* Waits until one of them is over, and ends it. Some must run. */
+static struct run *run_wait(struct run *run, int n) {
+    for (;;) {
+        struct pollfd wait[JOBS_MAX];
+        for (int i = 0; i < n; i++)
+            wait[i] = (struct pollfd){ .fd = run[i].name ? run[i].fd : -1, .events = POLLIN };
+        poll(wait, (nfds_t)n, 1000);              /* a deadline may be a second late */
+        for (int i = 0; i < n; i++) {
+            if (!run[i].name) continue;
+            bool over = wait[i].revents && run_read(&run[i]);
+            run[i].late = !over && clock_now_ns() >= run[i].end_ns;
+            if (!over && !run[i].late) continue;
+            run_end(&run[i]);
+            return &run[i];
+        }
+    }
 }
 
 /* ---- what it said ---- */
@@ -164,14 +185,14 @@ static void append_result(const struct runner *r, const char *name, const struct
     fclose(f);
 }
 
-static void print_result(const char *name, const struct run *run, const char *reason) {
+static void print_result(const struct run *run, const char *reason) {
     const struct counts *c = &run->counts;
     char text[64];
     int n = snprintf(text, sizeof text, "%d passed", c->passed);
     if (c->failed) n += snprintf(text + n, sizeof text - (size_t)n, ", %d failed", c->failed);
     if (c->skipped) snprintf(text + n, sizeof text - (size_t)n, ", %d skipped", c->skipped);
-    printf("%-4s %-*s %-30s %7.2f s%s%s\n", c->failed ? "FAIL" : "ok", NAME_WIDTH, name, text, run->seconds,
-           reason ? "  " : "", reason ? reason : "");
+    printf("%-4s %-*s %-30s %7.2f s%s%s\n", c->failed ? "FAIL" : "ok", NAME_WIDTH, run->name, text,
+           run->seconds, reason ? "  " : "", reason ? reason : "");
 }
 
 /* Turns an ending that the counted lines do not explain into one failure more. NULL: all is explained. */
@@ -188,17 +209,18 @@ static const char *judge(struct run *run, bool is_step, char *text, size_t room)
     return text;
 }
 
-static bool finish_run(const struct runner *r, const char *name, struct run *run, bool is_step) {
+static bool finish_run(const struct runner *r, struct run *run, bool is_step) {
     char text[64];
     if (!is_step) count_output(run);
     const char *reason = judge(run, is_step, text, sizeof text);
     if (is_step && !reason) run->counts.passed = 1;
-    print_result(name, run, reason);
+    print_result(run, reason);
     if (run->counts.failed) show_output(&run->output);
     else show_skips(&run->output);
-    append_result(r, name, &run->counts);
+    append_result(r, run->name, &run->counts);
     fflush(stdout);
     buf_deinit(&run->output);
+    run->name = NULL;
     return run->counts.failed == 0;
 }
 
@@ -222,25 +244,31 @@ static void program_words(char *program, char *launcher_copy, char **words) {
     words[n] = NULL;
 }
 
+static void start_program(const struct runner *r, struct run *run, char *program) {
+    char *words[WORDS_MAX], *launcher = r->launcher ? strdup(r->launcher) : NULL;
+    const char *slash = strrchr(program, '/');
+    program_words(program, launcher, words);
+    run_start(r, run, slash ? slash + 1 : program, words);
+    free(launcher);
+}
+
 static bool run_programs(const struct runner *r, char **programs, int n_programs) {
+    struct run run[JOBS_MAX] = { { 0 } };
     bool all_well = true;
     setenv("CMOCKA_MESSAGE_OUTPUT", "TAP", 1);
-    for (int i = 0; i < n_programs; i++) {
-        char *words[WORDS_MAX], *launcher = r->launcher ? strdup(r->launcher) : NULL;
-        struct run run;
-        program_words(programs[i], launcher, words);
-        run_child(r, words, &run);
-        const char *slash = strrchr(programs[i], '/');
-        all_well &= finish_run(r, slash ? slash + 1 : programs[i], &run, false);
-        free(launcher);
+    for (int i = 0; i < MIN(r->n_jobs, n_programs); i++) start_program(r, &run[i], programs[i]);
+    for (int begun = MIN(r->n_jobs, n_programs), over = 0; over < n_programs; over++) {
+        struct run *done = run_wait(run, r->n_jobs);
+        all_well &= finish_run(r, done, false);
+        if (begun < n_programs) start_program(r, done, programs[begun++]);
     }
     return all_well;
 }
 
 static bool run_step(const struct runner *r, const char *name, char **words) {
     struct run run;
-    run_child(r, words, &run);
-    return finish_run(r, name, &run, true);
+    run_start(r, &run, name, words);
+    return finish_run(r, run_wait(&run, 1), true);
 }
 
 static bool note_skip(const struct runner *r, const char *name, const char *reason) {
@@ -273,21 +301,22 @@ static bool print_totals(const char *results) {
 static int usage(void) {
     fprintf(
         stderr,
-        "runner [-t SECONDS] [-r FILE] [-l LAUNCHER] PROGRAM...\n"
+        "runner [-t SECONDS] [-r FILE] [-j N] [-l LAUNCHER] PROGRAM...\n"
         "       [-t SECONDS] [-r FILE] -c NAME COMMAND... | -r FILE -k NAME REASON | -r FILE -s\n");
     return 2;
 }
 
 int main(int argc, char **argv) {
-    struct runner r = { .deadline_s = DEADLINE_S };
+    struct runner r = { .deadline_s = DEADLINE_S, .n_jobs = 1 };
     const char *step = NULL, *skip = NULL;
     bool totals = false;
     int letter;
     /* "+": stop at the first plain word on every system; a command's own options are not ours. */
-    while ((letter = getopt(argc, argv, "+t:r:l:c:k:s")) != -1) {
+    while ((letter = getopt(argc, argv, "+t:r:j:l:c:k:s")) != -1) {
         switch (letter) {
         case 't': r.deadline_s = (int)strtol(optarg, NULL, 10); break;
         case 'r': r.results = optarg; break;
+        case 'j': r.n_jobs = (int)strtol(optarg, NULL, 10); break;
         case 'l': r.launcher = optarg; break;
         case 'c': step = optarg; break;
         case 'k': skip = optarg; break;
@@ -296,7 +325,7 @@ int main(int argc, char **argv) {
         }
     }
     if (totals) return r.results ? !print_totals(r.results) : usage();
-    if (optind >= argc || r.deadline_s < 1) return usage();
+    if (optind >= argc || r.deadline_s < 1 || r.n_jobs < 1 || r.n_jobs > JOBS_MAX) return usage();
     if (skip) return !note_skip(&r, skip, argv[optind]);
     if (step) return !run_step(&r, step, argv + optind);
     return !run_programs(&r, argv + optind, argc - optind);

@@ -42,6 +42,18 @@ fails 1 "a step that is not there" "$runner" -r "$tmp/r" -c "a step" "$tmp/nothi
 ok "a launcher is put before each program" "$runner" -r "$tmp/r" -l "env X=1 bash" "$tmp/good.sh"
 ok "a skipped step" "$runner" -r "$tmp/r" -k "a step" "no reason"
 
+# Each waits for the other.
+plant first "touch $tmp/first; until [ -e $tmp/second ]; do sleep 0.05; done; echo 'ok - a'"
+plant second "touch $tmp/second; until [ -e $tmp/first ]; do sleep 0.05; done; echo 'ok - a'"
+fails 1 "one at a time, and two that need each other are late" "$runner" -t 1 "$tmp/first.sh" "$tmp/good.sh"
+rm -f "$tmp/first" "$tmp/second"
+ok "two at a time run at the same time" "$runner" -j 2 -t 20 "$tmp/first.sh" "$tmp/second.sh" "$tmp/good.sh"
+same "and each has its line" 3 "$(grep -c '^ok ' "$tmp/output")"
+fails 1 "a failure among others is a failure" "$runner" -j 4 "$tmp/good.sh" "$tmp/bad.sh" "$tmp/skips.sh"
+fails 1 "a deadline holds for each" "$runner" -j 3 -t 1 "$tmp/slow.sh" "$tmp/leaves.sh" "$tmp/good.sh"
+same "and for those alone that are late" 1 "$(grep -c '^ok ' "$tmp/output")"
+fails 2 "none at a time is refused" "$runner" -j 0 "$tmp/good.sh"
+
 fails 1 "the totals fail when something failed" "$runner" -r "$tmp/r" -s
 same "and end with the counts" "10 passed, 10 failed, 4 skipped" "$(tail -n 1 "$tmp/output")"
 "$runner" -r "$tmp/well" "$tmp/good.sh" >/dev/null
