@@ -133,9 +133,8 @@ static inline void reference(const struct service_request *r, struct sampler_res
     free(row_kept);
 }
 
-static inline void check_equal(const struct service_request *r, const struct client *c, uint32_t n) {
-    static struct sampler_result expected[TOKENS_MAX];
-    reference(r, expected, n);
+static inline void check_against(const struct sampler_result *expected, const struct service_request *r,
+                                 const struct client *c, uint32_t n) {
     assert_int_equal(c->n_token, n);
     for (uint32_t i = 0; i < n; i++) {
         assert_int_equal(c->token[i].id, expected[i].id);
@@ -147,6 +146,12 @@ static inline void check_equal(const struct service_request *r, const struct cli
             assert_true(c->token[i].top[k].logprob == expected[i].top[k].logprob);
         }
     }
+}
+
+static inline void check_equal(const struct service_request *r, const struct client *c, uint32_t n) {
+    static struct sampler_result expected[TOKENS_MAX];
+    reference(r, expected, n);
+    check_against(expected, r, c, n);
 }
 
 static inline void generate_and_check(struct service_request *r, struct client *c, uint32_t n) {

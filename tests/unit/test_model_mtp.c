@@ -19,11 +19,20 @@ struct matrix {                                       /* decoded */
     uint64_t n_in, n_out;
 };
 
+struct named {
+    char name[96];
+    struct matrix m;
+};
+
+enum { NAMED_MAX = 64 };
+
 struct block {
     const struct gguf *model, *mtp;
     struct hparams hp;
     double *rows;                                 /* [N_TOKENS][head_dim]: K and V of every token so far */
     int n;
+    struct named named[NAMED_MAX];                /* what was decoded so far */
+    int n_named;
 };
 
 static struct matrix matrix(const struct gguf *g, const char *name) {
@@ -39,10 +48,26 @@ static struct matrix matrix(const struct gguf *g, const char *name) {
     return m;
 }
 
-static struct matrix own(const struct block *b, const char *name) {
+/* Each is decoded once; the block keeps it. */
+static const struct matrix *kept(struct block *b, const struct gguf *g, const char *name) {
+    for (int i = 0; i < b->n_named; i++)
+        if (strcmp(b->named[i].name, name) == 0) return &b->named[i].m;
+    CHECK(b->n_named < NAMED_MAX);
+    struct named *n = &b->named[b->n_named++];
+    snprintf(n->name, sizeof n->name, "%s", name);
+    n->m = matrix(g, name);
+    return &n->m;
+}
+
+static const struct matrix *own(struct block *b, const char *name) {
     char full[96];
     snprintf(full, sizeof full, "mtp.0.%s", name);
-    return matrix(b->mtp, full);
+    return kept(b, b->mtp, full);
+}
+
+static void block_free(struct block *b) {
+    for (int i = 0; i < b->n_named; i++) free(b->named[i].m.v);
+    free(b->rows);
 }
 
 /* out[o] = sum over i of m[row0 + o][i] * x[i] */
@@ -54,10 +79,9 @@ static void product(const struct matrix *m, uint64_t row0, uint64_t n_rows, cons
     }
 }
 
-static void product_of(const struct block *b, const char *name, const double *x, double *out) {
-    struct matrix m = own(b, name);
-    product(&m, 0, m.n_out, x, out);
-    free(m.v);
+static void product_of(struct block *b, const char *name, const double *x, double *out) {
+    const struct matrix *m = own(b, name);
+    product(m, 0, m->n_out, x, out);
 }
 
 static double mean_square(const double *x, uint64_t n) {
@@ -66,11 +90,10 @@ static double mean_square(const double *x, uint64_t n) {
     return sum / (double)n;
 }
 
-static void norm(const struct block *b, const char *weight, const double *x, double *out, uint64_t n) {
+static void norm(struct block *b, const char *weight, const double *x, double *out, uint64_t n) {
     double r = 1 / sqrt(mean_square(x, n) + (double)b->hp.rms_eps);
-    struct matrix w = weight ? own(b, weight) : (struct matrix){ 0 };
-    for (uint64_t i = 0; i < n; i++) out[i] = x[i] * r * (weight ? w.v[i] : 1);
-    free(w.v);
+    const struct matrix *w = weight ? own(b, weight) : NULL;
+    for (uint64_t i = 0; i < n; i++) out[i] = x[i] * r * (w ? w->v[i] : 1);
 }
 
 static double sigmoid(double x) {
@@ -107,7 +130,7 @@ struct mixing {
 };
 
 /* Streams x[4][D] become one vector in out. kind: "attn" or "ffn". */
-static void connect(const struct block *b, const char *kind, const double *x, double *out,
+static void connect(struct block *b, const char *kind, const double *x, double *out,
                     struct mixing *mixing) {
     uint64_t d = b->hp.n_embd;
     char name[64];
@@ -115,20 +138,18 @@ static void connect(const struct block *b, const char *kind, const double *x, do
     snprintf(name, sizeof name, "hc_%s_fn.weight", kind);
     product_of(b, name, x, mix);
     snprintf(name, sizeof name, "hc_%s_scale.weight", kind);
-    struct matrix scale = own(b, name);
+    const struct matrix *scale = own(b, name);
     snprintf(name, sizeof name, "hc_%s_base.weight", kind);
-    struct matrix base = own(b, name);
+    const struct matrix *base = own(b, name);
     memset(out, 0, d * sizeof *out);
     for (int i = 0; i < 4; i++) {
-        double pre = sigmoid(mix[i] * r * scale.v[0] + base.v[i]) + (double)b->hp.hc_eps;
+        double pre = sigmoid(mix[i] * r * scale->v[0] + base->v[i]) + (double)b->hp.hc_eps;
         for (uint64_t k = 0; k < d; k++) out[k] += pre * x[(uint64_t)i * d + k];
-        mixing->post[i] = 2 * sigmoid(mix[4 + i] * r * scale.v[1] + base.v[4 + i]);
+        mixing->post[i] = 2 * sigmoid(mix[4 + i] * r * scale->v[1] + base->v[4 + i]);
         for (int k = 0; k < 4; k++)
-            mixing->m[i][k] = mix[8 + 4 * i + k] * r * scale.v[2] + base.v[8 + 4 * i + k];
+            mixing->m[i][k] = mix[8 + 4 * i + k] * r * scale->v[2] + base->v[8 + 4 * i + k];
     }
     balance(b, mixing->m);
-    free(scale.v);
-    free(base.v);
 }
 
 static void spread(const struct block *b, const struct mixing *mixing, const double *y, double *x) {
@@ -143,7 +164,7 @@ static void spread(const struct block *b, const struct mixing *mixing, const dou
 }
 
 /* One head over the last n_swa rows. */
-static void attend(const struct block *b, double sink, double *q, int pos) {
+static void attend(struct block *b, double sink, double *q, int pos) {
     uint64_t hd = b->hp.head_dim;
     int first = pos + 1 > (int)b->hp.n_swa ? pos + 1 - (int)b->hp.n_swa : 0;
     double z[N_TOKENS], top = sink, den, *out = xcalloc(hd, sizeof *out);
@@ -175,20 +196,18 @@ static void attention(struct block *b, const double *x, double *y, int pos) {
     product_of(b, "attn_q_a.weight", x, low);
     norm(b, "attn_q_a_norm.weight", low, low, hp->n_q_lora);
     product_of(b, "attn_q_b.weight", low, q);
-    struct matrix sinks = own(b, "attn_sinks.weight"), out_a = own(b, "attn_output_a.weight");
-    for (uint32_t h = 0; h < hp->n_head; h++) attend(b, sinks.v[h], q + h * hd, pos);
+    const struct matrix *sinks = own(b, "attn_sinks.weight"), *out_a = own(b, "attn_output_a.weight");
+    for (uint32_t h = 0; h < hp->n_head; h++) attend(b, sinks->v[h], q + h * hd, pos);
     for (uint32_t g = 0; g < hp->n_out_group; g++)
-        product(&out_a, (uint64_t)g * hp->n_out_lora, hp->n_out_lora, q + g * group,
+        product(out_a, (uint64_t)g * hp->n_out_lora, hp->n_out_lora, q + g * group,
                 low + (uint64_t)g * hp->n_out_lora);
     product_of(b, "attn_output_b.weight", low, y);
-    free(sinks.v);
-    free(out_a.v);
     free(low);
     free(q);
 }
 
 /* y += weight * W2 (silu(min(W1 x, c)) * clamp(W3 x, c)) for expert e of a stack */
-static void expert(const struct block *b, const char *suffix, uint64_t e, double weight,
+static void expert(struct block *b, const char *suffix, uint64_t e, double weight,
                    double clamp, const double *x, double *y) {
     static const char *const parts[] = { "ffn_gate_%s.weight", "ffn_up_%s.weight", "ffn_down_%s.weight" };
     uint64_t ff = b->hp.n_ff_exp, d = b->hp.n_embd;
@@ -196,10 +215,9 @@ static void expert(const struct block *b, const char *suffix, uint64_t e, double
     for (int p = 0; p < 3; p++) {
         char name[64];
         snprintf(name, sizeof name, parts[p], suffix);
-        struct matrix m = own(b, name);
-        if (p < 2) product(&m, e * ff, ff, x, h + (uint64_t)p * ff);
-        else product(&m, e * d, d, h, out);
-        free(m.v);
+        const struct matrix *m = own(b, name);
+        if (p < 2) product(m, e * ff, ff, x, h + (uint64_t)p * ff);
+        else product(m, e * d, d, h, out);
         for (uint64_t i = 0; i < ff && p == 1; i++) {
             double g = fmin(h[i], clamp), u = fmax(-clamp, fmin(h[ff + i], clamp));
             h[i] = g * sigmoid(g) * u;
@@ -209,19 +227,19 @@ static void expert(const struct block *b, const char *suffix, uint64_t e, double
     free(h);
 }
 
-static void experts(const struct block *b, const double *x, double *y) {
+static void experts(struct block *b, const double *x, double *y) {
     const struct hparams *hp = &b->hp;
     double score[64], sum = 0;
     bool used[64] = { false };
     CHECK(hp->n_expert <= 64);
     product_of(b, "ffn_gate_inp.weight", x, score);
-    struct matrix bias = own(b, "exp_probs_b.bias");
+    const struct matrix *bias = own(b, "exp_probs_b.bias");
     for (uint32_t e = 0; e < hp->n_expert; e++) score[e] = sqrt(log1p(exp(score[e])));
     for (uint32_t u = 0; u < hp->n_expert_used; u++) {
         uint32_t best = UINT32_MAX;
         for (uint32_t e = 0; e < hp->n_expert; e++)
             if (!used[e] &&
-                (best == UINT32_MAX || score[e] + bias.v[e] > score[best] + bias.v[best]))
+                (best == UINT32_MAX || score[e] + bias->v[e] > score[best] + bias->v[best]))
                 best = e;
         used[best] = true;
         sum += score[best];
@@ -232,7 +250,6 @@ static void experts(const struct block *b, const double *x, double *y) {
             expert(b, "exps", e, score[e] / sum * (double)hp->expert_scale,
                    (double)hp->swiglu_clamp_exp[hp->n_layer - 1], x, y);
     expert(b, "shexp", 0, 1, (double)hp->swiglu_clamp_shexp[hp->n_layer - 1], x, y);
-    free(bias.v);
 }
 
 /* x[4][D] in and out; logits[V]. */
@@ -241,8 +258,9 @@ static void draft(struct block *b, int32_t token, double *x, double *logits) {
     int pos = b->n++;
     double *e = xcalloc(4 * d, sizeof *e), *h = e + d, *in = e + 2 * d, *y = e + 3 * d, mix[4];
     struct mixing mixing;
-    struct matrix embd = matrix(b->model, "token_embd.weight"), output = matrix(b->model, "output.weight");
-    norm(b, "enorm.weight", embd.v + (uint64_t)token * d, in, d);
+    const struct matrix *embd = kept(b, b->model, "token_embd.weight"),
+                        *output = kept(b, b->model, "output.weight");
+    norm(b, "enorm.weight", embd->v + (uint64_t)token * d, in, d);
     product_of(b, "e_proj.weight", in, e);
     for (int s = 0; s < N_STREAMS; s++) {
         norm(b, "hnorm.weight", x + (uint64_t)s * d, in, d);
@@ -258,19 +276,15 @@ static void draft(struct block *b, int32_t token, double *x, double *logits) {
     experts(b, in, y);
     spread(b, &mixing, y, x);
     double r = 1 / sqrt(mean_square(x, 4 * d) + (double)b->hp.rms_eps);
-    struct matrix scale = own(b, "hc_head_scale.weight"), base = own(b, "hc_head_base.weight");
+    const struct matrix *scale = own(b, "hc_head_scale.weight"), *base = own(b, "hc_head_base.weight");
     product_of(b, "hc_head_fn.weight", x, mix);
     memset(h, 0, d * sizeof *h);
     for (int s = 0; s < N_STREAMS; s++)
         for (uint64_t i = 0; i < d; i++)
-            h[i] += (sigmoid(mix[s] * r * scale.v[0] + base.v[s]) + (double)b->hp.hc_eps) *
+            h[i] += (sigmoid(mix[s] * r * scale->v[0] + base->v[s]) + (double)b->hp.hc_eps) *
                     x[(uint64_t)s * d + i];
     norm(b, "norm.weight", h, h, d);
-    product(&output, 0, output.n_out, h, logits);
-    free(scale.v);
-    free(base.v);
-    free(embd.v);
-    free(output.v);
+    product(output, 0, output->n_out, h, logits);
     free(e);
 }
 
@@ -328,7 +342,7 @@ static void second_opinion(struct setup *s, int n_paired) {
         for (uint64_t i = 0; i < 4 * d; i++) s->x_want[(uint64_t)t * 4 * d + i] = (float)x[i];
         for (uint64_t i = 0; i < n_vocab; i++) s->logits_want[(uint64_t)t * n_vocab + i] = (float)logits[i];
     }
-    free(b.rows);
+    block_free(&b);
     free(x);
     free(logits);
 }
