@@ -69,11 +69,12 @@ check_unit() {
     run_many -- $(unit_programs)
 }
 
-# Of unit test programs, those whose source speaks of threads, and not just of one.
+# Of unit test programs, those whose source speaks of threads, and not just of one, or of a whole service.
 threaded() {
     local program
     for program in "$@"; do
-        sed 's/n_threads = 1\>//; s/one_thread//' "tests/unit/$(basename "$program").c" | grep -q thread && echo "$program"
+        sed 's/n_threads = 1\>//; s/one_thread//' "tests/unit/$(basename "$program").c" | grep -q 'thread\|service_rig' &&
+            echo "$program"
     done
 }
 
