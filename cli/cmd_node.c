@@ -11,7 +11,7 @@
 int cmd_node(int argc, char **argv) {
     struct node_process_config c = { .bind = "tcp://0.0.0.0:0", .measure = true, .take_signals = true };
     bool insecure = false, quiet = false, measure = true;
-    int n_threads = 0, n_rows = 0;
+    int n_threads = 0, n_rows = 0, n_keep = 2;
     const char *bind = NULL;
     const struct opt table[] = {
         OPT_GROUP("The cluster"),
@@ -30,6 +30,11 @@ int cmd_node(int argc, char **argv) {
         OPT_STRING('m', "model", &c.model_path, "FILE", "a GGUF file, whole or a shard of it"),
         OPT_STRING(0, "store", &c.store_path, "DIR",
                    "a folder with such files; a share that is fetched from others is kept there"),
+        OPT_INT(0, "keep", &n_keep, 0, 14, "N",
+                "shares fetched for earlier plans that stay in --store beside the one in use; the "
+                "longest unused go first"),
+        OPT_U64(0, "give-rate", &c.give_bytes_per_s, 0, UINT64_MAX, "BYTES",
+                "a second, at most, to machines that fetch weights from here (50M); 0: as fast as it goes"),
         OPT_GROUP("This machine"),
         OPT_U64(0, "memory", &c.memory_bytes, 0, UINT64_MAX, "BYTES",
                 "for weights, state and buffers (64G); 0: 85 % of what is installed"),
@@ -64,6 +69,7 @@ int cmd_node(int argc, char **argv) {
     c.bind = address;
     c.n_threads = (uint32_t)n_threads;
     c.n_rows_max = (uint32_t)n_rows;
+    c.n_keep = (uint32_t)n_keep;
     c.measure = measure;
     if (quiet && !getenv("PLEIADES_LOG")) log_set_level(LOG_WARN);
     struct node_process *p;

@@ -23,6 +23,7 @@ enum { WATCH_MS = 250 };
 
 struct serve {
     struct service_config config;
+    struct service_header header;
     struct service *service;
     struct http_options http_options;
     struct http *http;
@@ -117,8 +118,19 @@ static void unwatch(struct serve *s) {
     loop_free(s->loop);
 }
 
+/* Before signals are watched: who is tired of waiting ends the program. */
+static int fetch_header(struct serve *s, struct err *e) {
+    say(s, "no model file here: waiting at %s for a node that has one", s->config.bind);
+    int rc = service_header_fetch(&s->header, &s->config, e);
+    if (rc < 0) return rc;
+    s->config.header = &s->header;
+    s->config.bind = s->header.bind;
+    return 0;
+}
+
 static int serve(struct serve *s, struct err *e) {
-    int rc = watch(s, e);
+    int rc = s->config.model_path ? 0 : fetch_header(s, e);
+    if (rc == 0) rc = watch(s, e);
     if (rc == 0) rc = service_start(&s->service, &s->config, e);
     if (rc == 0) rc = http_start(&s->http, http_options_config(&s->http_options), s->service, e);
     if (rc == 0) {
@@ -129,7 +141,8 @@ static int serve(struct serve *s, struct err *e) {
     }
     http_stop(s->http);
     service_stop(s->service);
-    unwatch(s);
+    if (s->loop) unwatch(s);
+    buf_deinit(&s->header.bytes);
     return rc;
 }
 
@@ -147,10 +160,12 @@ int cmd_serve(int argc, char **argv) {
     c->wire = "f32";
     c->objective = "latency";
     http_options_init(&s.http_options);
-    bool local_node = true;
+    bool local_node = true, give_weights = true;
     int n_threads = 0, n_nodes = 0, n_slots = 8, n_ctx = 0, n_rows = 512, n_queue = 256, bound = 250;
     const struct opt table[] = {
-        OPT_STRING('m', "model", &c->model_path, "FILE", "the GGUF file (required)"),
+        OPT_STRING('m', "model", &c->model_path, "FILE",
+                   "the GGUF file; without it the first node that has one says what the model is "
+                   "(with --no-local-node)"),
         OPT_INT('c', "ctx", &n_ctx, 0, 1 << 30, "N",
                 "most tokens of one conversation; 0: the model's, or 64K"),
         OPT_INT(0, "slots", &n_slots, 1, 256, "N", "conversations computed at the same time"),
@@ -176,6 +191,8 @@ int cmd_serve(int argc, char **argv) {
         OPT_INT(0, "nodes", &n_nodes, 0, 64, "N",
                 "wait for so many machines (this one counts) before the first plan; 0: two quiet "
                 "seconds"),
+        OPT_FLAG(0, "give", &give_weights,
+                 "let nodes without the model fetch it from here; if not, from one another only"),
         OPT_STRING(0, "stages", &c->stages, "A=0-20,B=21-42",
                    "this plan, instead of the best one; A=0-20+C+D: C and D hold experts of A's layers"),
         OPT_CHOICE(0, "objective", &c->objective, "latency|throughput",
@@ -200,7 +217,7 @@ int cmd_serve(int argc, char **argv) {
                                0 };
     int n_args = opts_parse(&spec, argc, argv);
     if (n_args < 0) return opts_exit_status(n_args);
-    if (!c->model_path) return opts_usage_error(&spec, "--model is required");
+    if (!c->model_path && (local_node || !bind)) return opts_usage_error(&spec, "--model is required");
     if (bind && !c->key_path && !c->insecure)
         return opts_usage_error(
             &spec, "--bind-nodes needs --key DIR (see `pleiades keys init`), or --insecure");
@@ -211,6 +228,7 @@ int cmd_serve(int argc, char **argv) {
     snprintf(address, sizeof address, "tcp://%.280s", bind ? bind : "");
     c->bind = bind ? address : NULL;
     c->local_stage = local_node;
+    c->keeps_weights = !give_weights;
     c->n_threads = (uint32_t)n_threads;
     c->n_node_expected = (uint32_t)n_nodes;
     c->n_slot = (uint32_t)n_slots;

@@ -104,11 +104,15 @@ void cluster_refuse(struct coord *c, uint32_t link, int code, const char *text, 
     coord_out(outs, COORD_OUT_DROP)->link = link;
 }
 
+void cluster_on_files(struct coord_node *n, const struct msg_files *files) {
+    n->hello.n_file = MIN(files->n_file, (uint32_t)MSG_FILES_MAX);
+    if (n->hello.n_file) memcpy(n->file, files->file, n->hello.n_file * sizeof n->file[0]);
+    n->hello.file = n->file;
+}
+
 static void node_describe(struct coord_node *n, const struct msg_hello *h) {
     n->hello = *h;
-    n->hello.n_file = MIN(h->n_file, (uint32_t)MSG_FILES_MAX);
-    if (n->hello.n_file) memcpy(n->file, h->file, n->hello.n_file * sizeof n->file[0]);
-    n->hello.file = n->file;
+    cluster_on_files(n, &(struct msg_files){ h->file, h->n_file });
 }
 
 static void send_welcome(struct coord *c, const struct msg_hello *h, uint32_t link, struct coord_outs *outs) {
@@ -129,6 +133,8 @@ static void hello_again(struct coord *c, struct coord_node *n, uint32_t link, co
     uint64_t heard_epoch = m->epoch;
     peer_start(&n->peer, link, m->u.hello.name, m->incarnation, c->now_ns);
     n->peer.epoch = heard_epoch;
+    n->peers_due = true;
+    cluster_on_files(n, &(struct msg_files){ m->u.hello.file, m->u.hello.n_file });
     send_welcome(c, &m->u.hello, link, outs);
 }
 
@@ -178,6 +184,7 @@ void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struc
     set_node(c, n, ND_JOINED);
     c->cluster.n_node++;
     send_welcome(c, h, link, outs);
+    for (uint32_t i = 0; i < c->config.n_node_max; i++) c->cluster.node[i].peers_due = true;
     plan_soon(c);
 }
 
@@ -229,14 +236,23 @@ static void node_fails(struct coord *c, struct coord_node *n, const char *why, s
 
 /* ---- planning ---- */
 
-/* Who may connect to a node: all others that are here. Spares as well, they may give weights away. */
-static void fill_keys(struct coord *c, struct msg_assign *a) {
-    a->peer = c->cluster.key;
-    for (uint32_t i = 0; i < c->config.n_node_max && a->n_peer < MSG_NODES_MAX; i++) {
+/* Who may connect to a node: all others that are here. Spares as well, they may fetch weights soon. */
+static uint32_t gather_keys(struct coord *c) {
+    uint32_t n_key = 0;
+    for (uint32_t i = 0; i < c->config.n_node_max && n_key < MSG_NODES_MAX; i++) {
         const struct coord_node *n = &c->cluster.node[i];
         if (n->state == ND_GONE || !n->hello.key[0]) continue;
-        memcpy(c->cluster.key[a->n_peer++].text, n->hello.key, MSG_KEY_MAX);
+        memcpy(c->cluster.key[n_key++].text, n->hello.key, MSG_KEY_MAX);
     }
+    return n_key;
+}
+
+/* Somebody new is here: who gives weights away has to let it in, with or without a part in the plan. */
+static void send_peers(struct coord *c, struct coord_node *n, struct coord_outs *outs) {
+    uint32_t n_key = gather_keys(c);
+    n->peers_due = false;
+    if (!n_key) return;
+    coord_send(c, outs, n->peer.link, MSG_PEERS)->u.peers = (struct msg_peers){ c->cluster.key, n_key };
 }
 
 static void send_assign(struct coord *c, struct coord_node *n, const struct coord_plan_stage *s,
@@ -255,7 +271,6 @@ static void send_assign(struct coord *c, struct coord_node *n, const struct coor
                               .has_embed = stage_i == 0 && !as_helper,
                               .has_head = last && !as_helper,
                               .is_helper = as_helper != NULL,
-                              .source = p->source,
                               .numerics = p->numerics,
                               .precision = p->precision,
                               .wire = s->wire,
@@ -287,7 +302,10 @@ static void send_assign(struct coord *c, struct coord_node *n, const struct coor
         memcpy(to->hop.address, h->address, sizeof to->hop.address);
         memcpy(to->hop.key, h->key, sizeof to->hop.key);
     }
-    fill_keys(c, a);
+    a->peer = c->cluster.key;
+    a->n_peer = gather_keys(c);
+    a->source = n->source;
+    a->n_source = cluster_sources(c, n, a);
     n->assigned_ns = c->now_ns;
 }
 
@@ -431,6 +449,7 @@ static void node_timers(struct coord *c, struct coord_node *n, struct coord_outs
         cluster_lose(c, n, "is silent", outs);
         return;
     }
+    if (n->peers_due) send_peers(c, n, outs);
     if (peer_ping_is_due(&n->peer, &pace, c->now_ns)) {
         peer_fill_ping(&n->peer, &coord_send(c, outs, n->peer.link, MSG_PING)->u.ping, c->now_ns);
         n->sync_due = n->state == ND_READY && c->cluster.state == CL_SERVING;

@@ -31,8 +31,9 @@ struct coord_node {
     /* last ASSIGN sent; last sign of progress; when it failed */
     uint64_t assigned_ns, progress_ns, failed_ns;
     int32_t stage_i;                                          /* in the plan; -1: spare */
-    bool is_helper, sync_due;
+    bool is_helper, sync_due, peers_due;
     struct msg_helper helper[MSG_HELPERS_MAX];                /* as told in its ASSIGN */
+    struct msg_source source[MSG_SOURCES_MAX];                /* likewise */
 };
 
 struct cluster {
@@ -65,6 +66,9 @@ void cluster_on_progress(struct coord *c, struct coord_node *n, const struct msg
 void cluster_on_failed(struct coord *c, struct coord_node *n, const struct msg_failed *failed,
                        struct coord_outs *outs);
 void cluster_on_links(struct coord_node *n, const struct msg_links *links);
+void cluster_on_files(struct coord_node *n, const struct msg_files *files);
+/* Who gives node n weights for what it is assigned: at most MSG_SOURCES_MAX, written to n->source. */
+uint32_t cluster_sources(struct coord *c, struct coord_node *n, const struct msg_assign *a);
 void cluster_lose(struct coord *c, struct coord_node *n, const char *why, struct coord_outs *outs);
 void cluster_fail_plan(struct coord *c, const char *why, struct coord_outs *outs);
 void cluster_refuse(struct coord *c, uint32_t link, int code, const char *text, struct coord_outs *outs);

@@ -49,13 +49,13 @@ static uint32_t items_max(const struct coord_config *c) {
     return 2 * c->n_request_max                   /* each gets a token and ends */
            + c->n_window_max                      /* launched, or late */
            + c->n_seg_max                         /* rows asked for */
-           + 4 * c->n_node_max                    /* PING, SYNC, ASSIGN, DROP each */
+           + 5 * c->n_node_max                    /* PING, SYNC, ASSIGN, PEERS, DROP each */
            + 3 * c->n_node_max                    /* state changes that losing each of them may cause */
            + 16;                                  /* the answer to the event itself */
 }
 
 static uint32_t msgs_max(const struct coord_config *c) {
-    return c->n_window_max + c->n_seg_max + 3 * c->n_node_max + 16;
+    return c->n_window_max + c->n_seg_max + 4 * c->n_node_max + 16;
 }
 
 void coord_outs_init(struct coord_outs *outs, const struct coord_config *config) {
@@ -118,6 +118,7 @@ static void dispatch(struct coord *c, struct coord_node *n, const struct coord_e
     case MSG_PROGRESS: cluster_on_progress(c, n, &m->u.progress); break;
     case MSG_READY: cluster_on_ready(c, n, &m->u.ready, outs); break;
     case MSG_LINKS: cluster_on_links(n, &m->u.links); break;
+    case MSG_FILES: cluster_on_files(n, &m->u.files); break;
     case MSG_FAILED:
         if (m->u.failed.batch == 0) cluster_on_failed(c, n, &m->u.failed, outs);
         else if (serving) pipeline_on_failed(c, &m->u.failed, outs);

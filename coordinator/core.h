@@ -48,7 +48,7 @@ struct coord_plan {
     char model[MSG_NAME_MAX];
     uint32_t n_stage, n_slot, n_ctx_max, n_rows_max, n_credit, numerics, precision;
     struct coord_plan_stage stage[MSG_STAGES_MAX];
-    struct msg_hop source;                        /* who streams weights to those without; empty: nobody */
+    struct msg_source source;       /* what we give ourselves to those without; no name: nothing */
 };
 
 struct coord_sample {                                         /* one row, and whose it is */

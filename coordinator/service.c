@@ -37,14 +37,19 @@ static struct links *links_of(struct service *s, uint32_t link) {
     return link >= SERVICE_NODE_FIRST ? s->node_links : s->local_links;
 }
 
-void service_send(struct service *s, uint32_t link, const struct msg *m) {
+void service_send_payload(struct service *s, uint32_t link, const struct msg *m, struct payload payload) {
     struct err e;
     buf_clear(&s->frame);
-    if (frame_pack(m, 0, &s->frame, &e) < 0) {
+    if (frame_pack(m, payload.bytes, &s->frame, &e) < 0) {
         log_error("coordinator", "%s cannot be packed: %s", msg_kind_name(m->kind), e.text);
+        slots_give(s->slots, payload);
         return;
     }
-    links_send(links_of(s, link), link, s->frame.data, s->frame.size, (struct payload){ 0 }, false);
+    links_send(links_of(s, link), link, s->frame.data, s->frame.size, payload, false);
+}
+
+void service_send(struct service *s, uint32_t link, const struct msg *m) {
+    service_send_payload(s, link, m, (struct payload){ 0 });
 }
 
 static void drop(struct service *s, uint32_t link) {
@@ -131,8 +136,8 @@ static void on_frame(void *ctx, uint32_t link, const void *header, size_t header
         return;
     }
     if (m.kind == MSG_HELLO) link_set_add(s->known, SERVICE_KNOWN_MAX, link);
-    if (m.kind == MSG_WEIGHTS_GET && s->share) {
-        share_server_on_get(s->share, link, &m.u.weights_get);
+    if (m.kind == MSG_WEIGHTS_GET && s->share_server) {
+        share_server_on_get(s->share_server, link, &m.u.weights_get);
         return;
     }
     service_step(s, &(struct coord_event){
@@ -142,7 +147,7 @@ static void on_frame(void *ctx, uint32_t link, const void *header, size_t header
 static void on_closed(void *ctx, uint32_t link) {
     struct service *s = ctx;
     link_set_remove(s->known, SERVICE_KNOWN_MAX, link);
-    if (s->share) share_server_on_closed(s->share, link);
+    if (s->share_server) share_server_on_closed(s->share_server, link);
     if (!s->stopping) service_step(s, &(struct coord_event){ .kind = COORD_EV_LINK_CLOSED, .link = link });
 }
 
@@ -185,8 +190,10 @@ static void config_free(struct service_config *c) {
 }
 
 static int config_check(const struct service_config *c, struct err *e) {
-    if (!c->model_path)
+    if (!c->model_path && !c->header)
         return err_set(e, ERR_INVALID, "a model file is needed, for its tokenizer and its sizes");
+    if (!c->model_path && c->local_stage)
+        return err_set(e, ERR_INVALID, "a stage in this process needs a model file");
     if (!c->local_stage && !c->bind)
         return err_set(e, ERR_INVALID, "neither a stage in this process nor an address for nodes");
     if (c->local_stage && !c->local)
@@ -201,7 +208,10 @@ static int config_check(const struct service_config *c, struct err *e) {
 }
 
 static int open_model(struct service *s, struct err *e) {
-    int rc = gguf_open(&s->gguf, s->config.model_path, e);
+    const struct service_header *h = s->config.header;
+    int rc = s->config.model_path
+                 ? gguf_open(&s->gguf, s->config.model_path, e)
+                 : gguf_open_header(&s->gguf, h->bytes.data, h->bytes.size, h->file_bytes, h->name, e);
     if (rc == 0) rc = hparams_read(&s->hp, s->gguf, e);
     if (rc == 0) rc = tokenizer_new(&s->tokenizer, s->gguf, e);
     if (rc == 0) rc = shard_fingerprint(s->gguf, &s->model, e);
@@ -210,9 +220,9 @@ static int open_model(struct service *s, struct err *e) {
     if (rc < 0) return rc;
     s->item = malloc(s->hp.n_vocab * sizeof *s->item);
     if (!s->item) return err_set(e, ERR_NOMEM, "no memory for candidates");
-    const char *slash = strrchr(s->config.model_path, '/');
-    snprintf(s->model_name, sizeof s->model_name, "%s",
-             s->hp.name[0] ? s->hp.name : slash ? slash + 1 : s->config.model_path);
+    const char *path = s->config.model_path ? s->config.model_path : h->name, *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    snprintf(s->model_name, sizeof s->model_name, "%s", s->hp.name[0] ? s->hp.name : name);
     if (!s->config.n_ctx) s->config.n_ctx = MIN(s->hp.n_ctx_train, CTX_DEFAULT);
     s->config.n_ctx = MIN(s->config.n_ctx, s->hp.n_ctx_train);
     return 0;
@@ -229,25 +239,6 @@ static int open_slots(struct service *s, struct err *e) {
                               .small_bytes = MAX(row, PIECE_BYTES) };
     c.n_small += 4 * SHARE_READING_MAX;           /* pieces of weights, read or on their way */
     return slots_new(&s->slots, s->loop, &c, e);
-}
-
-/* Anything of ours that goes out beside the core. The payload is taken. */
-static void share_send(void *ctx, uint32_t link, struct msg *m, struct payload payload) {
-    struct service *s = ctx;
-    struct err e;
-    m->epoch = coord_view(s->coord).epoch;
-    m->incarnation = s->coord_config.incarnation;
-    buf_clear(&s->frame);
-    if (frame_pack(m, payload.bytes, &s->frame, &e) < 0) slots_give(s->slots, payload);
-    else links_send(links_of(s, link), link, s->frame.data, s->frame.size, payload, false);
-}
-
-/* A coordinator with a shard serves all the same, but cannot give what it does not have. */
-static void open_share(struct service *s) {
-    struct share_server_config c = { s->loop, s->slots, s->gguf, share_send, s };
-    struct err e;
-    if (share_server_new(&s->share, &c, &e) < 0)
-        log_warn("coordinator", "weights are not shared: %s", e.text);
 }
 
 static int open_door(struct service *s, struct links **out, const char *address, struct keyring *keyring,
@@ -344,7 +335,8 @@ static int open_all(struct service *s, struct err *e) {
     if (rc == 0) rc = open_links(s, e);
     if (rc < 0) return rc;
     open_core(s);
-    if (s->config.bind && !s->config.stage) open_share(s);
+    if (s->config.bind && s->config.model_path && !s->config.stage)
+        service_give_open(s, s->coord_config.n_window_max);
     s->timer = loop_timer_new(s->loop, on_timer, s);
     service_show(s);
     if (pthread_create(&s->thread, NULL, loop_main, s) != 0)
@@ -402,7 +394,7 @@ static void stop_run(struct loop_task *task) {
 }
 
 static void close_all(struct service *s) {
-    share_server_free(s->share);
+    service_give_close(s);
     links_close(s->node_links);
     links_close(s->local_links);
     if (s->keyring && s->net) net_unguard(s->net);

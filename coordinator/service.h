@@ -128,8 +128,15 @@ struct service_local {
     void (*stop)(void *node);
 };
 
+struct service_header {                           /* of a model that is on nodes only */
+    struct buf bytes;
+    uint64_t file_bytes;                          /* of the whole model as one file */
+    char name[64], bind[300];                     /* the model's; where the door was, with its port */
+};
+
 struct service_config {
-    const char *model_path;                      /* required: tokenizer, dimensions and sizes of the layers */
+    const char *model_path;                       /* for its tokenizer, dimensions and sizes of layers */
+    const struct service_header *header;          /* or from here; outlives the service */
     bool local_stage;                             /* this process computes too */
     const struct service_local *local;            /* how, see above */
     const char *local_name;                       /* of that stage in plans; NULL: "local" */
@@ -137,6 +144,7 @@ struct service_config {
     const char *bind;                             /* tcp://HOST:PORT for nodes; NULL: no cluster */
     const char *key_path;                         /* cluster key file; NULL with a bind needs `insecure` */
     bool insecure;
+    bool keeps_weights;                           /* nodes get none from here, only from one another */
     const char *stages;                           /* "a=0-20,b=21-42"; NULL: the planner */
     uint32_t n_node_expected;                     /* 0: settle time */
     uint32_t n_slot, n_ctx, n_queue_max, n_rows_max;           /* 0: defaults */
@@ -148,6 +156,10 @@ struct service_config {
     const char *objective;                        /* "latency" or "throughput"; NULL: latency */
     const struct stage_factory *stage;            /* tests: another stage; NULL: the real model */
 };
+
+/* For a coordinator without the model: waits at config->bind for a node that has it and takes the header from
+ * there. Blocks, for ever if nobody comes; before service_start, which then gets the header and its bind. */
+int service_header_fetch(struct service_header *out, const struct service_config *config, struct err *e);
 
 /* Comes back at once; serving begins when the stages are ready (service_info). */
 int service_start(struct service **out, const struct service_config *config, struct err *e);

@@ -51,7 +51,7 @@ static struct plan_link link_between(const struct coord_node_info *from, const s
                                GUESS_LINK_BYTES_PER_S };
 }
 
-/* Something of the model that is served; what it lacks may come from us. */
+/* Something of the model that is served; what it lacks may come from others. */
 static bool has_file(const struct service *s, const struct msg_hello *h) {
     for (uint32_t i = 0; i < h->n_file; i++)
         if (h->file[i].model_lo == s->model.lo && h->file[i].model_hi == s->model.hi) return true;
@@ -66,14 +66,16 @@ static double fetch_seconds(uint64_t bytes, double bytes_per_s) {
     return bytes ? (double)bytes / bytes_per_s : 0;
 }
 
-/* What a node has not yet: the seconds it takes to fetch it, or never. */
+/* What a node has not yet: the seconds it takes to fetch it from whoever has it, or never. */
 static void absent_of(const struct service *s, const struct msg_hello *h, double bytes_per_s,
-                      struct plan_absent *out) {
+                      const struct msg_source *given, struct plan_absent *out) {
     const struct plan_model *m = s->plan_model;
-    double speed = s->share && h->fetches ? bytes_per_s : 0;
-    out->embed = fetch_seconds(m->embed_bytes, speed);
-    out->head = fetch_seconds(m->head_bytes, speed);
-    for (uint32_t l = 0; l < m->hp.n_layer; l++) out->layer[l] = fetch_seconds(plan_layer_bytes(m, l), speed);
+    double speed = given->has_header && h->fetches ? bytes_per_s : 0;
+    out->embed = fetch_seconds(m->embed_bytes, given->has_embed ? speed : 0);
+    out->head = fetch_seconds(m->head_bytes, given->has_head ? speed : 0);
+    for (uint32_t l = 0; l < m->hp.n_layer; l++)
+        out->layer[l] =
+            fetch_seconds(plan_layer_bytes(m, l), given->layers[l / 8] >> (l % 8) & 1 ? speed : 0);
     for (uint32_t i = 0; i < h->n_file; i++) {
         const struct msg_file *f = &h->file[i];
         if (f->model_lo != s->model.lo || f->model_hi != s->model.hi) continue;
@@ -186,11 +188,13 @@ int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node,
     struct plan_cluster *c = s->plan_cluster;
     uint32_t place[PLAN_MACHINES_MAX];
     struct plan p = { 0 };
+    struct msg_source given;
     *out = (struct coord_plan){ 0 };
-    if (s->share) snprintf(out->source.name, sizeof out->source.name, "the coordinator");
+    service_gives(s, &out->source);
+    service_given(s, node, n_node, &given);
     c->n = 0;
     for (uint32_t i = 0; i < n_node && c->n < PLAN_MACHINES_MAX; i++) {
-        if (!has_file(s, node[i].hello) && !(s->share && node[i].hello->fetches)) continue;
+        if (!has_file(s, node[i].hello) && !(given.has_header && node[i].hello->fetches)) continue;
         machine_of(&c->machine[c->n], node[i].hello);
         place[c->n++] = i;
     }
@@ -198,7 +202,7 @@ int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node,
     struct plan_absent *absent = xcalloc(c->n, sizeof *absent);
     for (uint32_t i = 0; i < c->n; i++) {
         c->coordinator[i] = (struct plan_link){ latency_of(node[place[i]].rtt_us), GUESS_LINK_BYTES_PER_S };
-        absent_of(s, node[place[i]].hello, c->coordinator[i].bytes_per_s, &absent[i]);
+        absent_of(s, node[place[i]].hello, c->coordinator[i].bytes_per_s, &given, &absent[i]);
         c->machine[i].absent = &absent[i];
         for (uint32_t k = 0; k < c->n; k++) c->link[i][k] = link_between(&node[place[i]], &node[place[k]]);
     }

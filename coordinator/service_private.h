@@ -1,6 +1,7 @@
 /* service_private - the service's inside, shared by service.c (life, loop, links), service_request.c (who
- * waits for tokens), service_sample.c and service_plan.c (the two seams of the core) and
- * service_status.c (what is shown). Everything belongs to the loop thread but what says otherwise. */
+ * waits for tokens), service_sample.c and service_plan.c (the two seams of the core), service_give.c
+ * (weights for nodes), service_status.c (what is shown). Everything belongs to the loop thread but what
+ * says otherwise. */
 #ifndef COORDINATOR_SERVICE_PRIVATE_H
 #define COORDINATOR_SERVICE_PRIVATE_H
 
@@ -25,6 +26,7 @@ enum {
 };
 
 struct keyring;
+struct share;
 struct share_server;
 
 /* A request that somebody listens to. Made by the caller of service_submit, from then on the loop's. */
@@ -72,7 +74,8 @@ struct service {
     struct net *net;
     struct loop *loop;
     struct slots *slots;
-    struct share_server *share;                  /* weights for nodes without a file; NULL: ours is a shard */
+    struct share *share;                          /* our file as nodes without one read it */
+    struct share_server *share_server;            /* NULL: ours is a shard, or there are no nodes */
     struct links *local_links, *node_links;       /* doors: inproc, and tcp or NULL */
     struct keyring *keyring;
     char local_address[64];
@@ -112,6 +115,7 @@ struct service {
 /* service.c */
 void service_step(struct service *s, struct coord_event *ev);
 void service_send(struct service *s, uint32_t link, const struct msg *m);
+void service_send_payload(struct service *s, uint32_t link, const struct msg *m, struct payload take_payload);
 
 /* service_request.c */
 int entry_new(struct entry **out, struct service *s, const struct service_request *r, struct err *e);
@@ -128,6 +132,14 @@ int service_sample(void *ctx, const struct coord_sample *in, struct coord_sample
 /* service_plan.c */
 int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
                  struct err *e);
+
+/* service_give.c */
+void service_gives(const struct service *s, struct msg_source *out);
+/* All together: the union of what nodes can read and we give. */
+void service_given(const struct service *s, const struct coord_node_info *node, uint32_t n_node,
+                   struct msg_source *out);
+void service_give_open(struct service *s, uint32_t n_slot_left);
+void service_give_close(struct service *s);
 
 /* service_status.c */
 void service_show(struct service *s);             /* makes the snapshot anew if it is time or wanted */

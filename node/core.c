@@ -290,6 +290,28 @@ static void next_connect(struct node *n, const struct msg_hop *hop, struct node_
     node_link_lost(n, &n->next, NODE_LINK_NEXT, outs);
 }
 
+/* True: they are others than before. */
+static bool take_sources(struct node *n, const struct msg_assign *a) {
+    uint32_t count = MIN(a->n_source, (uint32_t)MSG_SOURCES_MAX);
+    bool same = n->assign.n_source == count &&
+                (count == 0 || memcmp(n->source, a->source, count * sizeof n->source[0]) == 0);
+    if (!same && count) memcpy(n->source, a->source, count * sizeof n->source[0]);
+    n->assign.source = n->source;
+    n->assign.n_source = count;
+    return !same;
+}
+
+/* The same epoch again: of what it says only the sources may have changed. */
+static void assign_again(struct node *n, const struct msg_assign *a, struct node_outs *outs) {
+    MARK(assign_repeated);
+    if (take_sources(n, a) && n->state == NODE_LOADING) {
+        struct node_out *o = node_out(outs, NODE_OUT_SOURCES);
+        o->assign = &n->assign;
+        o->epoch = n->epoch;
+    }
+    tell_state(n, outs);
+}
+
 static void on_assign(struct node *n, const struct msg *m, struct node_outs *outs) {
     const struct msg_assign *a = &m->u.assign;
     if (m->epoch < n->epoch) {
@@ -297,8 +319,7 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
         return;
     }
     if (m->epoch == n->epoch && n->has_assign && !n->retired) {
-        MARK(assign_repeated);
-        tell_state(n, outs);
+        assign_again(n, a, outs);
         return;
     }
     work_drop_all(n, outs);
@@ -306,6 +327,8 @@ static void on_assign(struct node *n, const struct msg *m, struct node_outs *out
     next_connect(n, &a->next, outs);
     experts_connect(n, a, outs);
     n->assign = *a;
+    n->assign.n_source = 0;
+    take_sources(n, a);
     n->assign.n_helper = n->n_helper;
     n->assign.helper = n->helper;
     n->assign.n_peer = MIN(a->n_peer, (uint32_t)MSG_NODES_MAX);
@@ -478,6 +501,12 @@ static void on_link_closed(struct node *n, uint32_t link) {
     if (p) accepted_forget(p);
 }
 
+static void on_files(struct node *n, const struct msg_files *files, struct node_outs *outs) {
+    n->config.hello.file = files->file;
+    n->config.hello.n_file = files->n_file;
+    if (n->coordinator.up) node_send(n, outs, NODE_LINK_COORDINATOR, MSG_FILES)->u.files = *files;
+}
+
 static void on_stop(struct node *n, struct node_outs *outs) {
     struct msg *m = node_send(n, outs, NODE_LINK_COORDINATOR, MSG_LEAVE);
     m->u.leave = (struct msg_leave){ .code = ERR_CANCELLED };
@@ -500,6 +529,7 @@ void node_step(struct node *n, const struct node_event *ev, struct node_outs *ou
     case NODE_EV_COMPUTED: work_on_computed(n, ev, &payload, outs); break;
     case NODE_EV_EXPERTS: experts_on_ask(n, ev, &payload, outs); break;
     case NODE_EV_EXPERTS_COMPUTED: experts_on_computed(n, ev, &payload, outs); break;
+    case NODE_EV_FILES: on_files(n, &ev->files, outs); break;
     case NODE_EV_STOP: on_stop(n, outs); break;
     }
     node_give(outs, &payload);                    /* whoever wanted it has taken it */

@@ -38,6 +38,7 @@ enum {
     NODE_LINK_COORDINATOR = 1,
     NODE_LINK_NEXT = 2,      /* we connect: HELLO is ours */
     NODE_LINK_HELPER = 8,    /* and above, one per helper: we connect */
+    NODE_LINK_SOURCE = 24,   /* and above, one per source of weights: the shell's, the core never sees them */
     NODE_LINK_ACCEPTED = 32, /* and above: they connect */
     NODE_LINKS_MAX = 16,     /* accepted: previous stages of this plan and the last, tools */
     NODE_COMPUTING_MAX = 2   /* one runs, one waits in the ring: no gap between them */
@@ -65,6 +66,7 @@ enum node_event_kind {
     NODE_EV_COMPUTED,         /* done, take_payload */
     NODE_EV_EXPERTS,          /* link: NODE_LINK_HELPER + i, experts, take_payload */
     NODE_EV_EXPERTS_COMPUTED, /* link, epoch as in the out, experts_done, take_payload */
+    NODE_EV_FILES,            /* files: what hello says of them changed; its array outlives the core */
     NODE_EV_STOP              /* say LEAVE; the shell exits when the outs are carried out */
 };
 
@@ -96,6 +98,7 @@ struct node_event {
     uint64_t epoch;
     struct msg_experts experts;
     struct msg_experts_done experts_done;
+    struct msg_files files;
 };
 
 /* have > pos0: go back first. open: a new sequence, have is 0; with fork: a copy of the first pos0 tokens in
@@ -122,6 +125,7 @@ enum node_out_kind {
     NODE_OUT_DISCONNECT,   /* link: the next stage's, or a helper's */
     NODE_OUT_DROP,         /* link: an accepted one */
     NODE_OUT_LOAD,         /* assign, epoch; an unfinished older load is given up */
+    NODE_OUT_SOURCES,      /* assign, epoch: while it loads, the sources of weights are others than before */
     NODE_OUT_RUN,          /* job: valid until its NODE_EV_COMPUTED */
     NODE_OUT_SEQ_CLOSE,    /* slot; it may be that the job that opened it failed */
     NODE_OUT_FREE,         /* payload */

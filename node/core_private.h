@@ -51,6 +51,7 @@ struct node {
     struct msg_assign assign;
     struct msg_helper helper[MSG_HELPERS_MAX];
     struct msg_key peer_key[MSG_NODES_MAX];
+    struct msg_source source[MSG_SOURCES_MAX];
     struct msg_ready ready;
     struct msg_progress progress;
     int load_code;                                /* of the last load that failed in this epoch */

@@ -9,6 +9,7 @@
 #include "common/sys/file.h"
 #include "common/sys/worker.h"
 #include "node/fetch_store.h"
+#include "node/store.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@
 
 enum { PROGRESS_MS = 500, JOBS_MAX = 64 };
 
-enum fetch_job_kind { JOB_OPEN, JOB_WRITE, JOB_FINISH, JOB_CLOSE, JOB_PROGRESS };
+enum fetch_job_kind { JOB_OPEN, JOB_WRITE, JOB_FINISH, JOB_CLOSE, JOB_TIDY, JOB_PROGRESS };
 
 struct fetch_job {
     enum fetch_job_kind kind;
@@ -25,7 +26,7 @@ struct fetch_job {
     struct buf header;
     uint64_t file_bytes;
     const struct fetch_piece *piece;               /* WRITE; answer of OPEN: the missing ones */
-    uint32_t number, n_piece;
+    uint32_t number, n_piece;                      /* number: TIDY: how many to keep; answer: removed */
     const void *data;
     struct payload payload;
     uint64_t hash, done, total;                    /* of OPEN and PROGRESS: bytes there, of all */
@@ -47,7 +48,7 @@ struct fetch_run {
     struct fetch fetch;
     struct fetch_piece *header_piece;
     struct buf header;
-    uint64_t file_bytes, had, total, told_ns;
+    uint64_t file_bytes, had, total, told_ns, begun_ns;
     struct fetch_totals totals;
     struct fetch_store *store;                     /* the thread's */
     struct fetch_job *opening;                     /* the thread's: the job that fetch_store_open runs for */
@@ -97,6 +98,7 @@ static int do_job(struct fetch_run *r, struct fetch_job *j, struct err *e) {
         fetch_store_close(r->store);
         r->store = NULL;
         break;
+    case JOB_TIDY: j->number = (uint32_t)store_tidy(r->folder, j->path, j->number); break;
     case JOB_PROGRESS: break;
     }
     return 0;
@@ -142,8 +144,9 @@ static void forget(struct fetch_run *r) {
     r->totals.n_late += r->fetch.odds.late;
     r->totals.n_damaged += r->fetch.odds.damaged;
     r->totals.n_silent += r->fetch.odds.silent;
+    r->totals.n_twice += r->fetch.odds.twice;
     memset(&r->fetch.odds, 0, sizeof r->fetch.odds);
-    r->fetch.n = r->fetch.n_done = 0;
+    fetch_end(&r->fetch);
     r->state = RUN_IDLE;
     free(r->header_piece);
     r->header_piece = NULL;
@@ -174,23 +177,38 @@ static void tell(struct fetch_run *r, bool always) {
     r->config.progress(r->config.ctx, r->epoch, r->had + r->fetch.bytes_done, r->total);
 }
 
+static void begin_header(struct fetch_run *r, uint64_t from, uint64_t to, enum fetch_from of);
+
 /* Whatever happened: asks for what may be asked for, and sets the timer. */
 static void advance(struct fetch_run *r) {
     struct msg_weights_get get;
+    uint32_t source;
     if (r->state != RUN_HEADER && r->state != RUN_PIECES) return;
     if (r->fetch.code < 0) {
         end(r, NULL, r->fetch.code, r->fetch.text);
         return;
     }
+    if (r->fetch.torn) {                           /* half a header of a source that is gone */
+        buf_deinit(&r->header);
+        begin_header(r, 0, FETCH_PIECE_BYTES, FETCH_FROM_ONE);
+    }
     uint64_t now = clock_now_ns();
-    while (fetch_next(&r->fetch, &get, now)) r->config.send(r->config.ctx, &get);
+    while (fetch_next(&r->fetch, &source, &get, now)) r->config.send(r->config.ctx, source, &get);
     loop_timer_set(r->timer, fetch_deadline_ns(&r->fetch));
 }
 
-void fetch_run_on_link(struct fetch_run *r) {
-    if (r->state != RUN_HEADER && r->state != RUN_PIECES) return;
-    fetch_lost(&r->fetch, clock_now_ns());
+void fetch_run_source(struct fetch_run *r, uint32_t source, const struct msg_source *what) {
+    fetch_source_set(&r->fetch, source, what, clock_now_ns());
     advance(r);
+}
+
+void fetch_run_source_up(struct fetch_run *r, uint32_t source, bool up) {
+    fetch_source_up(&r->fetch, source, up, clock_now_ns());
+    advance(r);
+}
+
+bool fetch_run_is_idle(const struct fetch_run *r) {
+    return !r || r->state == RUN_IDLE;
 }
 
 static void on_timer(void *ctx) {
@@ -201,7 +219,7 @@ static void on_timer(void *ctx) {
 
 /* ---- the header ---- */
 
-static void begin_header(struct fetch_run *r, uint64_t from, uint64_t to) {
+static void begin_header(struct fetch_run *r, uint64_t from, uint64_t to, enum fetch_from of) {
     uint32_t n = (uint32_t)((to - from + FETCH_PIECE_BYTES - 1) / FETCH_PIECE_BYTES);
     free(r->header_piece);
     r->header_piece = xcalloc(n, sizeof *r->header_piece);
@@ -211,9 +229,10 @@ static void begin_header(struct fetch_run *r, uint64_t from, uint64_t to) {
             (struct fetch_piece){ .tensor = MSG_WEIGHTS_HEADER,
                                   .bytes = (uint32_t)MIN(to - at, (uint64_t)FETCH_PIECE_BYTES),
                                   .offset = at,
-                                  .at = at };
+                                  .at = at,
+                                  .part = FETCH_PART_HEADER };
     }
-    fetch_begin(&r->fetch, r->assign.model_lo, r->assign.model_hi, r->header_piece, n, clock_now_ns());
+    fetch_begin(&r->fetch, r->assign.model_lo, r->assign.model_hi, r->header_piece, n, of, clock_now_ns());
 }
 
 static void header_is_whole(struct fetch_run *r) {
@@ -258,16 +277,17 @@ static void on_header(struct fetch_run *r, const struct msg_weights *w, uint32_t
     fetch_stored(&r->fetch, i, rc, e.text);
     if (!fetch_is_done(&r->fetch)) return;
     if (r->header_piece[0].offset == 0 && r->header.size > FETCH_PIECE_BYTES)
-        begin_header(r, FETCH_PIECE_BYTES, r->header.size);
+        begin_header(r, FETCH_PIECE_BYTES, r->header.size, FETCH_FROM_SAME);
     else header_is_whole(r);
 }
 
 /* ---- pieces ---- */
 
-void fetch_run_on_weights(struct fetch_run *r, const struct msg_weights *w, struct payload payload) {
+void fetch_run_on_weights(struct fetch_run *r, uint32_t source, const struct msg_weights *w,
+                          struct payload payload) {
     uint32_t i;
     bool waits = r->state == RUN_HEADER || r->state == RUN_PIECES;
-    if (!waits || !fetch_on_answer(&r->fetch, w, &i, clock_now_ns())) {
+    if (!waits || !fetch_on_answer(&r->fetch, source, w, &i, clock_now_ns())) {
         if (!waits) r->totals.n_late++;
         slots_give(r->config.slots, payload);
         advance(r);
@@ -292,6 +312,8 @@ void fetch_run_on_weights(struct fetch_run *r, const struct msg_weights *w, stru
 static void maybe_finish(struct fetch_run *r) {
     if (r->state != RUN_PIECES || !fetch_is_done(&r->fetch)) return;
     r->state = RUN_FINISHING;
+    r->totals.ns = clock_now_ns() - r->begun_ns;
+    for (int i = 0; i < MSG_SOURCES_MAX; i++) r->totals.source_bytes[i] = r->fetch.source[i].bytes;
     loop_timer_set(r->timer, LOOP_NEVER);
     tell(r, true);
     push(r, job_new(r, JOB_FINISH));
@@ -307,7 +329,10 @@ static void opened(struct fetch_run *r, const struct fetch_job *j) {
     r->state = RUN_PIECES;
     r->had = j->done;
     r->total = j->total;
-    fetch_begin(&r->fetch, r->assign.model_lo, r->assign.model_hi, j->piece, j->n_piece, clock_now_ns());
+    r->begun_ns = clock_now_ns();
+    for (int i = 0; i < MSG_SOURCES_MAX; i++) r->fetch.source[i].bytes = 0;
+    fetch_begin(&r->fetch, r->assign.model_lo, r->assign.model_hi, j->piece, j->n_piece, FETCH_FROM_ANY,
+                r->begun_ns);
     tell(r, true);
     maybe_finish(r);
     advance(r);
@@ -325,6 +350,7 @@ static void on_answer(void *ctx, void *answer) {
     struct fetch_job *j = answer;
     if (j->kind == JOB_WRITE) slots_give(r->config.slots, j->payload);
     j->payload = (struct payload){ 0 };
+    if (j->kind == JOB_TIDY && j->number) r->config.tidied(r->config.ctx);
     if (j->run == r->run && r->state != RUN_IDLE) {
         if (j->kind == JOB_OPEN) opened(r, j);
         else if (j->kind == JOB_WRITE) written(r, j);
@@ -342,11 +368,22 @@ void fetch_run_start(struct fetch_run *r, uint64_t epoch, const struct msg_assig
     r->assign = *a;
     r->assign.helper = NULL;                       /* lists are not ours, and not needed */
     r->assign.peer = NULL;
-    r->assign.n_helper = r->assign.n_peer = 0;
+    r->assign.source = NULL;
+    r->assign.n_helper = r->assign.n_peer = r->assign.n_source = 0;
     r->state = RUN_HEADER;
     r->had = r->total = r->told_ns = 0;
-    begin_header(r, 0, FETCH_PIECE_BYTES);
+    for (uint32_t i = 0; i < MSG_SOURCES_MAX; i++) fetch_source_set(&r->fetch, i, NULL, clock_now_ns());
+    begin_header(r, 0, FETCH_PIECE_BYTES, FETCH_FROM_ONE);
     advance(r);
+}
+
+/* Full: the next one will do. */
+void fetch_run_tidy(struct fetch_run *r, const char *path, uint32_t n_keep) {
+    struct fetch_job *j = job_new(r, JOB_TIDY);
+    const char *slash = strrchr(path, '/');
+    snprintf(j->path, sizeof j->path, "%s", slash ? slash + 1 : path);
+    j->number = n_keep;
+    if (!worker_push(r->worker, j)) job_free(r, j);
 }
 
 void fetch_run_stop(struct fetch_run *r) {
@@ -399,5 +436,6 @@ struct fetch_totals fetch_run_totals(const struct fetch_run *r) {
     t.n_late += r->fetch.odds.late;
     t.n_damaged += r->fetch.odds.damaged;
     t.n_silent += r->fetch.odds.silent;
+    t.n_twice += r->fetch.odds.twice;
     return t;
 }

@@ -1,15 +1,20 @@
-/* fetch_store - pieces come in order almost always, so a tensor's checksum grows with them; one whose
- * pieces came otherwise is read back when it is complete. */
+/* fetch_store - a tensor's checksum grows with its pieces as far as they follow one another; what came
+ * early (from another source, or in an earlier run) is read back when those before it are there. */
 #include "node/fetch_store.h"
 
 #include "common/base/check.h"
 #include "common/model/shard.h"
+#include "common/model/share.h"
 #include "common/sys/file.h"
+#include "node/store.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-struct item_state { uint32_t first, n, n_there; };     /* pieces of one tensor: numbers in the whole list */
+struct item_state {                                /* pieces of one tensor: numbers in the whole list */
+    uint32_t first, n, n_there, n_summed;
+    struct hash_stream *stream;                    /* of the first n_summed; NULL: of none, or complete */
+};
 
 struct fetch_store {
     struct buf header;
@@ -19,11 +24,10 @@ struct fetch_store {
     struct file_pieces *file;
     struct fetch_piece *piece, *missing;
     uint64_t *journal;                             /* hash per piece, 0: not there */
+    bool *there;                                   /* likewise; looked at, when it was there before */
     uint32_t n_piece, n_missing;
     struct item_state *item;
     struct hash128 *sum;                           /* per tensor */
-    struct hash_stream *stream;                    /* of tensor stream_item, up to piece stream_next */
-    uint32_t stream_item, stream_next;
     uint8_t *buffer;                               /* one piece, for reading back */
     fetch_store_progress *progress;
     void *ctx;
@@ -67,19 +71,36 @@ static uint32_t pieces_of(uint64_t bytes) {
     return (uint32_t)((bytes + FETCH_PIECE_BYTES - 1) / FETCH_PIECE_BYTES);
 }
 
+static bool begins(struct gguf_str s, const char *with) {
+    size_t n = strlen(with);
+    return s.len >= n && memcmp(s.data, with, n) == 0;
+}
+
+/* As shard_layout.c and shard_coverage see it. */
+static uint32_t part_of_name(const struct fetch_store *s, struct gguf_str name) {
+    uint32_t layer;
+    if (shard_layer_of(name, &layer, NULL) && layer < s->l->n_block_main) return layer;
+    return begins(name, "token_embd.") ? FETCH_PART_EMBED
+           : begins(name, "output")    ? FETCH_PART_HEAD
+                                       : FETCH_PART_REST;
+}
+
 static void cut_item(struct fetch_store *s, uint32_t i) {
     const struct shard_item *item = &s->l->item[i];
-    uint64_t from = shard_item_begin(s->l, item);
+    uint64_t from = shard_item_begin(s->l, item), name = share_name_hash(item->from->name);
+    uint32_t part = part_of_name(s, item->from->name);
     s->item[i] = (struct item_state){ .first = s->n_piece, .n = pieces_of(item->size) };
     for (uint32_t k = 0; k < s->item[i].n; k++) {
         uint64_t at = (uint64_t)k * FETCH_PIECE_BYTES;
         s->piece[s->n_piece++] =
             (struct fetch_piece){ .tensor = item->order,
                                   .bytes = (uint32_t)MIN(item->size - at, (uint64_t)FETCH_PIECE_BYTES),
+                                  .name = name,
                                   .offset = from + at,
                                   .at = item->offset + at,
                                   .item = i,
-                                  .number = k };
+                                  .number = k,
+                                  .part = part };
     }
 }
 
@@ -93,6 +114,7 @@ static int cut(struct fetch_store *s, struct err *e) {
     s->piece = xcalloc(n, sizeof *s->piece);
     s->missing = xcalloc(n, sizeof *s->missing);
     s->journal = xcalloc(n, sizeof *s->journal);
+    s->there = xcalloc(n, sizeof *s->there);
     s->item = xcalloc(s->l->n, sizeof *s->item);
     s->sum = xcalloc(s->l->n, sizeof *s->sum);
     for (uint32_t i = 0; i < s->l->n; i++) cut_item(s, i);
@@ -119,13 +141,16 @@ static uint64_t journal_at(const struct fetch_store *s, uint64_t i) {
     return s->l->file_bytes + sizeof(struct hash128) + i * sizeof s->journal[0];
 }
 
-static int check_disk(const struct fetch_store *s, struct err *e) {
+/* What earlier plans left goes first. */
+static int check_disk(const struct fetch_store *s, const char *folder, struct err *e) {
     char tmp[FILE_PATH_MAX + 8];
     struct file_facts there;
     uint64_t need = journal_at(s, s->n_piece), room;
     snprintf(tmp, sizeof tmp, "%s.tmp", s->path);
     if (file_facts(&there, tmp, NULL) == 0) need -= MIN(need, there.disk_bytes);
     int rc = file_free_bytes(s->path, &room, e);
+    if (rc == 0 && need > room && store_tidy(folder, strrchr(s->path, '/') + 1, 0) > 0)
+        rc = file_free_bytes(s->path, &room, e);
     if (rc == 0 && need > room)
         rc = err_set(e, ERR_IO, "not enough room on the disk: %llu bytes are needed, %llu are free",
                      (unsigned long long)need, (unsigned long long)room);
@@ -143,10 +168,10 @@ static int make_stamp(const struct fetch_store *s, struct hash128 *out, struct e
     return rc;
 }
 
-static int open_file(struct fetch_store *s, struct err *e) {
+static int open_file(struct fetch_store *s, const char *folder, struct err *e) {
     bool fresh;
     struct hash128 stamp, there = { 0, 0 };
-    int rc = check_disk(s, e);
+    int rc = check_disk(s, folder, e);
     if (rc == 0) rc = make_stamp(s, &stamp, e);
     if (rc == 0) rc = file_pieces_open(&s->file, s->path, journal_at(s, s->n_piece), &fresh, e);
     if (rc < 0) return rc;
@@ -163,15 +188,14 @@ static int read_back(struct fetch_store *s, const struct fetch_piece *p, struct 
     return file_pieces_read(s->file, p->at, s->buffer, p->bytes, e);
 }
 
-static int sum_again(struct fetch_store *s, uint32_t item, struct err *e) {
+/* Pieces that came before those in front of them. */
+static int catch_up(struct fetch_store *s, struct item_state *t, struct err *e) {
     int rc = 0;
-    s->stream_item = item;
-    s->stream_next = s->item[item].n;
-    hash_stream_reset(s->stream);
-    for (uint32_t k = 0; k < s->item[item].n && rc == 0; k++) {
-        const struct fetch_piece *p = &s->piece[s->item[item].first + k];
+    while (rc == 0 && t->n_summed < t->n && s->there[t->first + t->n_summed]) {
+        const struct fetch_piece *p = &s->piece[t->first + t->n_summed];
         rc = read_back(s, p, e);
-        if (rc == 0) hash_stream_add(s->stream, s->buffer, p->bytes);
+        if (rc == 0) hash_stream_add(t->stream, s->buffer, p->bytes);
+        t->n_summed++;
     }
     return rc;
 }
@@ -180,20 +204,19 @@ static int sum_again(struct fetch_store *s, uint32_t item, struct err *e) {
 static int note(struct fetch_store *s, const struct fetch_piece *p, const void *data, struct err *e) {
     struct item_state *t = &s->item[p->item];
     int rc = 0;
-    if (p->number == 0) {
-        hash_stream_reset(s->stream);
-        s->stream_item = p->item;
-        s->stream_next = 0;
-    }
-    bool in_order = s->stream_item == p->item && s->stream_next == p->number;
-    if (in_order) {
-        hash_stream_add(s->stream, data, p->bytes);
-        s->stream_next++;
-    }
-    if (++t->n_there < t->n) return 0;
-    if (s->stream_item != p->item || s->stream_next != t->n) rc = sum_again(s, p->item, e);
-    if (rc == 0) s->sum[p->item] = hash_stream_value(s->stream);
-    return rc;
+    if (s->there[t->first + p->number]) return 0;
+    s->there[t->first + p->number] = true;
+    t->n_there++;
+    if (p->number != t->n_summed) return 0;
+    if (!t->stream) t->stream = hash_stream_new();
+    hash_stream_add(t->stream, data, p->bytes);
+    t->n_summed++;
+    rc = catch_up(s, t, e);
+    if (rc < 0 || t->n_summed < t->n) return rc;
+    s->sum[p->item] = hash_stream_value(t->stream);
+    hash_stream_free(t->stream);
+    t->stream = NULL;
+    return 0;
 }
 
 /* What an earlier run left, in order. */
@@ -227,14 +250,12 @@ int fetch_store_open(struct fetch_store **out, const char *folder, const struct 
     *header = (struct buf){ 0 };
     s->progress = progress;
     s->ctx = ctx;
-    s->stream = hash_stream_new();
-    s->stream_item = UINT32_MAX;
     s->buffer = xcalloc(1, FETCH_PIECE_BYTES);
     int rc = open_layout(s, a, file_bytes, e);
     if (rc == 0) rc = cut(s, e);
     if (rc == 0) rc = make_path(s, folder, a, e);
     if (rc == 0) rc = file_make_folder(folder, e);
-    if (rc == 0) rc = open_file(s, e);
+    if (rc == 0) rc = open_file(s, folder, e);
     if (rc == 0) rc = find_missing(s, e);
     if (rc < 0) {
         fetch_store_close(s);
@@ -247,16 +268,17 @@ int fetch_store_open(struct fetch_store **out, const char *folder, const struct 
 void fetch_store_close(struct fetch_store *s) {
     if (!s) return;
     file_pieces_close(s->file);
-    shard_layout_free(s->l);
-    gguf_close(s->g);
-    buf_deinit(&s->header);
-    hash_stream_free(s->stream);
+    for (uint64_t i = 0; s->item && i < s->l->n; i++) hash_stream_free(s->item[i].stream);
     free(s->piece);
     free(s->missing);
     free(s->journal);
+    free(s->there);
     free(s->item);
     free(s->sum);
     free(s->buffer);
+    shard_layout_free(s->l);
+    gguf_close(s->g);
+    buf_deinit(&s->header);
     free(s);
 }
 

@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/log.h"
 #include "common/model/shard.h"
+#include "common/sys/file.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -23,6 +24,8 @@ static int describe(struct node_files *f, struct msg_file *out, struct gguf *g, 
     *out = (struct msg_file){
         .model_lo = model.lo, .model_hi = model.hi, .has_embed = cover.embed, .has_head = cover.head
     };
+    out->is_whole = !shard_is(g);
+    out->has_rest = out->is_whole || f->part[f->n].rest;
     memcpy(out->layers, cover.layers, MIN(sizeof out->layers, sizeof cover.layers));
     for (int i = 0; i < gguf_n_files(g); i++) out->bytes += gguf_file_size(g, i);
     snprintf(out->name, sizeof out->name, "%.*s", MSG_NAME_MAX - 1, hp.name);
@@ -33,6 +36,7 @@ static int describe(struct node_files *f, struct msg_file *out, struct gguf *g, 
 
 int node_files_add(struct node_files *f, const char *path, struct err *e) {
     struct gguf *g = NULL;
+    node_files_remove(f, path);                    /* of this name there may be another one now */
     if (f->n == MSG_FILES_MAX) return err_set(e, ERR_LIMIT, "more than %d model files", MSG_FILES_MAX);
     int rc = gguf_open(&g, path, e);
     if (rc < 0) return rc;
@@ -61,6 +65,27 @@ int node_files_add_folder(struct node_files *f, const char *folder, struct err *
     }
     closedir(d);
     return 0;
+}
+
+void node_files_remove(struct node_files *f, const char *path) {
+    uint32_t i = 0;
+    while (i < f->n && strcmp(f->path[i], path) != 0) i++;
+    if (i == f->n) return;
+    free(f->path[i]);
+    f->n--;
+    for (; i < f->n; i++) {
+        f->file[i] = f->file[i + 1];
+        f->path[i] = f->path[i + 1];
+        f->part[i] = f->part[i + 1];
+    }
+}
+
+bool node_files_prune(struct node_files *f) {
+    struct file_facts facts;
+    uint32_t before = f->n;
+    for (uint32_t i = f->n; i-- > 0;)
+        if (file_facts(&facts, f->path[i], NULL) == ERR_NOTFOUND) node_files_remove(f, f->path[i]);
+    return f->n < before;
 }
 
 void node_files_deinit(struct node_files *f) {

@@ -1,7 +1,7 @@
 /* files - the model files that a node can read, as it tells the coordinator: fingerprints and layers.
  *
- * Looked at once at start: headers only. The tables belong to the struct; a path is found again by what
- * an assignment asks for. At most MSG_FILES_MAX files. Loop thread. */
+ * Headers only, looked at once, at start or when a file was fetched. The tables belong to the struct; a
+ * path is found again by what an assignment asks for. At most MSG_FILES_MAX files. Loop thread. */
 #ifndef NODE_FILES_H
 #define NODE_FILES_H
 
@@ -19,6 +19,8 @@ struct node_files {
 /* A file that must be readable; one of a folder that need not. */
 int node_files_add(struct node_files *f, const char *path, struct err *e);
 int node_files_add_folder(struct node_files *f, const char *folder, struct err *e);
+bool node_files_prune(struct node_files *f);      /* those that are gone from the disk; true: some were */
+void node_files_remove(struct node_files *f, const char *path);         /* fine if it is not there */
 void node_files_deinit(struct node_files *f);     /* a zeroed struct is fine */
 
 /* The file that holds what this stage needs; NULL: none does. */

@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 enum {
-    PING_MS = 500, PING_MISSES = 5,
     BATCHES = 80,                           /* twice the coordinator's window of 33, and some that are late */
     SEQUENCES = 256, ROWS_DEFAULT = 1024,
     EMBD_UNKNOWN = 7168, VOCAB_UNKNOWN = 163840,  /* of the largest model, when no file says better */
@@ -102,6 +101,7 @@ static char *text_copy(const char *text) {
 static int read_config(struct node_process *p, const struct node_process_config *c, struct err *e) {
     p->config = *c;
     p->config.bind = text_copy(c->bind);
+    p->config.store_path = text_copy(c->store_path);
     if (!p->config.n_threads) p->config.n_threads = host_cores();
     if (!p->config.n_rows_max) p->config.n_rows_max = ROWS_DEFAULT;
     if (!p->config.memory_bytes)
@@ -157,6 +157,7 @@ static int open_slots(struct node_process *p, struct err *e) {
                                .n_window = BATCHES / 2,
                                .n_helper = HELPERS };
     struct slots_config c = slots_config_of(&need);
+    p->n_slot_left = c.n_small / 2;
     return slots_new(&p->slots, p->loop, &c, e);
 }
 
@@ -222,11 +223,25 @@ static int open_fetch(struct node_process *p, const struct node_process_config *
     struct fetch_run_config f = { .loop = p->loop,
                                   .slots = p->slots,
                                   .folder = c->store_path,
-                                  .send = shell_fetch_send,
+                                  .send = sources_send,
                                   .progress = shell_fetch_progress,
+                                  .tidied = shell_fetch_tidied,
                                   .done = shell_fetch_done,
                                   .ctx = p };
+    p->source_timer = loop_timer_new(p->loop, sources_on_timer, p);
     return fetch_run_new(&p->fetch, &f, e);
+}
+
+static int open_give(struct node_process *p, struct err *e) {
+    if (p->config.stage) return 0;
+    struct give_config g = { .loop = p->loop,
+                             .slots = p->slots,
+                             .files = &p->files,
+                             .n_slot_left = p->n_slot_left,
+                             .bytes_per_s = p->config.give_bytes_per_s,
+                             .send = shell_give_send,
+                             .ctx = p };
+    return give_new(&p->give, &g, e);
 }
 
 static int open_all(struct node_process *p, const struct node_process_config *c, struct err *e) {
@@ -243,6 +258,7 @@ static int open_all(struct node_process *p, const struct node_process_config *c,
     if (rc == 0) rc = open_slots(p, e);
     if (rc == 0) rc = open_links(p, e);
     if (rc == 0) rc = open_fetch(p, c, e);
+    if (rc == 0) rc = open_give(p, e);
     if (rc == 0) rc = introduce(p, e);
     if (rc < 0) return rc;
     open_core(p);
@@ -254,6 +270,7 @@ int node_process_new(struct node_process **out, const struct node_process_config
     *out = NULL;
     struct node_process *p = xcalloc(1, sizeof *p);
     p->net = config->net;
+    p->held.fd = -1;
     p->codec = codec_new();
     buf_init(&p->frame, FRAME_HEADER_BYTES_MAX);
     int rc = open_all(p, config, e);
@@ -322,6 +339,9 @@ void node_process_free(struct node_process *p) {
     if (!p) return;
     p->stopping = true;
     fetch_run_free(p->fetch);
+    give_free(p->give);
+    file_release(&p->held);
+    loop_timer_free(p->source_timer);
     if (p->fetching) shell_drop_job(p, p->fetching);
     if (p->worker) worker_stop(p->worker, shell_drop_job);
     compute_free(p->compute);
@@ -341,6 +361,7 @@ void node_process_free(struct node_process *p) {
     codec_free(p->codec);
     buf_deinit(&p->frame);
     free((char *)p->config.bind);
+    free((char *)p->config.store_path);
     free(p);
 }
 

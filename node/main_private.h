@@ -1,13 +1,16 @@
 /* main_private - the node's shell inside: main.c (life, what it says of itself), shell.c (core, links and
- * compute thread). Everything belongs to the loop's thread. */
+ * compute thread), shell_sources.c (where weights come from), shell_experts.c (helpers). Everything belongs
+ * to the loop's thread. */
 #ifndef NODE_MAIN_PRIVATE_H
 #define NODE_MAIN_PRIVATE_H
 
 #include "node/compute.h"
 #include "node/fetch_run.h"
 #include "node/files.h"
+#include "node/give.h"
 #include "node/main.h"
 
+#include "common/sys/file.h"
 #include "common/sys/keyring.h"
 #include "common/sys/link.h"
 #include "common/sys/loop.h"
@@ -15,6 +18,7 @@
 #include "common/sys/worker.h"
 #include "common/wire/frame.h"
 
+enum { PING_MS = 500, PING_MISSES = 5 };          /* until the coordinator says otherwise */
 enum { NODE_KNOWN_MAX = 64, PROBE_MESSAGES = 4, PROBE_BYTES = 1 << 20 };
 
 struct node_job_box {                             /* a job on its way to the compute thread and back */
@@ -43,6 +47,12 @@ struct node_probe {                               /* of the link to the next sta
     uint32_t from_link;
 };
 
+struct node_source {                              /* of weights, while some are fetched */
+    bool used, up, told;                          /* told: its last refusal */
+    struct msg_source of;
+    struct peer peer;                             /* not the coordinator's, which is the core's */
+};
+
 struct node_process {
     struct node_process_config config;
     char name[MSG_NAME_MAX], join[LINK_ADDRESS_MAX];
@@ -60,7 +70,12 @@ struct node_process {
     struct compute *compute;
     struct compute_config compute_config;
     struct fetch_run *fetch;                      /* NULL: no place for weights from elsewhere */
+    struct file_hold held;                        /* the share that is loaded, if it is in the store */
     struct node_job_box *fetching;                /* a LOAD that waits for them */
+    struct node_source source[MSG_SOURCES_MAX];   /* a place here is one in fetch_run */
+    struct loop_timer *source_timer;
+    bool redialled;                               /* the coordinator's link, and no WELCOME over it yet */
+    struct give *give;                            /* NULL: a stand-in has no weights */
 
     struct node_config core_config;
     struct node *core;
@@ -70,6 +85,7 @@ struct node_process {
     struct node_files files;
     uint32_t known[NODE_KNOWN_MAX];               /* accepted links that said HELLO */
     struct node_job_box *boxes;                   /* free ones */
+    uint32_t n_slot_left;                         /* small slots that giving weights away leaves free */
     uint32_t n_embd, n_vocab, n_used;             /* of what is loaded */
     struct node_ask ask[STAGE_HELPERS_MAX];
     uint32_t n_ask;                               /* the thread's: helpers of what is loaded */
@@ -95,10 +111,22 @@ void shell_drop_job(void *ctx, void *job);
 void shell_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total);   /* compute thread */
 struct node_job_box *shell_box_take(struct node_process *p, enum compute_kind kind);
 void shell_push(struct node_process *p, struct node_job_box *b);
-void shell_fetch_send(void *ctx, const struct msg_weights_get *get);
+void shell_say(struct node_process *p, uint32_t link, struct msg *m, struct payload take_payload);
+void shell_give_send(void *ctx, uint32_t link, struct msg *m, struct payload take_payload);
 void shell_fetch_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total);
+void shell_fetch_tidied(void *ctx);
 void shell_fetch_done(void *ctx, uint64_t epoch, const char *path, int code, const char *text);
 void shell_free_boxes(struct node_process *p);
+
+/* shell_sources.c */
+void sources_set(struct node_process *p, const struct msg_source *list, uint32_t n);
+void sources_close(struct node_process *p);
+void sources_look(struct node_process *p);        /* after every step: is the coordinator there? */
+void sources_on_timer(void *ctx);
+void sources_on_up(struct node_process *p, uint32_t link);
+void sources_on_msg(struct node_process *p, uint32_t link, const struct msg *m, struct payload take_payload);
+void sources_send(void *ctx, uint32_t source, const struct msg_weights_get *get);
+const char *sources_name(const struct node_process *p, uint32_t i);
 
 /* shell_experts.c */
 int shell_experts_ask(void *ctx, uint32_t layer, uint32_t n_row, const float *rows, const float *weights,

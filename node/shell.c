@@ -13,6 +13,7 @@
 #include "common/base/log.h"
 #include "common/sys/clock.h"
 #include "common/wire/link_set.h"
+#include "node/store.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@ static void send(struct node_process *p, uint32_t link, const struct msg *m, str
     links_send(p->links, link, p->frame.data, p->frame.size, payload, borrows);
 }
 
-static void say(struct node_process *p, uint32_t link, struct msg *m, struct payload payload) {
+void shell_say(struct node_process *p, uint32_t link, struct msg *m, struct payload payload) {
     m->epoch = node_view(p->core).epoch;
     m->incarnation = p->core_config.incarnation;
     send(p, link, m, payload, false);
@@ -102,20 +103,19 @@ void shell_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total) {
     worker_answer(p->worker, b);
 }
 
-/* Everybody in the plan, and nobody else. */
-static void allow_peers(struct node_process *p, const struct msg_assign *a) {
+/* Everybody in the cluster, and nobody else. */
+static void allow_peers(struct node_process *p, const struct msg_key *peer, uint32_t n) {
     struct err e;
     if (!p->own_keyring) return;
     keyring_allow_nobody(p->keyring);
-    for (uint32_t i = 0; i < a->n_peer; i++)
-        if (keyring_allow(p->keyring, a->peer[i].text, &e) < 0) log_warn("node", "%s", e.text);
+    for (uint32_t i = 0; i < n; i++)
+        if (keyring_allow(p->keyring, peer[i].text, &e) < 0) log_warn("node", "%s", e.text);
 }
 
-/* ---- weights from elsewhere ---- */
+/* ---- weights from elsewhere, and for others ---- */
 
-void shell_fetch_send(void *ctx, const struct msg_weights_get *get) {
-    struct msg m = { .kind = MSG_WEIGHTS_GET, .u.weights_get = *get };
-    say(ctx, NODE_LINK_COORDINATOR, &m, (struct payload){ 0 });
+void shell_give_send(void *ctx, uint32_t link, struct msg *m, struct payload payload) {
+    shell_say(ctx, link, m, payload);
 }
 
 void shell_fetch_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total) {
@@ -125,6 +125,48 @@ void shell_fetch_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t tot
         .progress = { .done_bytes = done, .total_bytes = total, .is_transfer = true }
     };
     shell_step(ctx, &ev);
+}
+
+/* How long it took, and who gave how much. */
+static void tell_fetched(const struct node_process *p, const char *path) {
+    struct fetch_totals t = fetch_run_totals(p->fetch);
+    char from[200] = "";
+    size_t at = 0;
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < MSG_SOURCES_MAX; i++) {
+        if (!t.source_bytes[i] || at >= sizeof from) continue;
+        sum += t.source_bytes[i];
+        at += (size_t)snprintf(from + at, sizeof from - at, ", %.1f MB from %.40s",
+                               (double)t.source_bytes[i] / 1e6, sources_name(p, i));
+    }
+    double seconds = (double)MAX(t.ns, UINT64_C(1)) / 1e9;
+    log_info("node", "%s is complete: %.1f MB in %.2f s, %.1f MB/s%s", path, (double)sum / 1e6, seconds,
+             (double)sum / 1e6 / seconds, from);
+}
+
+/* Others may have it from us now, and a later plan counts it as here. */
+static void announce_files(struct node_process *p) {
+    struct node_event ev = { .kind = NODE_EV_FILES, .files = { p->files.file, p->files.n } };
+    p->core_config.hello.n_file = p->files.n;
+    shell_step(p, &ev);
+}
+
+void shell_fetch_tidied(void *ctx) {
+    struct node_process *p = ctx;
+    if (p->stopping || !node_files_prune(&p->files)) return;
+    if (p->give) give_files_changed(p->give);
+    announce_files(p);
+}
+
+/* What is used now stays; what was fetched for earlier plans goes, but for the last few. */
+static void keep_store_tidy(struct node_process *p, const char *path) {
+    size_t n = p->config.store_path ? strlen(p->config.store_path) : 0;
+    bool unfinished, in_store = n && strncmp(path, p->config.store_path, n) == 0 && path[n] == '/';
+    if (!p->fetch || !in_store || !store_is_share(path + n + 1, &unfinished)) return;
+    struct err e;
+    file_release(&p->held);
+    if (file_hold(&p->held, path, &e) < 0) log_warn("node", "%s", e.text);
+    else fetch_run_tidy(p->fetch, path, p->config.n_keep);
 }
 
 /* The job that waited goes on with what came. */
@@ -137,24 +179,31 @@ void shell_fetch_done(void *ctx, uint64_t epoch, const char *path, int code, con
     b->job.code = code;
     snprintf(b->job.text, sizeof b->job.text, "%s", text);
     if (code == 0) {
-        log_info("node", "%s is complete", path);
+        tell_fetched(p, path);
+        node_files_prune(&p->files);               /* it may have needed their room */
         if (node_files_add(&p->files, path, &e) < 0) log_warn("node", "%s", e.text);
         snprintf(b->job.model_path, sizeof b->job.model_path, "%s", path);
     }
+    sources_close(p);
     shell_push(p, b);
+    if (code == 0) announce_files(p);
 }
 
 /* The job waits for a share that comes over the link. */
 static void fetch_instead(struct node_process *p, const struct node_out *o, struct node_job_box *b) {
-    log_info("node", "no file here holds layers %u to %u of %s: they come from %s", o->assign->layer_begin,
-             o->assign->layer_end - 1, o->assign->model, o->assign->source.name);
+    log_info("node", "no file here holds layers %u to %u of %s: they come from %s%s", o->assign->layer_begin,
+             o->assign->layer_end - 1, o->assign->model, o->assign->source[0].hop.name,
+             o->assign->n_source > 1 ? " and others" : "");
     p->fetching = b;
+    sources_close(p);
     fetch_run_start(p->fetch, o->epoch, o->assign);
+    sources_set(p, o->assign->source, o->assign->n_source);
 }
 
 static void load(struct node_process *p, const struct node_out *o) {
     if (p->fetching) {                            /* of an older plan */
         fetch_run_stop(p->fetch);
+        sources_close(p);
         box_give(p, p->fetching);
         p->fetching = NULL;
     }
@@ -167,14 +216,16 @@ static void load(struct node_process *p, const struct node_out *o) {
         b->job.helper[i] = (struct stage_range){ o->assign->helper[i].expert_begin,
                                                  o->assign->helper[i].expert_end };
     b->job.assign.peer = NULL;
+    b->job.assign.source = NULL;
     b->job.ready = (struct msg_ready){ 0 };
     snprintf(b->job.model_path, sizeof b->job.model_path, "%s", path ? path : "");
-    bool fetches = p->fetch && o->assign->source.name[0];
+    bool fetches = p->fetch && o->assign->n_source;
     if (!path && !p->config.stage && !fetches) {
         b->job.code = ERR_NOTFOUND;
         snprintf(b->job.text, sizeof b->job.text,
-                 "no file here holds layers %u to %u of %s, and there is no --store",
-                 o->assign->layer_begin, o->assign->layer_end - 1, o->assign->model);
+                 "no file here holds layers %u to %u of %s, and %s", o->assign->layer_begin,
+                 o->assign->layer_end - 1, o->assign->model,
+                 p->fetch ? "nobody gives them" : "there is no --store");
     }
     log_info("node", "epoch %llu: stage %u of %u, layers %u to %u", (unsigned long long)o->epoch,
              o->assign->stage_i + 1, o->assign->n_stage, o->assign->layer_begin, o->assign->layer_end - 1);
@@ -225,6 +276,7 @@ static void run(struct node_process *p, const struct node_job *j) {
 static void loaded(struct node_process *p, struct node_job_box *b) {
     struct compute_job *j = &b->job;
     if (j->code < 0) log_warn("node", "epoch %llu: %s", (unsigned long long)j->epoch, j->text);
+    if (j->code == 0) keep_store_tidy(p, j->model_path);
     p->n_embd = j->code < 0 ? 0 : j->n_embd;
     p->n_vocab = j->code < 0 ? 0 : j->n_vocab;
     p->n_used = j->code < 0 ? 0 : j->n_expert_used;
@@ -296,6 +348,7 @@ static void carry_out(struct node_process *p) {
         case NODE_OUT_DISCONNECT: links_disconnect(p->links, o->link); break;
         case NODE_OUT_DROP: drop(p, o->link); break;
         case NODE_OUT_LOAD: load(p, o); break;
+        case NODE_OUT_SOURCES: if (p->fetching) sources_set(p, o->assign->source, o->assign->n_source); break;
         case NODE_OUT_RUN: run(p, o->job); break;
         case NODE_OUT_SEQ_CLOSE: {
             struct node_job_box *b = shell_box_take(p, COMPUTE_SEQ_CLOSE);
@@ -324,7 +377,7 @@ static void probe_send(struct node_process *p) {
         struct msg m = { .kind = MSG_PROBE };
         if (!payload.generation) return;
         m.u.probe = (struct msg_probe){ .id = p->probe_out.id, .last = i + 1 == PROBE_MESSAGES };
-        say(p, NODE_LINK_NEXT, &m, payload);
+        shell_say(p, NODE_LINK_NEXT, &m, payload);
     }
 }
 
@@ -342,7 +395,7 @@ static void on_probe(struct node_process *p, uint32_t link, const struct msg_pro
     m.u.probe_done = (struct msg_probe_done){
         .id = probe->id, .bytes = in->bytes, .elapsed_us = MAX((now - in->first_ns) / 1000, 1)
     };
-    say(p, link, &m, (struct payload){ 0 });
+    shell_say(p, link, &m, (struct payload){ 0 });
     *in = (struct node_probe){ 0 };
 }
 
@@ -355,7 +408,7 @@ static void on_probe_done(struct node_process *p, const struct msg_probe_done *d
     struct msg m = { .kind = MSG_LINKS };
     snprintf(link.name, sizeof link.name, "%s", a->next.name);
     m.u.links = (struct msg_links){ .link = &link, .n_link = 1 };
-    say(p, NODE_LINK_COORDINATOR, &m, (struct payload){ 0 });
+    shell_say(p, NODE_LINK_COORDINATOR, &m, (struct payload){ 0 });
 }
 
 /* ---- the step ---- */
@@ -368,6 +421,7 @@ void shell_step(struct node_process *p, struct node_event *ev) {
     carry_out(p);
     loop_timer_set(p->timer, p->stopping ? LOOP_NEVER : p->outs.deadline_ns);
     p->in_step = false;
+    sources_look(p);
     struct node_view v = node_view(p->core);
     if (!v.next_up) p->probe_out.sent = false;
     else if (!p->probe_out.sent && v.next_rtt_us && v.state == NODE_READY) probe_send(p);
@@ -379,13 +433,17 @@ void shell_on_timer(void *ctx) {
 
 /* ---- messages in ---- */
 
+static bool is_source_link(uint32_t link) {
+    return link >= NODE_LINK_SOURCE && link < NODE_LINK_SOURCE + MSG_SOURCES_MAX;
+}
+
 static void reject(struct node_process *p, uint32_t link, int code, const char *text) {
     struct msg m = { .kind = MSG_REFUSE };
     links_complain(p->links, link, "node", text);
     if (link < NODE_LINK_ACCEPTED) return;
     m.u.refuse.code = code;
     snprintf(m.u.refuse.text, sizeof m.u.refuse.text, "%.250s", text);
-    say(p, link, &m, (struct payload){ 0 });
+    shell_say(p, link, &m, (struct payload){ 0 });
     drop(p, link);
 }
 
@@ -414,18 +472,24 @@ void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_
         return;
     }
     if (accepted && m.kind == MSG_HELLO) link_set_add(p->known, NODE_KNOWN_MAX, link);
+    if (is_source_link(link) || (m.kind == MSG_WEIGHTS && link == NODE_LINK_COORDINATOR)) {
+        sources_on_msg(p, link, &m, payload);
+        return;
+    }
+    if (m.kind == MSG_WEIGHTS_GET && p->give) {
+        give_on_get(p->give, link, &m.u.weights_get);
+        return;
+    }
+    if (link == NODE_LINK_COORDINATOR && m.kind != MSG_REFUSE) p->redialled = false;
     if (m.kind == MSG_WELCOME) on_welcome(p, link, &m.u.welcome);
     if (m.kind == MSG_ASSIGN && link == NODE_LINK_COORDINATOR && m.epoch > p->assigned_epoch) {
         p->assigned_epoch = m.epoch;
-        allow_peers(p, &m.u.assign);
+        allow_peers(p, m.u.assign.peer, m.u.assign.n_peer);
     }
+    if (m.kind == MSG_PEERS && link == NODE_LINK_COORDINATOR)
+        allow_peers(p, m.u.peers.peer, m.u.peers.n_peer);
     if (m.kind == MSG_PROBE && accepted) {
         on_probe(p, link, &m.u.probe, payload);
-        return;
-    }
-    if (m.kind == MSG_WEIGHTS) {
-        if (p->fetch) fetch_run_on_weights(p->fetch, &m.u.weights, payload);
-        else slots_give(p->slots, payload);
         return;
     }
     if (m.kind == MSG_PROBE_DONE && link == NODE_LINK_NEXT) on_probe_done(p, &m.u.probe_done);
@@ -436,13 +500,18 @@ void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_
 void shell_on_closed(void *ctx, uint32_t link) {
     struct node_process *p = ctx;
     link_set_remove(p->known, NODE_KNOWN_MAX, link);
+    if (p->give) give_on_closed(p->give, link);
     if (!p->stopping) shell_step(p, &(struct node_event){ .kind = NODE_EV_LINK_CLOSED, .link = link });
 }
 
 void shell_on_up(void *ctx, uint32_t link) {
     struct node_process *p = ctx;
     if (link == NODE_LINK_NEXT) p->probe_out.sent = false;
-    if (link == NODE_LINK_COORDINATOR && p->fetch) fetch_run_on_link(p->fetch);
+    if (link == NODE_LINK_COORDINATOR) p->redialled = true;
+    if (is_source_link(link)) {
+        if (!p->stopping) sources_on_up(p, link);
+        return;
+    }
     if (!p->stopping) shell_step(p, &(struct node_event){ .kind = NODE_EV_TICK });
 }
 
@@ -451,6 +520,10 @@ void shell_on_refused(void *ctx, uint32_t link, const char *why) {
     struct node_process *p = ctx;
     if (strncmp(p->told, why, sizeof p->told - 1) != 0) {
         snprintf(p->told, sizeof p->told, "%s", why);
-        log_warn("node", "%s: %s", link == NODE_LINK_COORDINATOR ? p->join : "the next stage", why);
+        log_warn("node", "%s: %s",
+                 link == NODE_LINK_COORDINATOR ? p->join
+                 : is_source_link(link)        ? sources_name(p, link - NODE_LINK_SOURCE)
+                                               : "the next stage",
+                 why);
     }
 }

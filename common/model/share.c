@@ -9,9 +9,14 @@
 
 enum { HEADER_MAX = 1 << 30 };
 
+struct named { uint64_t hash, tensor; };
+
 struct share {
     const struct gguf *g;
     struct hash128 model;
+    struct named *name;                            /* of all tensors, by hash */
+    struct shard_part part;                        /* of a shard; count 0: a whole model */
+    uint32_t n_expert;
     struct buf made;                               /* of a model in several files */
     const uint8_t *header;
     uint64_t header_bytes, file_bytes;
@@ -66,21 +71,69 @@ static int check_tensors(const struct gguf *g, struct err *e) {
     return 0;
 }
 
+/* ---- names ---- */
+
+uint64_t share_name_hash(struct gguf_str name) {
+    return hash_64(name.data, (size_t)name.len, 0);
+}
+
+static int by_hash(const void *a, const void *b) {
+    const struct named *x = a, *y = b;
+    return x->hash < y->hash ? -1 : x->hash > y->hash;
+}
+
+static int index_names(struct share *s, struct err *e) {
+    uint64_t n = gguf_n_tensors(s->g);
+    s->name = xcalloc(n, sizeof *s->name);
+    for (uint64_t i = 0; i < n; i++)
+        s->name[i] = (struct named){ share_name_hash(gguf_tensor_at(s->g, i)->name), i };
+    if (n) qsort(s->name, n, sizeof *s->name, by_hash);
+    for (uint64_t i = 1; i < n; i++)
+        if (s->name[i].hash == s->name[i - 1].hash)
+            return err_set(e, ERR_CORRUPT, "two tensors have one name");
+    return 0;
+}
+
+static const struct gguf_tensor *find_name(const struct share *s, uint64_t hash) {
+    struct named key = { .hash = hash };
+    uint64_t n = gguf_n_tensors(s->g);
+    const struct named *found = n ? bsearch(&key, s->name, n, sizeof *s->name, by_hash) : NULL;
+    return found ? gguf_tensor_at(s->g, found->tensor) : NULL;
+}
+
+/* ---- life ---- */
+
+static int read_shard(struct share *s, struct err *e) {
+    struct shard_info info;
+    struct hparams hp;
+    int rc = shard_info_read(&info, s->g, e);
+    if (rc == 0) rc = hparams_read(&hp, s->g, e);
+    if (rc < 0) return rc;
+    s->part = info.part;
+    s->n_expert = hp.n_expert;
+    return 0;
+}
+
+static int open_file(struct share *s, struct err *e) {
+    int rc = check_tensors(s->g, e);
+    if (rc == 0) rc = index_names(s, e);
+    if (rc == 0) rc = shard_fingerprint(s->g, &s->model, e);
+    if (rc < 0) return rc;
+    if (shard_is(s->g)) return read_shard(s, e);
+    if (gguf_n_files(s->g) > 1) return make_header(s, e);
+    take_header(s);
+    return 0;
+}
+
 int share_open(struct share **out, const struct gguf *g, struct err *e) {
-    *out = NULL;
-    if (shard_is(g))
-        return err_set(e, ERR_UNSUPPORTED, "%s: is a shard; only whole models are shared", gguf_path(g, 0));
-    int rc = check_tensors(g, e);
-    if (rc < 0) return err_wrap(e, rc, "%s", gguf_path(g, 0));
     struct share *s = xcalloc(1, sizeof *s);
+    *out = NULL;
     s->g = g;
     buf_init(&s->made, HEADER_MAX);
-    rc = shard_fingerprint(g, &s->model, e);
-    if (rc == 0 && gguf_n_files(g) == 1) take_header(s);
-    else if (rc == 0) rc = make_header(s, e);
+    int rc = open_file(s, e);
     if (rc < 0) {
         share_close(s);
-        return rc;
+        return err_wrap(e, rc, "%s", gguf_path(g, 0));
     }
     *out = s;
     return 0;
@@ -89,6 +142,7 @@ int share_open(struct share **out, const struct gguf *g, struct err *e) {
 void share_close(struct share *s) {
     if (!s) return;
     buf_deinit(&s->made);
+    free(s->name);
     free(s);
 }
 
@@ -96,26 +150,45 @@ struct hash128 share_model(const struct share *s) {
     return s->model;
 }
 
+bool share_is_whole(const struct share *s) {
+    return s->part.count == 0;
+}
+
 /* ---- ranges ---- */
 
-int share_find(const struct share *s, const struct share_ask *ask, struct share_part *out, struct err *e) {
-    const uint8_t *data = s->header;
-    *out = (struct share_part){ .total_bytes = s->header_bytes, .file_bytes = s->file_bytes };
-    if (!hash_equal(ask->model, s->model)) return err_set(e, ERR_NOTFOUND, "another model than the one here");
-    if (ask->tensor != SHARE_HEADER) {
-        if (ask->tensor >= gguf_n_tensors(s->g))
-            return err_set(e, ERR_INVALID, "tensor %u of %llu", ask->tensor,
-                           (unsigned long long)gguf_n_tensors(s->g));
-        const struct gguf_tensor *t = gguf_tensor_at(s->g, ask->tensor);
-        data = t->data;
-        out->total_bytes = t->size;
+struct run { const uint8_t *data; uint64_t begin, end, total; };     /* bytes begin..end-1 of the whole */
+
+/* The run of a tensor's bytes in which `offset` lies; of a stack of experts a shard may hold some. */
+static bool find_run(const struct share *s, const struct gguf_tensor *t, uint64_t offset, struct run *out) {
+    *out = (struct run){ t->data, 0, t->size, t->size };
+    if (share_is_whole(s) || !shard_is_stack(&s->part, t->name)) return true;
+    uint64_t each = t->size / MAX(t->ne[2], UINT64_C(1));
+    out->total = each * s->n_expert;
+    for (uint32_t i = 0; i < s->part.n_range; i++) {
+        out->begin = each * s->part.expert[i].begin;
+        out->end = each * s->part.expert[i].end;
+        if (offset >= out->begin && offset < out->end) return true;
+        out->data += out->end - out->begin;
     }
-    if (ask->offset >= out->total_bytes || ask->bytes == 0)
+    return false;
+}
+
+int share_find(const struct share *s, const struct share_ask *ask, struct share_part *out, struct err *e) {
+    struct run run = { s->header, 0, s->header_bytes, s->header_bytes };
+    *out = (struct share_part){ .file_bytes = s->file_bytes };
+    if (!hash_equal(ask->model, s->model)) return err_set(e, ERR_NOTFOUND, "another model than the one here");
+    const struct gguf_tensor *t = ask->header ? NULL : find_name(s, ask->name);
+    if (ask->header ? !s->header : !t) return err_set(e, ERR_NOTFOUND, "not in this file");
+    bool held = ask->header || find_run(s, t, ask->offset, &run);
+    out->total_bytes = run.total;
+    if (ask->offset >= run.total || ask->bytes == 0)
         return err_set(e, ERR_INVALID, "byte %llu of %llu", (unsigned long long)ask->offset,
-                       (unsigned long long)out->total_bytes);
-    uint64_t left = out->total_bytes - ask->offset;
-    out->data = data + ask->offset;
+                       (unsigned long long)run.total);
+    uint64_t left = run.end - ask->offset;
+    if (!held || (ask->bytes > left && run.end < run.total))
+        return err_set(e, ERR_NOTFOUND, "not in this file");
+    out->data = run.data + (ask->offset - run.begin);
     out->bytes = (uint32_t)MIN((uint64_t)ask->bytes, left);
-    out->last = out->bytes == left;
+    out->last = ask->offset + out->bytes == run.total;
     return 0;
 }

@@ -4,7 +4,8 @@
  *     on_get -> queue -> slot -> worker: copy, hash -> send, next of the queue
  *
  * At most SHARE_READING_MAX have a slot; the slots of those that were sent are the network's until it
- * gives them back, and while there is none the queue waits for a timer. */
+ * gives them back, and while there is none, or more was given away than may be in a second, the queue
+ * waits for a timer. */
 #include "common/share/share_server.h"
 
 #include "common/base/check.h"
@@ -27,11 +28,11 @@ struct share_job {
 
 struct share_server {
     struct share_server_config config;
-    struct share *share;
     struct worker *worker;
     struct loop_timer *retry;
     struct share_job *first, **last;               /* the queue */
     uint32_t n_queued, n_reading;
+    uint64_t next_ns;                              /* with a limit: when the next piece may be read */
     struct share_totals totals;
 };
 
@@ -68,13 +69,30 @@ static struct share_job *dequeue(struct share_server *s) {
     return j;
 }
 
+/* When the first of the queue may be read, if that is not now. */
+static bool must_wait(struct share_server *s, uint64_t now, uint64_t *until) {
+    *until = s->next_ns;
+    if (s->config.bytes_per_s && now < s->next_ns) return true;
+    *until = now + RETRY_MS * UINT64_C(1000000);
+    return slots_small_free(s->config.slots) <= s->config.n_slot_left;
+}
+
+static void note_rate(struct share_server *s, uint64_t now, uint32_t bytes) {
+    if (s->config.bytes_per_s)
+        s->next_ns = MAX(s->next_ns, now) + bytes * UINT64_C(1000000000) / s->config.bytes_per_s;
+}
+
 static void advance(struct share_server *s) {
     while (s->first && s->n_reading < SHARE_READING_MAX) {
-        struct payload p = slots_take(s->config.slots, s->first->part.bytes);
+        uint64_t now = clock_now_ns(), until;
+        bool wait = must_wait(s, now, &until);
+        struct payload p = { 0 };
+        if (!wait) p = slots_take(s->config.slots, s->first->part.bytes);
         if (!p.generation) {
-            loop_timer_set(s->retry, clock_now_ns() + RETRY_MS * UINT64_C(1000000));
+            loop_timer_set(s->retry, until);
             return;
         }
+        note_rate(s, now, s->first->part.bytes);
         struct share_job *j = dequeue(s);
         j->payload = p;
         j->to = slots_data(s->config.slots, p);
@@ -95,7 +113,7 @@ static void on_read(void *ctx, void *job) {
     s->totals.n_piece++;
     s->totals.bytes += j->part.bytes;
     struct msg_weights w = { .total_bytes = j->part.total_bytes,
-                             .file_bytes = j->get.tensor == SHARE_HEADER ? j->part.file_bytes : 0,
+                             .file_bytes = j->get.tensor == MSG_WEIGHTS_HEADER ? j->part.file_bytes : 0,
                              .hash = j->hash,
                              .last = j->part.last };
     answer(s, j->link, &j->get, &w, j->payload);
@@ -105,8 +123,12 @@ static void on_read(void *ctx, void *job) {
 
 void share_server_on_get(struct share_server *s, uint32_t link, const struct msg_weights_get *get) {
     struct share_part part;
-    struct share_ask ask = { { get->model_lo, get->model_hi }, get->tensor, get->bytes, get->offset };
-    int rc = share_find(s->share, &ask, &part, NULL);
+    struct share_ask ask = { .model = { get->model_lo, get->model_hi },
+                             .header = get->tensor == MSG_WEIGHTS_HEADER,
+                             .name = get->name,
+                             .bytes = get->bytes,
+                             .offset = get->offset };
+    int rc = s->config.find(s->config.ctx, &ask, &part);
     if (rc == 0 && s->n_queued + s->n_reading >= SHARE_JOBS_MAX) rc = ERR_BUSY;
     if (rc == 0 && part.bytes > slots_bytes_max(s->config.slots)) rc = ERR_LIMIT;
     if (rc < 0) {
@@ -143,16 +165,14 @@ int share_server_new(struct share_server **out, const struct share_server_config
     *out = NULL;
     s->config = *config;
     s->last = &s->first;
-    int rc = share_open(&s->share, config->gguf, e);
     struct worker_config w = { .name = "share",
                                .n_job_max = SHARE_READING_MAX,
                                .n_answer_max = SHARE_READING_MAX,
                                .run = read_part,
                                .on_answer = on_read,
                                .ctx = s };
-    if (rc == 0) rc = worker_start(&s->worker, config->loop, &w, e);
+    int rc = worker_start(&s->worker, config->loop, &w, e);
     if (rc < 0) {
-        share_close(s->share);
         free(s);
         return rc;
     }
@@ -181,8 +201,11 @@ void share_server_free(struct share_server *s) {
     s->config.ctx = s;
     worker_stop(s->worker, drop_job);
     loop_timer_free(s->retry);
-    share_close(s->share);
     free(s);
+}
+
+bool share_server_is_idle(const struct share_server *s) {
+    return !s || (s->n_queued == 0 && s->n_reading == 0);
 }
 
 struct share_totals share_server_totals(const struct share_server *s) {

@@ -449,6 +449,40 @@ int file_facts(struct file_facts *out, const char *path, struct err *e) {
     return 0;
 }
 
+/* ---- files in use ---- */
+
+int file_hold(struct file_hold *hold, const char *path, struct err *e) {
+    struct stat st;
+    int fd = hold->fd = open_regular(path, &st, e);
+    if (fd < 0) {
+        hold->fd = -1;
+        return fd;
+    }
+    if (flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+        file_release(hold);
+        return err_set(e, ERR_BUSY, "%s: is being removed", path);
+    }
+    futimens(fd, NULL);                               /* of another owner it keeps its time: no harm */
+    return 0;
+}
+
+void file_release(struct file_hold *hold) {
+    if (hold->fd >= 0) close(hold->fd);
+    hold->fd = -1;
+}
+
+int file_remove_unused(const char *path, struct err *e) {
+    struct stat st;
+    int fd = open_regular(path, &st, e);
+    if (fd < 0) return fd;
+    int rc = 0;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        rc = err_set(e, ERR_BUSY, "%s: is in use", path);
+    else if (unlink(path) < 0) rc = err_errno(e, ERR_IO, "%s: cannot remove", path);
+    close(fd);
+    return rc;
+}
+
 /* ---- folders ---- */
 
 int file_make_folder(const char *path, struct err *e) {

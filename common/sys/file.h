@@ -84,6 +84,14 @@ struct file_facts {
 };
 int file_facts(struct file_facts *out, const char *path, struct err *e);
 
+/* A file that this process uses for a while: file_remove_unused leaves it alone, here and in any other
+ * process of ours, and its time of change says when this was. hold->fd is -1 for one that is not held. */
+struct file_hold { int fd; };
+int file_hold(struct file_hold *hold, const char *path, struct err *e);
+void file_release(struct file_hold *hold);                            /* fine if it is not held */
+/* A plain file that nobody holds or writes; ERR_BUSY if somebody does. */
+int file_remove_unused(const char *path, struct err *e);
+
 int file_make_folder(const char *path, struct err *e);                /* fine if it is there already */
 
 /* Names in a folder, sorted by byte value, without "." and "..". Free with file_names_free. */

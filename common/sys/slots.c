@@ -54,7 +54,8 @@ struct slots_config slots_config_of(const struct slots_need *need) {
     c.n_small += 2 * need->n_window;              /* candidates; decode batches in and out use these, too */
     c.n_small += 2 * need->n_window;              /* single rows that the coordinator asked for */
     c.n_small += 4 * need->n_helper;              /* questions and answers of small batches */
-    c.n_small += 16;                              /* probes, pieces of weights */
+    c.n_small += 16;                              /* probes, pieces of weights that come in */
+    c.n_small += 48;                              /* pieces of weights for others, read or on their way */
     c.big_bytes = (uint32_t)MIN(MAX(MAX(streams, kept), experts + 4096), (uint64_t)1 << 30);
     c.small_bytes = (uint32_t)MIN(MAX(row, (uint64_t)1 << 20), (uint64_t)1 << 30);
     c.n_big = MIN(c.n_big, (uint32_t)SLOTS_N_MAX / 2);
@@ -203,4 +204,8 @@ uint32_t slots_used(const struct slots *s) {
 
 uint32_t slots_bytes_max(const struct slots *s) {
     return s->config.big_bytes;
+}
+
+uint32_t slots_small_free(const struct slots *s) {
+    return s->config.n_small - s->small.n_used;
 }

@@ -45,6 +45,7 @@ void *slots_data(const struct slots *s, struct payload p);
 
 uint32_t slots_used(const struct slots *s);                    /* taken, or on lease */
 uint32_t slots_bytes_max(const struct slots *s);               /* of one payload */
+uint32_t slots_small_free(const struct slots *s);
 
 /* ---- leases, for links ---- */
 

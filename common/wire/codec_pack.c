@@ -77,17 +77,25 @@ static const struct pack_kind kinds[MSG_KINDS] = {
     p->n_##f = n;                                                                                   \
     for (size_t i = 0; i < n; i++) p->f[i] = s[i].f;
 
-static void put_files(struct packer *k, const struct msg_hello *h, Pleiades__Hello *out) {
-    if (!count_is_fine(k, "HELLO: files", h->n_file, MSG_FILES_MAX)) return;
-    out->n_file = h->n_file;
-    out->file = take(k, h->n_file, sizeof *out->file);
-    for (uint32_t i = 0; i < h->n_file; i++) {
-        const struct msg_file *s = &h->file[i];
-        Pleiades__File *p = out->file[i] = take(k, 1, sizeof *p);
+static Pleiades__File **files_out(struct packer *k, const struct msg_file *s, uint32_t n, size_t *n_out) {
+    if (!count_is_fine(k, "files", n, MSG_FILES_MAX)) return NULL;
+    Pleiades__File **list = take(k, n, sizeof *list);
+    for (uint32_t i = 0; i < n; i++, s++) {
+        Pleiades__File *p = list[i] = take(k, 1, sizeof *p);
         pleiades__file__init(p);
         FIELDS_FILE(PUT_V, PUT_N, PUT_T)
         p->layers = (ProtobufCBinaryData){ sizeof s->layers, (uint8_t *)(uintptr_t)s->layers };
     }
+    *n_out = n;
+    return list;
+}
+
+static char **keys_out(struct packer *k, const struct msg_key *key, uint32_t n, size_t *n_out) {
+    if (!count_is_fine(k, "peers", n, MSG_NODES_MAX)) return NULL;
+    char **list = take(k, n, sizeof *list);
+    for (uint32_t i = 0; i < n; i++) list[i] = text_out(k, key[i].text, sizeof key[i].text);
+    *n_out = n;
+    return list;
 }
 
 static void put_counters(struct packer *k, const struct msg_counters *s, Pleiades__Ping *out) {
@@ -104,15 +112,25 @@ static Pleiades__Hop *put_hop(struct packer *k, const struct msg_hop *s) {
     return p;
 }
 
+static void put_weights_from(struct packer *k, const struct msg_assign *a, Pleiades__Assign *out) {
+    if (!count_is_fine(k, "ASSIGN: sources", a->n_source, MSG_SOURCES_MAX)) return;
+    out->n_source = a->n_source;
+    out->source = take(k, a->n_source, sizeof *out->source);
+    for (uint32_t i = 0; i < a->n_source; i++) {
+        const struct msg_source *s = &a->source[i];
+        Pleiades__Source *p = out->source[i] = take(k, 1, sizeof *p);
+        pleiades__source__init(p);
+        FIELDS_SOURCE(PUT_V, PUT_N, PUT_T)
+        p->hop = put_hop(k, &s->hop);
+        p->layers = (ProtobufCBinaryData){ sizeof s->layers, (uint8_t *)(uintptr_t)s->layers };
+    }
+}
+
 static void put_plan(struct packer *k, const struct msg_assign *a, Pleiades__Assign *out) {
     if (!count_is_fine(k, "ASSIGN: helpers", a->n_helper, MSG_HELPERS_MAX)) return;
-    if (!count_is_fine(k, "ASSIGN: peers", a->n_peer, MSG_NODES_MAX)) return;
     out->next = put_hop(k, &a->next);
-    out->source = put_hop(k, &a->source);
-    out->n_peer = a->n_peer;
-    out->peer = take(k, a->n_peer, sizeof *out->peer);
-    for (uint32_t i = 0; i < a->n_peer; i++)
-        out->peer[i] = text_out(k, a->peer[i].text, sizeof a->peer[i].text);
+    out->peer = keys_out(k, a->peer, a->n_peer, &out->n_peer);
+    put_weights_from(k, a, out);
     out->n_helper = a->n_helper;
     out->helper = take(k, a->n_helper, sizeof *out->helper);
     for (uint32_t i = 0; i < a->n_helper; i++) {
@@ -217,7 +235,15 @@ static void put_link_list(struct packer *k, const struct msg_links *l, Pleiades_
 
 static void put_lists(struct packer *k, const struct msg *m, union body *b) {
     switch (m->kind) {
-    case MSG_HELLO: put_files(k, &m->u.hello, &b->hello); break;
+    case MSG_HELLO:
+        b->hello.file = files_out(k, m->u.hello.file, m->u.hello.n_file, &b->hello.n_file);
+        break;
+    case MSG_FILES:
+        b->files.file = files_out(k, m->u.files.file, m->u.files.n_file, &b->files.n_file);
+        break;
+    case MSG_PEERS:
+        b->peers.peer = keys_out(k, m->u.peers.peer, m->u.peers.n_peer, &b->peers.n_peer);
+        break;
     case MSG_PING: put_counters(k, &m->u.ping.counters, &b->ping); break;
     case MSG_ASSIGN: put_plan(k, &m->u.assign, &b->assign); break;
     case MSG_WORK: put_work_lists(k, &m->u.work, &b->work); break;

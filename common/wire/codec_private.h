@@ -10,7 +10,8 @@
 #include "common/wire/codec.h"
 #include "proto/message.pb-c.h"
 
-#define FIELDS_FILE(V, N, T) V(model_lo) V(model_hi) V(bytes) V(has_embed) V(has_head) T(name)
+#define FIELDS_FILE(V, N, T) V(model_lo) V(model_hi) V(bytes) V(has_embed) V(has_head) V(is_whole) \
+    V(has_rest) T(name)
 #define FIELDS_HELLO(V, N, T)                                                                       \
     V(magic) V(version_min) V(version_max) N(role, enum msg_role, MSG_ROLES) T(build) T(name)       \
     T(address) T(key) N(backend, enum msg_backend, MSG_BACKENDS) T(device) V(n_threads)             \
@@ -25,6 +26,7 @@
     V(memory_used_bytes) V(n_seq) V(n_queued)
 #define FIELDS_PING(V, N, T) V(sent_us) V(echo_us) V(held_us)
 #define FIELDS_HOP(V, N, T) T(name) T(address) T(key)
+#define FIELDS_SOURCE(V, N, T) V(has_embed) V(has_head) V(has_rest) V(has_header)
 #define FIELDS_ASSIGN(V, N, T)                                                                      \
     V(model_lo) V(model_hi) T(model) V(stage_i) V(n_stage) V(layer_begin) V(layer_end) V(has_embed) \
     V(has_head) V(is_helper) V(numerics) V(precision) N(wire, enum msg_wire_format, MSG_WIRE_FORMATS) \
@@ -45,10 +47,12 @@
 #define FIELDS_EXPERTS_DONE(V, N, T) V(batch) V(layer) V(n_row) V(compute_us) V(code)
 #define FIELDS_STATE(V, N, T) V(job) V(seq) V(prefix_lo) V(prefix_hi) V(n_token)
 #define FIELDS_STATE_DONE(V, N, T) V(job) V(bytes) V(code) V(n_token) T(text)
-#define FIELDS_WEIGHTS_GET(V, N, T) V(model_lo) V(model_hi) V(offset) V(id) V(tensor) V(bytes)
+#define FIELDS_WEIGHTS_GET(V, N, T) V(model_lo) V(model_hi) V(offset) V(id) V(tensor) V(bytes) V(name)
 #define FIELDS_WEIGHTS(V, N, T)                                                                     \
     V(offset) V(total_bytes) V(file_bytes) V(hash) V(id) V(tensor) V(code) V(last)
 #define FIELDS_LINKS(V, N, T)
+#define FIELDS_FILES(V, N, T)
+#define FIELDS_PEERS(V, N, T)
 #define FIELDS_PROBE(V, N, T) V(id) V(last)
 #define FIELDS_PROBE_DONE(V, N, T) V(id) V(bytes) V(elapsed_us)
 #define FIELDS_LINK(V, N, T) T(name) V(rtt_us) V(bytes_per_s)
@@ -73,7 +77,7 @@ enum { WANT_LOGPROBS = 1, WANT_ADJUSTS = 2 };          /* Wants.flags */
     X(experts_done, ExpertsDone, EXPERTS_DONE) X(state, State, STATE)                               \
     X(state_done, StateDone, STATE_DONE) X(weights_get, WeightsGet, WEIGHTS_GET)                    \
     X(weights, Weights, WEIGHTS) X(probe, Probe, PROBE) X(probe_done, ProbeDone, PROBE_DONE)        \
-    X(links, Links, LINKS)
+    X(links, Links, LINKS) X(files, Files, FILES) X(peers, Peers, PEERS)
 
 /* Kinds and their bodies; DRAIN and DRAINED have none. */
 #define CODEC_KINDS(X)                                                                              \
@@ -86,7 +90,7 @@ enum { WANT_LOGPROBS = 1, WANT_ADJUSTS = 2 };          /* Wants.flags */
     X(STATE_LOAD, state, STATE) X(STATE_DROP, state, STATE)                                         \
     X(STATE_DONE, state_done, STATE_DONE) X(WEIGHTS_GET, weights_get, WEIGHTS_GET)                  \
     X(WEIGHTS, weights, WEIGHTS) X(PROBE, probe, PROBE) X(PROBE_DONE, probe_done, PROBE_DONE)       \
-    X(LINKS, links, LINKS)
+    X(LINKS, links, LINKS) X(FILES, files, FILES) X(PEERS, peers, PEERS)
 
 /* Control characters and what is not UTF-8 have no place in a text that may end in a log. */
 size_t codec_text_clean(const char *text, size_t n);   /* bytes before the first that may not be there */

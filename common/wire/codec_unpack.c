@@ -145,21 +145,26 @@ static void key_check(struct unpacker *u, const char *key) {
     demand(u, n == 0 || n == MSG_KEY_MAX - 1, "key", "is not 40 characters long");
 }
 
-static void get_files(struct unpacker *u, const Pleiades__Hello *from, struct msg_hello *h) {
-    key_check(u, h->key);
-    demand(u, h->version_min <= h->version_max, "versions", "are no range");
-    demand(u, h->held_begin <= h->held_end && h->held_end <= MSG_LAYERS_MAX, "held layers", "are no range");
-    if (!count_is_fine(u, "files", from->n_file, MSG_FILES_MAX)) return;
-    struct msg_file *file = take(u, from->n_file, sizeof *file);
-    for (size_t i = 0; i < from->n_file && u->rc == 0; i++) {
-        const Pleiades__File *p = from->file[i];
+static const struct msg_file *files_in(struct unpacker *u, Pleiades__File *const *from, size_t n,
+                                        uint32_t *n_out) {
+    if (!count_is_fine(u, "files", n, MSG_FILES_MAX)) return NULL;
+    struct msg_file *file = take(u, n, sizeof *file);
+    for (size_t i = 0; i < n && u->rc == 0; i++) {
+        const Pleiades__File *p = from[i];
         struct msg_file *s = &file[i];
         FIELDS_FILE(GET_V, GET_N, GET_T)
         demand(u, p->layers.len == sizeof s->layers, "layers of a file", "have another length");
         if (u->rc == 0) memcpy(s->layers, p->layers.data, sizeof s->layers);
     }
-    h->file = file;
-    h->n_file = (uint32_t)from->n_file;
+    *n_out = (uint32_t)n;
+    return file;
+}
+
+static void get_hello_lists(struct unpacker *u, const Pleiades__Hello *from, struct msg_hello *h) {
+    key_check(u, h->key);
+    demand(u, h->version_min <= h->version_max, "versions", "are no range");
+    demand(u, h->held_begin <= h->held_end && h->held_end <= MSG_LAYERS_MAX, "held layers", "are no range");
+    h->file = files_in(u, from->file, from->n_file, &h->n_file);
 }
 
 static void get_counters(const Pleiades__Counters *p, struct msg_counters *s) {
@@ -189,20 +194,34 @@ static void get_helpers(struct unpacker *u, const Pleiades__Assign *from, struct
     a->n_helper = (uint32_t)from->n_helper;
 }
 
-static void get_peers(struct unpacker *u, const Pleiades__Assign *from, struct msg_assign *a) {
-    if (!count_is_fine(u, "peers", from->n_peer, MSG_NODES_MAX)) return;
-    struct msg_key *s = take(u, from->n_peer, sizeof *s);
-    for (size_t i = 0; i < from->n_peer && u->rc == 0; i++) {
-        text_in(u, from->peer[i], s[i].text, sizeof s[i].text, "key of a peer");
+static const struct msg_key *keys_in(struct unpacker *u, char *const *from, size_t n, uint32_t *n_out) {
+    if (!count_is_fine(u, "peers", n, MSG_NODES_MAX)) return NULL;
+    struct msg_key *s = take(u, n, sizeof *s);
+    for (size_t i = 0; i < n && u->rc == 0; i++) {
+        text_in(u, from[i], s[i].text, sizeof s[i].text, "key of a peer");
         key_check(u, s[i].text);
     }
-    a->peer = s;
-    a->n_peer = (uint32_t)from->n_peer;
+    *n_out = (uint32_t)n;
+    return s;
+}
+
+static void get_weights_from(struct unpacker *u, const Pleiades__Assign *from, struct msg_assign *a) {
+    if (!count_is_fine(u, "sources", from->n_source, MSG_SOURCES_MAX)) return;
+    struct msg_source *source = take(u, from->n_source, sizeof *source);
+    for (size_t i = 0; i < from->n_source && u->rc == 0; i++) {
+        const Pleiades__Source *p = from->source[i];
+        struct msg_source *s = &source[i];
+        FIELDS_SOURCE(GET_V, GET_N, GET_T)
+        get_hop(u, p->hop, &s->hop);
+        demand(u, p->layers.len == sizeof s->layers, "layers of a source", "have another length");
+        if (u->rc == 0) memcpy(s->layers, p->layers.data, sizeof s->layers);
+    }
+    a->source = source;
+    a->n_source = (uint32_t)from->n_source;
 }
 
 static void get_plan(struct unpacker *u, const Pleiades__Assign *p, struct msg_assign *a) {
     get_hop(u, p->next, &a->next);
-    get_hop(u, p->source, &a->source);
     demand(u, a->n_stage <= MSG_STAGES_MAX && a->stage_i < a->n_stage, "stage_i", "is not below n_stage");
     demand(u, a->layer_begin < a->layer_end && a->layer_end <= MSG_LAYERS_MAX, "layers", "are no range");
     demand(u, a->expert_begin <= a->expert_end, "experts", "are no range");
@@ -211,7 +230,8 @@ static void get_plan(struct unpacker *u, const Pleiades__Assign *p, struct msg_a
     demand(u, a->n_ctx_max > 0, "n_ctx_max", "is 0");
     demand(u, a->n_credit <= MSG_BATCHES_MAX && a->n_window <= MSG_BATCHES_MAX, "window", "is too large");
     get_helpers(u, p, a);
-    get_peers(u, p, a);
+    a->peer = keys_in(u, p->peer, p->n_peer, &a->n_peer);
+    get_weights_from(u, p, a);
 }
 
 static const struct msg_timing *get_timings(struct unpacker *u, const Pleiades__Timings *p, uint32_t *n_out) {
@@ -363,7 +383,13 @@ static void check_weights_get(struct unpacker *u, const struct msg_weights_get *
 
 static void get_lists(struct unpacker *u, const Pleiades__Message *top, struct msg *m) {
     switch (m->kind) {
-    case MSG_HELLO: get_files(u, top->hello, &m->u.hello); break;
+    case MSG_HELLO: get_hello_lists(u, top->hello, &m->u.hello); break;
+    case MSG_FILES:
+        m->u.files.file = files_in(u, top->files->file, top->files->n_file, &m->u.files.n_file);
+        break;
+    case MSG_PEERS:
+        m->u.peers.peer = keys_in(u, top->peers->peer, top->peers->n_peer, &m->u.peers.n_peer);
+        break;
     case MSG_PING: get_counters(top->ping->counters, &m->u.ping.counters); break;
     case MSG_ASSIGN: get_plan(u, top->assign, &m->u.assign); break;
     case MSG_WORK: get_work_lists(u, top->work, &m->u.work); break;

@@ -18,6 +18,10 @@
  *   stage i   WORK            ->  stage i+1               a batch moves on, with its streams      data
  *             CREDIT          <-                          the batch was taken                     data
  *   last      RESULT          ->  coordinator             what the sampler needs                  control
+ *   node      WEIGHTS_GET     ->  coordinator, any node   bytes of a model                        own
+ *             WEIGHTS         <-
+ *   node      FILES           ->  coordinator             what it can read now                    control
+ *   node      PEERS           <-  coordinator             who may connect to it                   control
  *
  * Positions. A stage takes a segment only if it holds exactly pos0 tokens of the sequence, or more and
  * can go back (at most MSG_ROLLBACK). pos0 == 0 opens the sequence; so does, with another pos0, a segment
@@ -46,6 +50,7 @@ enum {
     MSG_LAYERS_MAX = 256,                          /* HP_LAYERS_MAX */
     MSG_STAGES_MAX = 64,
     MSG_HELPERS_MAX = 16,                          /* of one stage */
+    MSG_SOURCES_MAX = 8,                           /* where one node may get weights */
     MSG_FILES_MAX = 16,                            /* model files one node offers */
     MSG_PEERS_MAX = 64,                            /* measured links of one node */
     MSG_NODES_MAX = 256,                           /* nodes of one cluster */
@@ -71,6 +76,7 @@ enum msg_kind {
     MSG_STATE_SAVE, MSG_STATE_LOAD, MSG_STATE_DROP, MSG_STATE_DONE,                /* snapshots */
     MSG_WEIGHTS_GET, MSG_WEIGHTS,                 /* a share of a model file */
     MSG_PROBE, MSG_PROBE_DONE, MSG_LINKS,                                          /* how fast a link is */
+    MSG_FILES, MSG_PEERS,                         /* what changed of a HELLO and of an ASSIGN */
     MSG_KINDS
 };
 
@@ -84,7 +90,8 @@ struct msg_file {                                  /* a model file, or a shard o
     uint64_t model_lo, model_hi;                   /* fingerprint of the whole model */
     uint64_t bytes;
     uint8_t layers[MSG_LAYERS_MAX / 8];            /* bit l: all tensors of layer l are in it */
-    bool has_embed, has_head;
+    bool has_embed, has_head, has_rest;            /* rest: what belongs to no layer, an MTP block */
+    bool is_whole;                                 /* no shard: everything, and the whole model's header */
     char name[MSG_NAME_MAX];
 };
 
@@ -143,6 +150,13 @@ struct msg_helper {                                /* holds experts begin..end-1
     uint32_t expert_begin, expert_end;
 };
 
+struct msg_source {                                /* who gives weights of the model, and which */
+    struct msg_hop hop;                            /* address empty: the coordinator, over its own link */
+    uint8_t layers[MSG_LAYERS_MAX / 8];            /* as in struct msg_file */
+    bool has_embed, has_head, has_rest;
+    bool has_header;                               /* that of the whole model */
+};
+
 struct msg_assign {                   /* header.epoch is the new epoch; everything of older ones is dropped */
     uint64_t model_lo, model_hi;
     char model[MSG_NAME_MAX];
@@ -151,7 +165,6 @@ struct msg_assign {                   /* header.epoch is the new epoch; everythi
     bool has_embed, has_head;
     bool is_helper;                        /* computes experts for a lead; has no next hop and no sequences */
     struct msg_hop next;                           /* address empty on the last stage */
-    struct msg_hop source;                         /* who gives weights that are not here; empty: nobody */
     uint32_t numerics, precision;                  /* enum numerics; precision policy of the backend */
     enum msg_wire_format wire;
     uint32_t n_slot, n_ctx_max, n_rows_max;        /* sequences at once, tokens of one, rows of one batch */
@@ -162,6 +175,8 @@ struct msg_assign {                   /* header.epoch is the new epoch; everythi
     uint32_t n_helper;
     const struct msg_key *peer;                    /* all nodes of the cluster: who may connect to this one */
     uint32_t n_peer;                               /* at most MSG_NODES_MAX; 0 in a cluster without keys */
+    const struct msg_source *source;               /* of weights that are not here; a repeated ASSIGN may */
+    uint32_t n_source;                             /* name others than the first did */
 };
 
 struct msg_progress { uint64_t done_bytes, total_bytes; bool is_transfer; };
@@ -293,13 +308,15 @@ struct msg_state_done { uint64_t job, bytes; int32_t code; uint32_t n_token; cha
 /* ---- weights ---- */
 
 /* A receiver that has nothing asks for the header first: tensor MSG_WEIGHTS_HEADER is the GGUF header of
- * the whole model, as one file would have it. Then it asks for bytes of tensors, by their place in that
- * header's table. One GET is answered by one WEIGHTS, so the receiver decides how much is on its way. */
+ * the whole model, as one file would have it. Then it asks for bytes of tensors, by name: files of the same
+ * model may have them in another order. One GET is answered by one WEIGHTS, so the receiver decides how
+ * much is on its way. */
 struct msg_weights_get {
     uint64_t model_lo, model_hi;
-    uint64_t offset;                               /* in the tensor */
+    uint64_t name;                                 /* XXH3-64 of the tensor's name; 0 with the header */
+    uint64_t offset;                               /* in the tensor of the whole model */
     uint32_t id;                                   /* comes back with the answer */
-    uint32_t tensor, bytes;
+    uint32_t tensor, bytes;                        /* tensor: comes back; else only HEADER matters */
 };
 
 struct msg_weights {                               /* payload: the bytes */
@@ -319,6 +336,11 @@ struct msg_probe_done { uint32_t id; uint64_t bytes, elapsed_us; };
 
 struct msg_link { char name[MSG_NAME_MAX]; uint32_t rtt_us; uint64_t bytes_per_s; };
 struct msg_links { const struct msg_link *link; uint32_t n_link; };                /* node to coordinator */
+
+/* ---- what changed ---- */
+
+struct msg_files { const struct msg_file *file; uint32_t n_file; };    /* instead of those of the HELLO */
+struct msg_peers { const struct msg_key *peer; uint32_t n_peer; };     /* instead of those of the ASSIGN */
 
 /* ---- the message ---- */
 
@@ -354,6 +376,8 @@ struct msg {
         struct msg_probe probe;
         struct msg_probe_done probe_done;
         struct msg_links links;
+        struct msg_files files;
+        struct msg_peers peers;
     } u;
 };
 

@@ -41,11 +41,14 @@ static void check_promises(const struct msg *m, uint32_t payload) {
     case MSG_ASSIGN:
         CHECK(m->u.assign.n_helper <= MSG_HELPERS_MAX && m->u.assign.layer_begin < m->u.assign.layer_end);
         CHECK(m->u.assign.layer_end <= MSG_LAYERS_MAX && m->u.assign.n_rows_max <= MSG_ROWS_MAX);
+        CHECK(m->u.assign.n_source <= MSG_SOURCES_MAX && m->u.assign.n_peer <= MSG_NODES_MAX);
         break;
     case MSG_WORK: check_work(&m->u.work); break;
     case MSG_RESULT: check_result(&m->u.result, payload); break;
     case MSG_SYNC: check_sync(&m->u.sync); break;
     case MSG_LINKS: CHECK(m->u.links.n_link <= MSG_PEERS_MAX); break;
+    case MSG_FILES: CHECK(m->u.files.n_file <= MSG_FILES_MAX); break;
+    case MSG_PEERS: CHECK(m->u.peers.n_peer <= MSG_NODES_MAX); break;
     default: break;
     }
 }

@@ -84,6 +84,32 @@ static inline void any_hop(struct any_msg *a, struct msg_hop *h) {
     any_key(a, h->key);
 }
 
+static inline const struct msg_file *any_files(struct any_msg *a, uint32_t *n) {
+    struct msg_file *f;
+    *n = any_count(a, 0, MSG_FILES_MAX);
+    ANY_LIST(a, f, *n);
+    for (uint32_t i = 0; i < *n; i++) {
+        f[i].model_lo = any_u64(a);
+        f[i].model_hi = any_u64(a);
+        f[i].bytes = any_u64(a);
+        for (size_t l = 0; l < sizeof f[i].layers; l++) f[i].layers[l] = (uint8_t)any_between(a, 0, 255);
+        f[i].has_embed = any_bool(a);
+        f[i].has_head = any_bool(a);
+        f[i].is_whole = any_bool(a);
+        f[i].has_rest = any_bool(a);
+        any_text(a, f[i].name, sizeof f[i].name);
+    }
+    return f;
+}
+
+static inline const struct msg_key *any_keys(struct any_msg *a, uint32_t *n) {
+    struct msg_key *k;
+    *n = any_count(a, 0, MSG_NODES_MAX);
+    ANY_LIST(a, k, *n);
+    for (uint32_t i = 0; i < *n; i++) any_key(a, k[i].text);
+    return k;
+}
+
 static inline void any_hello(struct any_msg *a, struct msg_hello *h) {
     h->magic = MSG_MAGIC;
     h->version_min = any_u32(a) >> 1;
@@ -105,18 +131,7 @@ static inline void any_hello(struct any_msg *a, struct msg_hello *h) {
     h->held_model_hi = any_u64(a);
     h->held_begin = (uint32_t)any_between(a, 0, MSG_LAYERS_MAX);
     h->held_end = (uint32_t)any_between(a, h->held_begin, MSG_LAYERS_MAX);
-    h->n_file = any_count(a, 0, MSG_FILES_MAX);
-    struct msg_file *f;
-    h->file = ANY_LIST(a, f, h->n_file);
-    for (uint32_t i = 0; i < h->n_file; i++) {
-        f[i].model_lo = any_u64(a);
-        f[i].model_hi = any_u64(a);
-        f[i].bytes = any_u64(a);
-        for (size_t l = 0; l < sizeof f[i].layers; l++) f[i].layers[l] = (uint8_t)any_between(a, 0, 255);
-        f[i].has_embed = any_bool(a);
-        f[i].has_head = any_bool(a);
-        any_text(a, f[i].name, sizeof f[i].name);
-    }
+    h->file = any_files(a, &h->n_file);
 }
 
 static inline void any_assign(struct any_msg *a, struct msg_assign *p) {
@@ -131,7 +146,6 @@ static inline void any_assign(struct any_msg *a, struct msg_assign *p) {
     p->has_head = any_bool(a);
     p->is_helper = any_bool(a);
     any_hop(a, &p->next);
-    any_hop(a, &p->source);
     p->numerics = any_u32(a);
     p->precision = any_u32(a);
     p->wire = (enum msg_wire_format)any_between(a, 0, MSG_WIRE_FORMATS - 1);
@@ -151,10 +165,18 @@ static inline void any_assign(struct any_msg *a, struct msg_assign *p) {
         h[i].expert_begin = at += (uint32_t)any_between(a, 0, 3);
         h[i].expert_end = at += (uint32_t)any_between(a, 1, 64);
     }
-    p->n_peer = any_count(a, 0, MSG_NODES_MAX);
-    struct msg_key *k;
-    p->peer = ANY_LIST(a, k, p->n_peer);
-    for (uint32_t i = 0; i < p->n_peer; i++) any_key(a, k[i].text);
+    p->peer = any_keys(a, &p->n_peer);
+    p->n_source = any_count(a, 0, MSG_SOURCES_MAX);
+    struct msg_source *s;
+    p->source = ANY_LIST(a, s, p->n_source);
+    for (uint32_t i = 0; i < p->n_source; i++) {
+        any_hop(a, &s[i].hop);
+        for (size_t l = 0; l < sizeof s[i].layers; l++) s[i].layers[l] = (uint8_t)any_between(a, 0, 255);
+        s[i].has_embed = any_bool(a);
+        s[i].has_head = any_bool(a);
+        s[i].has_rest = any_bool(a);
+        s[i].has_header = any_bool(a);
+    }
 }
 
 static inline const struct msg_timing *any_timings(struct any_msg *a, uint32_t *n) {
@@ -276,6 +298,7 @@ static inline void any_weights(struct any_msg *a, struct msg *m) {
     if (m->kind == MSG_WEIGHTS_GET) {
         struct msg_weights_get *g = &m->u.weights_get;
         g->model_lo = any_u64(a), g->model_hi = any_u64(a);
+        g->name = any_u64(a);
         g->offset = any_u64(a) / 2;
         g->id = any_u32(a), g->tensor = any_u32(a);
         g->bytes = (uint32_t)any_between(a, 1, MSG_PIECE_BYTES_MAX);
@@ -377,6 +400,8 @@ static inline void any_msg_make(struct any_msg *a, enum msg_kind kind, struct ms
     case MSG_WEIGHTS_GET:
     case MSG_WEIGHTS: any_weights(a, m); break;
     case MSG_LINKS: any_links(a, &m->u.links); break;
+    case MSG_FILES: m->u.files.file = any_files(a, &m->u.files.n_file); break;
+    case MSG_PEERS: m->u.peers.peer = any_keys(a, &m->u.peers.n_peer); break;
     default: any_small(a, m); break;
     }
 }

@@ -22,6 +22,7 @@ static inline int msg_lists(struct msg *m, struct msg_list list[MSG_LISTS_MAX]) 
     case MSG_ASSIGN:
         MSG_LIST(m->u.assign.helper, m->u.assign.n_helper);
         MSG_LIST(m->u.assign.peer, m->u.assign.n_peer);
+        MSG_LIST(m->u.assign.source, m->u.assign.n_source);
         break;
     case MSG_WORK:
         MSG_LIST(m->u.work.seg, m->u.work.n_seg);
@@ -39,6 +40,8 @@ static inline int msg_lists(struct msg *m, struct msg_list list[MSG_LISTS_MAX]) 
         MSG_LIST(m->u.sync.dead, m->u.sync.n_dead);
         break;
     case MSG_LINKS: MSG_LIST(m->u.links.link, m->u.links.n_link); break;
+    case MSG_FILES: MSG_LIST(m->u.files.file, m->u.files.n_file); break;
+    case MSG_PEERS: MSG_LIST(m->u.peers.peer, m->u.peers.n_peer); break;
     default: break;
     }
 #undef MSG_LIST

@@ -13,7 +13,8 @@ struct bench {
     uint64_t now_ns;
     struct msg msg;
     uint32_t n_stage;                             /* the planner makes so many, or fails */
-    bool bad_plan;
+    bool bad_plan, wide;                          /* wide: two layers in the one stage */
+    const char *gives;                            /* name of the coordinator as a source */
     int sample_code;
     int32_t next_token, end_token;
     struct handle request;
@@ -27,11 +28,15 @@ static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, 
     (void)node;
     if (n_node < b.n_stage) return err_set(e, ERR_NOMEM, "%u nodes are too few", n_node);
     out->n_stage = b.n_stage;
+    out->model_lo = 7;
+    out->model_hi = 8;
+    if (b.gives) snprintf(out->source.hop.name, sizeof out->source.hop.name, "%s", b.gives);
     out->n_slot = 4;
     out->n_ctx_max = 64;
     out->n_rows_max = 32;
     out->n_credit = 2;
-    for (uint32_t i = 0; i < b.n_stage; i++)
+    if (b.wide) out->stage[0] = (struct coord_plan_stage){ .layer_end = 2 };
+    for (uint32_t i = 0; i < b.n_stage && !b.wide; i++)
         out->stage[i] =
             (struct coord_plan_stage){ .node = b.bad_plan ? 0 : i, .layer_begin = i, .layer_end = i + 1 };
     return 0;
@@ -135,7 +140,7 @@ static const struct msg *sent(enum msg_kind kind) {
     return sent_nth(kind, 0);
 }
 
-static void hello(uint32_t link, const char *name, uint64_t incarnation) {
+static void hello_with(uint32_t link, const char *name, uint64_t incarnation, const struct msg_file *file) {
     struct msg *m = msg_from(MSG_HELLO, incarnation);
     m->u.hello = (struct msg_hello){
         .magic = MSG_MAGIC, .version_min = 1, .version_max = 1, .role = MSG_ROLE_NODE
@@ -143,7 +148,14 @@ static void hello(uint32_t link, const char *name, uint64_t incarnation) {
     m->epoch = 0;
     snprintf(m->u.hello.name, sizeof m->u.hello.name, "%s", name);
     snprintf(m->u.hello.address, sizeof m->u.hello.address, "tcp://%s:1", name);
+    snprintf(m->u.hello.key, sizeof m->u.hello.key, "%.1s234567890123456789012345678901234567890", name);
+    m->u.hello.file = file;
+    m->u.hello.n_file = file != NULL;
     deliver(link, (struct payload){ 0 });
+}
+
+static void hello(uint32_t link, const char *name, uint64_t incarnation) {
+    hello_with(link, name, incarnation, NULL);
 }
 
 static void say(uint32_t link, enum msg_kind kind) {
@@ -260,6 +272,108 @@ static void an_assignment_is_repeated_until_it_is_answered(void **state) {
     tick(1000);
     assert_non_null(sent(MSG_ASSIGN));
     assert_null(sent_nth(MSG_ASSIGN, 1));         /* only to the one that has not answered */
+}
+
+/* ---- weights ---- */
+
+static struct msg_file layers(uint8_t bits, bool embed, bool head) {
+    return (struct msg_file){ .model_lo = 7, .model_hi = 8, .layers = { bits }, .has_embed = embed,
+                              .has_head = head };
+}
+
+static const struct msg_assign *assigned(uint32_t stage_i) {
+    for (uint32_t i = 0; sent_nth(MSG_ASSIGN, i); i++)
+        if (sent_nth(MSG_ASSIGN, i)->u.assign.stage_i == stage_i) return &sent_nth(MSG_ASSIGN, i)->u.assign;
+    return NULL;
+}
+
+/* Three nodes, two of them in the plan: the spare has all, the second its own layer. */
+static void an_assignment_names_those_who_have_what_it_needs(void **state) {
+    (void)state;
+    struct msg_file whole = layers(3, true, true), second = layers(2, false, true), other = whole;
+    whole.is_whole = whole.has_rest = true;
+    other.model_lo = 1;
+    b.config.n_node_expected = 3;
+    coord_free(b.coord);
+    b.coord = coord_new(&b.config);
+    b.gives = "the coordinator";
+    tick(0);
+    hello_with(A, "a", A, &other);
+    hello_with(B, "b", B, &second);
+    hello_with(13, "s", 13, &whole);
+    const struct msg_assign *a = assigned(0);
+    assert_int_equal(a->n_source, 2);              /* b has nothing of layer 0 */
+    assert_string_equal(a->source[0].hop.name, "s");
+    assert_string_equal(a->source[0].hop.address, "tcp://s:1");
+    assert_true(a->source[0].has_header && a->source[0].has_rest && a->source[0].layers[0] == 3);
+    assert_string_equal(a->source[1].hop.name, "the coordinator");
+    assert_string_equal(a->source[1].hop.address, "");
+    a = assigned(1);                               /* itself is no source */
+    assert_int_equal(a->n_source, 2);
+    assert_string_equal(a->source[0].hop.name, "s");
+    b.msg.kind = MSG_NONE;
+    step((struct coord_event){ .kind = COORD_EV_LINK_CLOSED, .link = 13 });
+    tick(1000);
+    a = assigned(0);                               /* it is gone: not a source any more */
+    assert_int_equal(a->n_source, 1);
+    assert_string_equal(a->source[0].hop.name, "the coordinator");
+}
+
+static void files_that_a_node_fetched_make_it_a_source(void **state) {
+    (void)state;
+    struct msg_file first = layers(1, true, false);
+    struct coord_node_view v;
+    tick(0);
+    hello(A, "a", A);
+    hello(B, "b", B);
+    assert_int_equal(assigned(0)->n_source, 0);
+    msg_from(MSG_FILES, B)->u.files = (struct msg_files){ &first, 1 };
+    deliver(B, (struct payload){ 0 });
+    assert_true(coord_view_node(b.coord, 1, &v) && v.hello->n_file == 1 && v.hello->file[0].has_embed);
+    tick(1000);
+    assert_int_equal(assigned(0)->n_source, 1);
+    assert_string_equal(assigned(0)->source[0].hop.name, "b");
+    assert_false(assigned(0)->source[0].has_header);
+    msg_from(MSG_FILES, B)->u.files = (struct msg_files){ NULL, 0 };
+    deliver(B, (struct payload){ 0 });
+    tick(1000);
+    assert_int_equal(assigned(0)->n_source, 0);
+}
+
+/* Also those who have no part in the plan: they may be asked for weights. */
+static void everybody_hears_the_keys_of_a_newcomer(void **state) {
+    (void)state;
+    serve();
+    hello(13, "s", 13);
+    uint32_t n = 0;
+    for (const struct msg *m; (m = sent_nth(MSG_PEERS, n)); n++) assert_int_equal(m->u.peers.n_peer, 3);
+    assert_int_equal(n, 3);
+    tick(1000);
+    assert_null(sent(MSG_PEERS));
+}
+
+/* Those who together have all come first, however many have the same half. */
+static void what_is_rare_is_named_before_what_many_have(void **state) {
+    (void)state;
+    struct msg_file first = layers(1, true, false), second = layers(2, false, true);
+    b.config.n_node_max = 16;
+    b.config.n_node_expected = 14;
+    b.n_stage = 1;
+    coord_free(b.coord);
+    coord_outs_deinit(&b.outs);
+    b.coord = coord_new(&b.config);
+    coord_outs_init(&b.outs, &b.config);
+    b.wide = true;
+    tick(0);
+    for (uint32_t i = 0; i < 14; i++) {
+        char name[2] = { (char)('a' + i), 0 };
+        hello_with(A + i, name, A + i, i == 0 ? NULL : i == 13 ? &second : &first);
+    }
+    const struct msg_assign *a = assigned(0);
+    uint32_t n_second = 0;
+    assert_int_equal(a->n_source, MSG_SOURCES_MAX);
+    for (uint32_t i = 0; i < a->n_source; i++) n_second += a->source[i].has_head;
+    assert_int_equal(n_second, 1);
 }
 
 static void a_second_process_with_a_name_is_refused_while_the_first_lives(void **state) {
@@ -887,6 +1001,10 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(waits_for_the_expected_nodes_then_assigns),
         CASE(an_assignment_is_repeated_until_it_is_answered),
+        CASE(an_assignment_names_those_who_have_what_it_needs),
+        CASE(files_that_a_node_fetched_make_it_a_source),
+        CASE(everybody_hears_the_keys_of_a_newcomer),
+        CASE(what_is_rare_is_named_before_what_many_have),
         CASE(a_second_process_with_a_name_is_refused_while_the_first_lives),
         CASE(strangers_disturb_nothing),
         CASE(the_loss_of_a_spare_changes_nothing),

@@ -287,6 +287,50 @@ static void loads_tells_and_tells_again(void **state) {
     assert_non_null(sent(MSG_READY));
 }
 
+static void a_repeated_assignment_may_name_other_sources(void **state) {
+    (void)state;
+    struct msg_assign a = assign_of(0, 1);
+    struct msg_source source[2] = { { .has_header = true }, { .has_head = true } };
+    tick(0);
+    welcome(NODE_LINK_COORDINATOR, b.coordinator);
+    a.source = source;
+    a.n_source = 1;
+    assign(1, &a);
+    assert_int_equal(find(NODE_OUT_LOAD, 0)->assign->n_source, 1);
+    assign(1, &a);
+    assert_null(find(NODE_OUT_SOURCES, 0));
+    a.n_source = 2;
+    assign(1, &a);
+    const struct node_out *o = find(NODE_OUT_SOURCES, 0);
+    assert_true(o && o->epoch == 1 && o->assign->n_source == 2 && o->assign->source[1].has_head);
+    source[0].has_head = true;
+    assign(1, &a);
+    assert_non_null(find(NODE_OUT_SOURCES, 0));
+    a.n_source = 0;
+    assign(1, &a);
+    assert_int_equal(find(NODE_OUT_SOURCES, 0)->assign->n_source, 0);
+    loaded(1, 0);
+    a.n_source = 2;
+    assign(1, &a);
+    assert_null(find(NODE_OUT_SOURCES, 0));        /* it has what it needs */
+}
+
+static void files_that_changed_are_told_and_said_in_every_later_hello(void **state) {
+    (void)state;
+    static const struct msg_file file[2] = { { .bytes = 1 }, { .bytes = 2 } };
+    struct node_event ev = { .kind = NODE_EV_FILES, .files = { file, 2 } };
+    tick(0);
+    step(ev);
+    assert_null(sent(MSG_FILES));                  /* nobody is there to hear it: HELLO will say it */
+    welcome(NODE_LINK_COORDINATOR, b.coordinator);
+    ev.files.n_file = 1;
+    step(ev);
+    assert_true(sent(MSG_FILES) && sent(MSG_FILES)->u.files.n_file == 1);
+    tick(60000);
+    assert_true(sent(MSG_HELLO) && sent(MSG_HELLO)->u.hello.n_file == 1);
+    assert_int_equal(sent(MSG_HELLO)->u.hello.file[0].bytes, 1);
+}
+
 static void a_load_that_fails_says_why_as_often_as_asked(void **state) {
     (void)state;
     struct msg_assign a = assign_of(0, 1);
@@ -735,6 +779,8 @@ int main(void) {
         CASE(strangers_are_refused_and_their_bytes_given_back),
         CASE(another_process_on_a_known_link_has_to_introduce_itself),
         CASE(loads_tells_and_tells_again),
+        CASE(a_repeated_assignment_may_name_other_sources),
+        CASE(files_that_changed_are_told_and_said_in_every_later_hello),
         CASE(a_load_that_fails_says_why_as_often_as_asked),
         CASE(the_end_of_an_older_load_means_nothing),
         CASE(an_assignment_that_contradicts_itself_is_refused),
