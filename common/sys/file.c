@@ -218,8 +218,10 @@ int file_writer_new_private(struct file_writer **out, const char *path, struct e
     if (is_special(path)) return err_set(e, ERR_INVALID, "%s: not a plain file", path);
     int rc = writer_new(out, path, 0600, e);
     if (rc < 0 || fchmod((*out)->fd, 0600) == 0) return rc;   /* of a .tmp that somebody else left */
+    rc = err_errno(e, ERR_IO, "%s: cannot be made private", path);
     file_writer_abort(*out);
-    return err_errno(e, ERR_IO, "%s: cannot be made private", path);
+    *out = NULL;
+    return rc;
 }
 
 static int write_out(struct file_writer *w, const uint8_t *data, size_t size, struct err *e) {

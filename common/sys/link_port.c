@@ -151,7 +151,7 @@ bool link_port_event(struct port *p, uint16_t *event, uint32_t *value) {
 static void inbound_piece(struct links *l, struct inbound *in, zmq_msg_t *m, bool more) {
     size_t n = zmq_msg_size(m), most = l->config.payload_bytes_max;
     if (n > most - in->bytes || (more && n != PIECE_BYTES)) in->wrong = true;
-    if (in->wrong || in->lost) return;
+    if (in->wrong || in->lost || n == 0) return;  /* an empty part is no payload */
     if (!in->payload.generation) in->payload = slots_take(l->config.slots, more ? most : n);
     in->lost = !in->payload.generation;
     if (in->lost) return;

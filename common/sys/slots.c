@@ -37,6 +37,7 @@ struct slots {
     struct slot *slot;                            /* big ones first */
     atomic_uint_fast64_t *back;                   /* one bit per slot */
     uint32_t n;
+    atomic_uint n_returning;                      /* threads inside slots_return */
     struct loop_wake *wake;
 };
 
@@ -90,9 +91,11 @@ void slots_return(void *data, void *lease) {
     struct slots *s = slot->slots;
     uint32_t i = (uint32_t)(slot - s->slot);
     (void)data;
+    atomic_fetch_add_explicit(&s->n_returning, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&slot->n_back, 1, memory_order_release);
     atomic_fetch_or_explicit(&s->back[i / 64], UINT64_C(1) << i % 64, memory_order_release);
     loop_wake(s->wake);
+    atomic_fetch_sub_explicit(&s->n_returning, 1, memory_order_release);      /* s may be gone from here on */
 }
 
 void *slots_lend(struct slots *s, struct payload p) {
@@ -137,7 +140,7 @@ static bool has_leases(const struct slots *s) {
 }
 
 /* Of closed sockets zmq lets go in threads of its own; those of a context that others still use a
- * moment later. */
+ * moment later. Who has given the last lease back may not have woken the loop yet. */
 void slots_free(struct slots *s) {
     if (!s) return;
     collect(s);
@@ -146,6 +149,7 @@ void slots_free(struct slots *s) {
         collect(s);
     }
     for (uint32_t i = 0; i < s->n; i++) CHECK(s->slot[i].n_lease == 0);
+    while (atomic_load_explicit(&s->n_returning, memory_order_acquire)) clock_sleep_ms(1);
     loop_wake_free(s->wake);
     munmap(s->base, s->bytes);
     pool_deinit(&s->big);

@@ -117,6 +117,17 @@ static void hand_out(void *ctx) {
     if (any) signal_to(w, &w->to_worker);
 }
 
+static void worker_free(struct worker *w) {
+    loop_wake_free(w->wake);
+    pthread_mutex_destroy(&w->mutex);
+    pthread_cond_destroy(&w->to_worker);
+    pthread_cond_destroy(&w->to_loop);
+    ring_deinit(&w->jobs);
+    ring_deinit(&w->answers);
+    ring_deinit(&w->mail);
+    free(w);
+}
+
 int worker_start(struct worker **out, struct loop *l, const struct worker_config *config, struct err *e) {
     struct worker *w = xcalloc(1, sizeof *w);
     w->config = *config;
@@ -129,9 +140,7 @@ int worker_start(struct worker **out, struct loop *l, const struct worker_config
     atomic_store(&w->since_ns, clock_now_ns());
     w->wake = loop_wake_new(l, hand_out, w);
     if (pthread_create(&w->thread, NULL, thread_main, w) != 0) {
-        w->exited = true;
-        loop_wake_free(w->wake);
-        free(w);
+        worker_free(w);
         return err_set(e, ERR_NOMEM, "no more threads can be made");
     }
     *out = w;
@@ -165,12 +174,5 @@ void worker_stop(struct worker *w, void (*drop)(void *ctx, void *job)) {
     hand_out(w);
     for (void *job; (job = ring_pop(&w->jobs));)
         if (drop) drop(w->config.ctx, job);
-    loop_wake_free(w->wake);
-    pthread_mutex_destroy(&w->mutex);
-    pthread_cond_destroy(&w->to_worker);
-    pthread_cond_destroy(&w->to_loop);
-    ring_deinit(&w->jobs);
-    ring_deinit(&w->answers);
-    ring_deinit(&w->mail);
-    free(w);
+    worker_free(w);
 }

@@ -24,28 +24,31 @@ static int events_of(struct zpump *z) {
     return events;
 }
 
-static void pump(struct zpump *z);
+static void pump(struct zpump *z, bool in_hook);
 
 static void on_idle(uv_idle_t *again) {
-    pump(again->data);
+    pump(again->data, false);
 }
 
-static void pump(struct zpump *z) {
-    for (int left = ZPUMP_BUDGET; left > 0 && (events_of(z) & ZMQ_POLLIN); left--)
-        if (!z->receive(z->ctx)) break;
+/* Whoever got a message in a hook may have called other sockets, whose hooks were before this one, and
+ * eaten their signals: nobody waits before a round in which no hook has anything to hand out. */
+static void pump(struct zpump *z, bool in_hook) {
+    int left = ZPUMP_BUDGET;
+    while (left > 0 && (events_of(z) & ZMQ_POLLIN) && z->receive(z->ctx)) left--;
     if (z->closing) return;                       /* its handles are on their way out */
-    if (events_of(z) & ZMQ_POLLIN) uv_idle_start(&z->again, on_idle);
+    bool again = (in_hook && left < ZPUMP_BUDGET) || (events_of(z) & ZMQ_POLLIN);
+    if (again) uv_idle_start(&z->again, on_idle);
     else uv_idle_stop(&z->again);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
     (void)status;
     (void)events;
-    pump(poll->data);
+    pump(poll->data, false);
 }
 
 static void on_hook(struct loop_hook *hook) {
-    pump((struct zpump *)(void *)((char *)hook - offsetof(struct zpump, hook)));
+    pump((struct zpump *)(void *)((char *)hook - offsetof(struct zpump, hook)), true);
 }
 
 static void on_closed(uv_handle_t *handle) {

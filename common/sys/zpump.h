@@ -2,9 +2,9 @@
  *
  * zmq's descriptor signals edges, libuv polls levels, and every call on a socket may eat the signal. So
  * the pump asks the socket itself (ZMQ_EVENTS) whenever the descriptor stirs, and once more in every round
- * right before the loop would wait: by then whatever ran in the round has made its calls. It takes
- * ZPUMP_BUDGET messages at most, then lets others run and comes round again. Belongs to the loop's
- * thread. The socket stays the owner's. */
+ * right before the loop would wait: by then whatever ran in the round has made its calls. What is handed
+ * out only there causes calls, too, so another round follows it. It takes ZPUMP_BUDGET messages at most,
+ * then lets others run and comes round again. Belongs to the loop's thread. The socket stays the owner's. */
 #ifndef SYS_ZPUMP_H
 #define SYS_ZPUMP_H
 

@@ -11,6 +11,7 @@
 #include "common/sys/loop.h"
 #include "common/sys/once.h"
 #include "common/sys/slots.h"
+#include "common/sys/zpump.h"
 #include "tests/harness/scratch.h"
 
 #include <arpa/inet.h>
@@ -266,6 +267,17 @@ static void empty_header_frames_are_nothing(void **state) {
 }
 
 /* ---- what is lost ---- */
+
+static void an_empty_payload_is_none(void **state) {
+    struct two t;
+    (void)state;
+    two_open(&t);
+    assert_int_equal(0, links_send(t.client.links, 1, "x", 1, slots_take(t.client.slots, 0), false));
+    assert_true(wait_for(t.loop, &t.door.n_frame, 1, LONG_MS));
+    assert_int_equal(0, t.door.payload.generation);
+    assert_int_equal(0, slots_used(t.door.slots));
+    two_close(&t);
+}
 
 static void what_goes_to_nobody_is_lost_and_its_payload_freed(void **state) {
     struct loop *l = new_loop();
@@ -743,6 +755,77 @@ static void no_message_is_stuck_while_timers_send_in_threads(void **state) {
     }
 }
 
+/* Two pairs of sockets. What comes in over the first makes its owner write to itself over the second, and
+ * look whether it is there, which eats the signal. */
+struct eater { struct loop *loop; void *zmq, *in[2], *out[2]; struct zpump *pump[2]; bool came, late; };
+
+static void pair_open(struct eater *x, int i) {
+    char name[32];
+    snprintf(name, sizeof name, "inproc://pair-%d", i);
+    x->in[i] = zmq_socket(x->zmq, ZMQ_PAIR);
+    x->out[i] = zmq_socket(x->zmq, ZMQ_PAIR);
+    assert_int_equal(0, zmq_bind(x->in[i], name));
+    assert_int_equal(0, zmq_connect(x->out[i], name));
+}
+
+static void send_and_eat(struct eater *x, int i) {
+    int events = 0;
+    size_t size = sizeof events;
+    assert_int_equal(1, zmq_send(x->out[i], "x", 1, 0));
+    while (!(events & ZMQ_POLLIN)) assert_int_equal(0, zmq_getsockopt(x->in[i], ZMQ_EVENTS, &events, &size));
+}
+
+static bool first_came(void *ctx) {
+    struct eater *x = ctx;
+    char byte;
+    if (zmq_recv(x->in[0], &byte, 1, ZMQ_DONTWAIT) < 0) return false;
+    send_and_eat(x, 1);
+    return true;
+}
+
+static bool second_came(void *ctx) {
+    struct eater *x = ctx;
+    char byte;
+    if (zmq_recv(x->in[1], &byte, 1, ZMQ_DONTWAIT) < 0) return false;
+    x->came = true;
+    loop_stop(x->loop);
+    return true;
+}
+
+static void on_late(void *ctx) {
+    struct eater *x = ctx;
+    x->late = !x->came;
+    loop_stop(x->loop);
+}
+
+static void what_a_hook_causes_is_seen_before_the_loop_waits(void **state) {
+    (void)state;
+    for (int order = 0; order < 2; order++) {     /* whichever hook runs first */
+        struct eater x = { .loop = new_loop(), .zmq = zmq_ctx_new() };
+        struct err e;
+        pair_open(&x, 0);
+        pair_open(&x, 1);
+        for (int k = 0; k < 2; k++) {
+            int i = k ^ order;
+            assert_fine(
+                zpump_new(&x.pump[i], x.loop, x.in[i], i ? second_came : first_came, &x, &e), &e);
+        }
+        struct loop_timer *timer = loop_timer_new(x.loop, on_late, &x);
+        loop_timer_set(timer, clock_now_ns() + 300 * MS);
+        send_and_eat(&x, 0);                      /* so that its hook finds it, not its descriptor */
+        loop_run(x.loop);
+        assert_true(x.came && !x.late);
+        loop_timer_free(timer);
+        for (int i = 0; i < 2; i++) {
+            zpump_free(x.pump[i]);
+            zmq_close(x.in[i]);
+            zmq_close(x.out[i]);
+        }
+        zmq_ctx_term(x.zmq);
+        loop_free(x.loop);
+    }
+}
+
 /* ---- log lines ---- */
 
 static void an_address_is_worth_one_line_an_hour(void **state) {
@@ -768,6 +851,7 @@ int main(void) {
         TEST(a_borrowed_payload_stays_with_its_owner),
         TEST(inproc_links_carry_the_same_frames),
         TEST(empty_header_frames_are_nothing),
+        TEST(an_empty_payload_is_none),
         TEST(what_goes_to_nobody_is_lost_and_its_payload_freed),
         TEST(a_client_that_leaves_is_reported_soon),
         TEST(a_link_dials_again_when_the_door_comes_back),
@@ -781,6 +865,7 @@ int main(void) {
         TEST(a_node_lets_in_only_whom_the_plan_names),
         TEST(those_without_the_right_keys_stay_outside),
         TEST(no_message_is_stuck_while_timers_send_in_threads),
+        TEST(what_a_hook_causes_is_seen_before_the_loop_waits),
         TEST(an_address_is_worth_one_line_an_hour),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
