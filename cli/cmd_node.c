@@ -18,8 +18,8 @@ int cmd_node(int argc, char **argv) {
         OPT_STRING('j', "join", &c.join, "HOST:PORT",
                    "the coordinator; with a key, what the key says"),
         OPT_STRING('k', "key", &c.key_path, "FILE",
-                   "the line that `pleiades keys invite` printed, later this node's own key; - "
-                   "reads the line"),
+                   "the line that `pleiades keys invite` printed, later this node's own key; - reads "
+                   "the line, without --key it is $PLEIADES_TOKEN, and the own key goes to --store"),
         OPT_FLAG(0, "insecure", &insecure,
                  "no key: everybody on the network can join, listen and alter"),
         OPT_STRING(0, "name", &c.name, "NAME",
@@ -58,11 +58,16 @@ int cmd_node(int argc, char **argv) {
     };
     int n_args = opts_parse(&spec, argc, argv);
     if (n_args < 0) return opts_exit_status(n_args);
-    if (!c.join && !c.key_path) return opts_usage_error(&spec, "--join HOST:PORT or --key FILE is required");
-    if (!c.key_path && !insecure) return opts_usage_error(&spec, "--key FILE is required, or --insecure");
+    const char *token = getenv("PLEIADES_TOKEN");
+    c.key_from_environment = !c.key_path && !insecure && token && *token;
+    if (!c.key_path && !c.key_from_environment && !insecure)
+        return opts_usage_error(&spec, "--key FILE is required, or --insecure");
     if (c.key_path && insecure) return opts_usage_error(&spec, "--key and --insecure contradict each other");
+    if (insecure && !c.join) return opts_usage_error(&spec, "--join HOST:PORT is required with --insecure");
     if (!c.model_path && !c.store_path)
         return opts_usage_error(&spec, "--model FILE or --store DIR is required");
+    if (!c.store_path && (c.key_from_environment || (c.key_path && strcmp(c.key_path, "-") == 0)))
+        return opts_usage_error(&spec, "--store DIR is required: this machine's own key is kept there");
     char address[300];
     bool has_port = bind && strrchr(bind, ':') && !strchr(strrchr(bind, ':'), ']');
     snprintf(address, sizeof address, "tcp://%.250s%s", bind ? bind : "0.0.0.0", has_port ? "" : ":0");

@@ -19,7 +19,7 @@ static int local_start(void **out, const struct service_local_config *c, struct 
     struct node_process_config config = { .join = c->join,
                                           .name = c->name,
                                           .bind = c->bind,
-                                          .keyring = c->keyring,
+                                          .cluster_keys = c->key_path,
                                           .model_path = c->model_path,
                                           .backend = c->backend,
                                           .memory_bytes = c->memory_bytes,

@@ -113,7 +113,7 @@ static void refuse(struct service *s, uint32_t link, int code, const char *text)
 /* Whether the key under which the link came in belongs to who it says it is. */
 static int admit(struct service *s, uint32_t link, const struct msg_hello *h, struct err *e) {
     if (!s->keyring || link < SERVICE_NODE_FIRST) return 0;
-    return links_admit(s->node_links, link, h->name, h->key, h->role == MSG_ROLE_TOOL, e);
+    return links_admit(s->node_links, link, h->name, h->key, e);
 }
 
 static void on_frame(void *ctx, uint32_t link, const void *header, size_t header_bytes,
@@ -317,7 +317,7 @@ static int start_local(struct service *s, struct err *e) {
     struct service_local_config local = { .net = s->net,
                                           .join = s->local_address,
                                           .bind = c->bind ? bind : NULL,
-                                          .keyring = s->keyring,
+                                          .key_path = c->key_path,
                                           .name = c->local_name ? c->local_name : "local",
                                           .model_path = c->model_path,
                                           .backend = c->backend,

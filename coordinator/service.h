@@ -110,14 +110,13 @@ void service_totals(struct service *s, struct service_totals *out);
 /* ---- its life ---- */
 
 struct net;
-struct keyring;
 struct stage_factory;
 
-struct service_local_config {                     /* all borrowed for the call, but net, keyring and stage */
+struct service_local_config {                     /* all borrowed for the call, but net and stage */
     struct net *net;
     const char *join;                             /* inproc:// address of the coordinator's door */
     const char *bind;                             /* for other stages; NULL: there are none */
-    struct keyring *keyring;                      /* of that door; NULL: not encrypted */
+    const char *key_path;                         /* of that door; NULL: not encrypted */
     const char *name, *model_path, *backend;
     uint64_t memory_bytes;                        /* 0: measured */
     uint32_t n_threads;

@@ -83,7 +83,7 @@ static void begin(struct asker *a, uint32_t link, const struct msg_hello *h, con
 static void on_hello(struct asker *a, uint32_t link, const struct msg_hello *h) {
     struct msg m = { .kind = MSG_WELCOME };
     struct err e;
-    int rc = h->role == MSG_ROLE_NODE ? links_admit(a->links, link, h->name, h->key, false, &e)
+    int rc = h->role == MSG_ROLE_NODE ? links_admit(a->links, link, h->name, h->key, &e)
                                       : err_set(&e, ERR_STALE, "waiting for a node that has the model");
     if (rc < 0) {
         refuse(a, link, rc, e.text);

@@ -128,19 +128,22 @@ static int find_files(struct node_process *p, const struct node_process_config *
     return rc;
 }
 
+/* The stage of a coordinator reads the same files with a ring of its own: a ring belongs to one thread. */
 static int open_keys(struct node_process *p, const struct node_process_config *c, struct err *e) {
-    p->keyring = c->keyring;
-    if (!c->key_path) return 0;
-    char stored[FILE_PATH_MAX];                   /* of a token that came from stdin */
+    if (c->cluster_keys) return keyring_open_cluster(&p->keyring, c->cluster_keys, e);
+    if (!c->key_path && !c->key_from_environment) return 0;
+    char stored[FILE_PATH_MAX];                   /* what became of a token that is in no file */
+    bool in_file = c->key_path && strcmp(c->key_path, "-") != 0;
     snprintf(stored, sizeof stored, "%s/node.key", c->store_path ? c->store_path : "");
-    int rc = keyring_open_node(&p->keyring, c->key_path, c->store_path ? stored : NULL, e);
-    p->own_keyring = rc == 0;
+    int rc = !in_file && c->store_path ? file_make_folder(c->store_path, e) : 0;
+    if (rc == 0) rc = keyring_open_node(&p->keyring, c->key_path, c->store_path ? stored : NULL, e);
+    p->has_key = rc == 0;
     return rc;
 }
 
 static int find_join(struct node_process *p, const struct node_process_config *c, struct err *e) {
     const char *join = c->join && *c->join ? c->join
-                       : p->own_keyring    ? keyring_server_address(p->keyring)
+                       : p->has_key        ? keyring_server_address(p->keyring)
                                            : "";
     struct host_port unused;
     if (!*join) return err_set(e, ERR_INVALID, "no address of a coordinator (--join HOST:PORT)");
@@ -167,7 +170,7 @@ static int open_links(struct node_process *p, struct err *e) {
                               .n_accepted_max = NODE_KNOWN_MAX, .header_bytes_max = FRAME_HEADER_BYTES_MAX,
                               .on_frame = shell_on_frame, .on_closed = shell_on_closed, .on_up = shell_on_up,
                               .on_refused = shell_on_refused, .ctx = p };
-    if (p->own_keyring) {                         /* before the door: without a guard zmq lets everybody in */
+    if (p->has_key) {                             /* before the door: without a guard zmq lets everybody in */
         int rc = net_guard(p->net, p->loop, p->keyring, e);
         if (rc < 0) return rc;
         p->guarded = true;
@@ -324,7 +327,7 @@ static void take_signals(struct node_process *p) {
 
 void node_process_run(struct node_process *p) {
     struct err e;
-    const char *key = p->own_keyring ? keyring_server_key(p->keyring) : NULL;
+    const char *key = p->has_key ? keyring_server_key(p->keyring) : NULL;
     if (p->config.take_signals) take_signals(p);
     if (links_connect(p->links, NODE_LINK_COORDINATOR, p->join, key, &e) < 0) log_error("node", "%s", e.text);
     shell_step(p, &(struct node_event){ .kind = NODE_EV_TICK });
@@ -355,7 +358,7 @@ void node_process_free(struct node_process *p) {
     node_free(p->core);
     slots_free(p->slots);
     loop_free(p->loop);
-    if (p->own_keyring) keyring_free(p->keyring);
+    keyring_free(p->keyring);
     shell_free_boxes(p);
     node_files_deinit(&p->files);
     codec_free(p->codec);

@@ -3,14 +3,13 @@
  * `pleiades node` runs one on its main thread; a coordinator with a stage of its own runs one on another.
  * A node finds its coordinator by itself, again and again, takes whatever it is assigned, and ends only
  * when it is told to: by node_process_stop or, where asked for, by a signal (a second one ends at once).
- * All texts of the configuration are copied; net and keyring, when given, outlive the node. */
+ * All texts of the configuration are copied; the net, when given, outlives the node. */
 #ifndef NODE_MAIN_H
 #define NODE_MAIN_H
 
 #include "common/base/err.h"
 #include "common/base/types.h"
 
-struct keyring;
 struct net;
 struct stage_factory;
 
@@ -18,8 +17,9 @@ struct node_process_config {
     const char *join;                      /* tcp://HOST:PORT, HOST:PORT or inproc://NAME; NULL: of the key */
     const char *name;                             /* unique in the cluster; NULL: of the host */
     const char *bind;                             /* tcp://HOST:PORT for other stages; NULL: no door */
-    const char *key_path;                         /* see keyring.h; NULL: no encryption */
-    struct keyring *keyring;                      /* instead, that of somebody else: for our door only */
+    const char *key_path;                         /* see keyring.h; NULL: no encryption, or */
+    bool key_from_environment;                    /* $PLEIADES_TOKEN */
+    const char *cluster_keys;                     /* instead, the coordinator's folder: for our door only */
     const char *model_path, *store_path;          /* a file; a folder with some. Either may be NULL */
     const char *backend;                          /* NULL: the best one here */
     uint64_t memory_bytes;                      /* for weights, state and buffers; 0: most of what there is */

@@ -57,7 +57,8 @@ struct node_process {
     struct node_process_config config;
     char name[MSG_NAME_MAX], join[LINK_ADDRESS_MAX];
     struct net *net;
-    bool own_net, own_keyring, guarded;
+    bool own_net, guarded;
+    bool has_key;                                 /* a key of --key: of this node alone */
     struct keyring *keyring;
     struct loop *loop;
     struct slots *slots;

@@ -106,7 +106,7 @@ void shell_progress(void *ctx, uint64_t epoch, uint64_t done, uint64_t total) {
 /* Everybody in the cluster, and nobody else. */
 static void allow_peers(struct node_process *p, const struct msg_key *peer, uint32_t n) {
     struct err e;
-    if (!p->own_keyring) return;
+    if (!p->has_key) return;
     keyring_allow_nobody(p->keyring);
     for (uint32_t i = 0; i < n; i++)
         if (keyring_allow(p->keyring, peer[i].text, &e) < 0) log_warn("node", "%s", e.text);
@@ -452,7 +452,7 @@ static void on_welcome(struct node_process *p, uint32_t link, const struct msg_w
     if (link != NODE_LINK_COORDINATOR) return;
     log_info("node", "joined %s as %s", w->name, p->name);
     p->told[0] = 0;
-    if (p->own_keyring && keyring_enrolled(p->keyring, &e) < 0) log_error("node", "%s", e.text);
+    if (p->has_key && keyring_enrolled(p->keyring, &e) < 0) log_error("node", "%s", e.text);
 }
 
 void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_bytes,

@@ -20,7 +20,8 @@ struct keyring {
     char path[FILE_PATH_MAX];                     /* "": nothing is kept */
     struct node_file node;
     struct key_pair token;                        /* of the invitation, while there is one */
-    bool try_own;                                 /* the token was refused: perhaps we joined already */
+    bool try_own;                                 /* before the token: perhaps we joined already */
+    bool changed;                                 /* what is on disk is older */
     char url[KEYRING_ADDRESS_MAX + 8];
     char allowed[ALLOWED_MAX][KEY_TEXT];
     uint32_t n_allowed;
@@ -150,17 +151,13 @@ static int enrol(void *ctx, struct key_list *list, struct err *e) {
     return 0;
 }
 
-int keyring_admit(struct keyring *k, const char *user, const char *name, const char *key, bool tool,
-                  struct err *e) {
+int keyring_admit(struct keyring *k, const char *user, const char *name, const char *key, struct err *e) {
     uint8_t bytes[CURVE_BYTES];
     CHECK(k->is_cluster);
     int rc = keyring_refresh(k, e);
     if (rc < 0) return rc;
     const struct keyring_client *c = client_of(&k->list, user);
     if (!c) return err_set(e, ERR_DENIED, "this key was revoked, or its invitation used");
-    if (tool)
-        return c->once ? err_set(e, ERR_DENIED, "a one-time invitation is for a machine that joins")
-                       : 0;
     if (!key_name_is_valid(name) || curve_decode(key, bytes, NULL) < 0)
         return err_set(e, ERR_DENIED, "no usable name, or no public key in HELLO");
     if (c->is_invite) {
@@ -177,20 +174,15 @@ static int use_token(struct keyring *k, const char *text, struct err *e) {
     struct token t;
     int rc = token_decode(text, &t, e);
     if (rc < 0) return rc;
-    bool known = strcmp(t.server_key, k->node.server_key) == 0 && !k->node.token_secret[0];
+    /* Perhaps we have joined that cluster with this token before; or we were revoked, and it is a new one. */
+    k->try_own = strcmp(t.server_key, k->node.server_key) == 0 && !k->node.token_secret[0];
+    k->changed = true;
     memcpy(k->node.address, t.address, sizeof t.address);
-    if (!known) {                                 /* else we have joined that cluster before */
-        memcpy(k->node.server_key, t.server_key, KEY_TEXT);
-        memcpy(k->node.token_secret, t.secret_key, KEY_TEXT);
-    }
+    memcpy(k->node.server_key, t.server_key, KEY_TEXT);
+    memcpy(k->node.token_secret, t.secret_key, KEY_TEXT);
     curve_wipe(&t, sizeof t);
     if (k->node.own.secret_key[0]) return 0;
     return curve_pair_new(k->node.own.public_key, k->node.own.secret_key, e);
-}
-
-static int read_line_of_stdin(char line[KEYRING_TOKEN_MAX], struct err *e) {
-    if (!fgets(line, KEYRING_TOKEN_MAX, stdin)) return err_set(e, ERR_INVALID, "no join token on stdin");
-    return 0;
 }
 
 static char *trimmed(char *text) {
@@ -227,28 +219,36 @@ static int from_file(struct keyring *k, const char *path, struct err *e) {
     return rc;
 }
 
-static int from_elsewhere(struct keyring *k, const char *path, const char *store_path, struct err *e) {
-    char line[KEYRING_TOKEN_MAX] = "";
+/* "" when there is none. */
+static void read_token(char line[KEYRING_TOKEN_MAX], bool from_stdin) {
     const char *env = getenv("PLEIADES_TOKEN");
+    if (from_stdin && !fgets(line, KEYRING_TOKEN_MAX, stdin)) line[0] = 0;
+    if (!from_stdin && env && strlen(env) < KEYRING_TOKEN_MAX) memcpy(line, env, strlen(env) + 1);
+}
+
+/* Who is started again brings the token once more, or nothing: what was stored is enough. */
+static int from_elsewhere(struct keyring *k, bool from_stdin, const char *store_path, struct err *e) {
+    char line[KEYRING_TOKEN_MAX] = "";
     if (store_path && strlen(store_path) < sizeof k->path) memcpy(k->path, store_path, strlen(store_path));
     int rc = load_stored(k, e);
-    if (rc == 0 && path) rc = read_line_of_stdin(line, e);
-    if (!path && !env && rc == 0 && k->node.own.secret_key[0]) return 0;
-    if (rc == 0 && !path && (!env || strlen(env) >= sizeof line))
-        rc = err_set(e, ERR_NOTFOUND, "a key is needed: --key FILE with the line of 'pleiades keys invite'");
-    if (rc == 0 && !path) memcpy(line, env, strlen(env) + 1);
-    if (rc == 0) rc = use_token(k, trimmed(line), e);
+    if (rc < 0) return rc;
+    read_token(line, from_stdin);
+    const char *token = trimmed(line);
+    if (*token) rc = use_token(k, token, e);
+    else if (!k->node.own.secret_key[0])
+        rc = err_set(e, ERR_NOTFOUND, "no join token %s", from_stdin ? "on stdin" : "in $PLEIADES_TOKEN");
     curve_wipe(line, sizeof line);
     return rc;
 }
 
-/* The own pair is on disk before anybody hears of it: after a crash the same machine comes back. */
+/* The own pair is on disk before anybody hears of it: after a crash the same machine comes back. A machine
+ * that has joined writes nothing any more: its file may lie where only reading is possible. */
 int keyring_open_node(struct keyring **out, const char *path, const char *store_path, struct err *e) {
     int rc = keyring_supported(e);
     if (rc < 0) return rc;
     struct keyring *k = xcalloc(1, sizeof *k);
     rc = path && strcmp(path, "-") != 0 ? from_file(k, path, e) : from_elsewhere(k, path, store_path, e);
-    if (rc == 0 && k->path[0]) rc = node_file_write(k->path, &k->node, e);
+    if (rc == 0 && k->path[0] && k->changed) rc = node_file_write(k->path, &k->node, e);
     if (rc == 0 && k->node.token_secret[0]) {
         memcpy(k->token.secret_key, k->node.token_secret, KEY_TEXT);
         rc = curve_public_of(k->token.secret_key, k->token.public_key, e);

@@ -52,15 +52,13 @@ int keyring_refresh(struct keyring *k, struct err *e);
 
 int keyring_open_cluster(struct keyring **out, const char *folder, struct err *e);
 /* HELLO came over a link of `user` (struct link_view), saying `name` and `key`: 0 when that is right, and
- * written down for an invitation; ERR_DENIED with the reason for REFUSE. `tool`: no node, its key is not
- * enrolled, an invitation that is not --once is enough. */
-int keyring_admit(struct keyring *k, const char *user, const char *name, const char *key, bool tool,
-                  struct err *e);
+ * written down for an invitation; ERR_DENIED with the reason for REFUSE. */
+int keyring_admit(struct keyring *k, const char *user, const char *name, const char *key, struct err *e);
 
 /* ---- node ---- */
 
-/* The file of --key (a token, or what became of it; "-": one line of stdin, kept nowhere unless
- * `store_path`), or $PLEIADES_TOKEN when path is NULL. */
+/* The file of --key (a token, or what became of it); "-": one line of stdin; NULL: $PLEIADES_TOKEN. What
+ * became of those two is kept at `store_path` (NULL: nowhere), and is enough when no token comes later. */
 int keyring_open_node(struct keyring **out, const char *path, const char *store_path, struct err *e);
 const char *keyring_server_address(const struct keyring *k);   /* tcp://HOST:PORT of the coordinator; "" */
 const char *keyring_server_key(const struct keyring *k);

@@ -47,13 +47,12 @@ int links_send(struct links *l, uint32_t link, const void *header, size_t header
     return rc;
 }
 
-int links_admit(struct links *l, uint32_t link, const char *name, const char *key, bool tool,
-                struct err *e) {
+int links_admit(struct links *l, uint32_t link, const char *name, const char *key, struct err *e) {
     struct link_peer *p = link_peers_by_number(&l->peers, link);
     if (!p) return err_set(e, ERR_PEER, "link %u is not there any more", link);
     if (!l->guarded) return 0;
-    int rc = keyring_admit(l->config.keyring, p->user, name, key, tool, e);
-    if (rc == 0 && !tool) snprintf(p->user, sizeof p->user, "node:%s", name);
+    int rc = keyring_admit(l->config.keyring, p->user, name, key, e);
+    if (rc == 0) snprintf(p->user, sizeof p->user, "node:%s", name);
     return rc;
 }
 

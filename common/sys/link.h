@@ -81,7 +81,7 @@ enum { LINK_QUIET_MS = 250 };
 
 /* HELLO came on an incoming link, saying `name` and `key`: 0 when that goes with the key of the connection
  * (see keyring_admit), or when this door has no keys. ERR_DENIED: the text is for REFUSE. */
-int links_admit(struct links *l, uint32_t link, const char *name, const char *key, bool tool, struct err *e);
+int links_admit(struct links *l, uint32_t link, const char *name, const char *key, struct err *e);
 
 /* A line in the log about what a link did, with where it comes from; once per address and hour. */
 void links_complain(struct links *l, uint32_t link, const char *area, const char *text);

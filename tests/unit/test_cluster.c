@@ -1,7 +1,8 @@
-/* A coordinator and nodes over tcp in one process, without keys: tokens are those of one engine whatever
- * the cuts, whoever starts first, and when a node goes away in the middle. */
+/* A coordinator and nodes over tcp in one process, mostly without keys: tokens are those of one engine
+ * whatever the cuts, whoever starts first, and when a node goes away in the middle. */
 #include "tests/harness/service_rig.h"
 
+#include "common/sys/keyring.h"
 #include "node/main.h"
 #include "node/streams.h"
 
@@ -96,6 +97,37 @@ static void tokens_are_the_same_for_one_to_four_stages(void **state) {
         for (uint32_t k = 0; k < cuts[i].n; k++) machine_stop(&m[k]);
         coordinator_stop();
     }
+}
+
+/* Its door and the coordinator's are guarded by rings of the same files on two threads. */
+static void a_coordinator_that_computes_sees_machines_come_and_go(void **state) {
+    (void)state;
+    struct scratch keys;
+    char token[KEYRING_TOKEN_MAX];
+    struct client c;
+    int32_t prompt[PROMPT];
+    struct err e;
+    scratch_open(&keys);
+    assert_fine(keyring_init_cluster(keys.folder, &e), &e);
+    struct service_config config = { .model_path = path, .bind = "tcp://127.0.0.1:0", .n_ctx = CTX,
+                                     .key_path = keys.folder, .local_stage = true,
+                                     .local = &local_stage, .n_threads = 1, .n_slot = 2, .n_rows_max = 64,
+                                     .n_node_expected = 1 };
+    assert_fine(service_start(&service, &config, &e), &e);
+    wait_for(SERVICE_SERVING);
+    uint64_t start = clock_now_ns();
+    while (clock_seconds_since(start) < 1.2) {    /* both look once a second */
+        assert_fine(keyring_invite(keys.folder, "x", false, "127.0.0.1:9", token, &e), &e);
+        clock_sleep_ms(5);
+        assert_fine(keyring_revoke(keys.folder, "x", &e), &e);
+        clock_sleep_ms(5);
+    }
+    client_init(&c);
+    prompt_of(prompt, PROMPT, 1);
+    struct service_request r = request_of(prompt, PROMPT, 8, &c);
+    generate_and_check(&r, &c, 8);
+    coordinator_stop();
+    scratch_close(&keys);
 }
 
 static void streams_in_16_bits_are_near_the_true_ones(void **state) {
@@ -210,6 +242,7 @@ static int close_all(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(tokens_are_the_same_for_one_to_four_stages),
+        TEST(a_coordinator_that_computes_sees_machines_come_and_go),
         TEST(streams_in_16_bits_are_near_the_true_ones),
         TEST(a_cluster_serves_with_streams_in_16_bits_and_says_so),
         TEST(nodes_may_come_before_their_coordinator_and_stay_after_it),

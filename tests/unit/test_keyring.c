@@ -183,15 +183,14 @@ static void a_one_time_token_enrols_one_key_and_is_gone(void **state) {
     invite("t", true, token);
     struct keyring *k = cluster(), *a = node_with(scratch_path(&scratch, "a"), token),
                    *b = node_with(scratch_path(&scratch, "b"), token);
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:t", "a", keyring_public(a), true, &e));
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:t", "bad name", keyring_public(a), false, &e));
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:t", "a", "short", false, &e));
-    assert_fine(keyring_admit(k, "invite:t", "a", keyring_public(a), false, &e), &e);
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:t", "b", keyring_public(b), false, &e));
-    assert_fine(keyring_admit(k, "node:a", "a", keyring_public(a), false, &e), &e);
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "node:a", "b", keyring_public(a), false, &e));
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "node:a", "a", keyring_public(b), false, &e));
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "", "a", keyring_public(a), false, &e));
+    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:t", "bad name", keyring_public(a), &e));
+    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:t", "a", "short", &e));
+    assert_fine(keyring_admit(k, "invite:t", "a", keyring_public(a), &e), &e);
+    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:t", "b", keyring_public(b), &e));
+    assert_fine(keyring_admit(k, "node:a", "a", keyring_public(a), &e), &e);
+    assert_int_equal(ERR_DENIED, keyring_admit(k, "node:a", "b", keyring_public(a), &e));
+    assert_int_equal(ERR_DENIED, keyring_admit(k, "node:a", "a", keyring_public(b), &e));
+    assert_int_equal(ERR_DENIED, keyring_admit(k, "", "a", keyring_public(a), &e));
     keyring_free(k);
     k = cluster();                                /* it was written down */
     assert_true(keyring_knows(k, "node:a"));
@@ -208,15 +207,14 @@ static void a_name_belongs_to_its_first_key_until_revoked(void **state) {
     invite("many", false, token);
     struct keyring *k = cluster(), *a = node_with(scratch_path(&scratch, "a"), token),
                    *b = node_with(scratch_path(&scratch, "b"), token);
-    assert_fine(keyring_admit(k, "invite:many", "box", keyring_public(a), false, &e), &e);
-    assert_fine(keyring_admit(k, "invite:many", "box", keyring_public(a), false, &e), &e);
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:many", "box", keyring_public(b), false, &e));
+    assert_fine(keyring_admit(k, "invite:many", "box", keyring_public(a), &e), &e);
+    assert_fine(keyring_admit(k, "invite:many", "box", keyring_public(a), &e), &e);
+    assert_int_equal(ERR_DENIED, keyring_admit(k, "invite:many", "box", keyring_public(b), &e));
     assert_non_null(strstr(e.text, "keys revoke"));
-    assert_fine(keyring_admit(k, "invite:many", "other", keyring_public(b), false, &e), &e);
-    assert_fine(keyring_admit(k, "invite:many", "tool", "", true, &e), &e);
+    assert_fine(keyring_admit(k, "invite:many", "other", keyring_public(b), &e), &e);
     assert_fine(keyring_revoke(scratch.folder, "box", &e), &e);
-    assert_int_equal(ERR_DENIED, keyring_admit(k, "node:box", "box", keyring_public(a), false, &e));
-    assert_fine(keyring_admit(k, "invite:many", "box", keyring_public(b), false, &e), &e);
+    assert_int_equal(ERR_DENIED, keyring_admit(k, "node:box", "box", keyring_public(a), &e));
+    assert_fine(keyring_admit(k, "invite:many", "box", keyring_public(b), &e), &e);
     keyring_free(k);
     keyring_free(a);
     keyring_free(b);
@@ -249,9 +247,13 @@ static void a_machine_keeps_its_own_key_and_forgets_the_token(void **state) {
     assert_string_not_equal(own, keyring_pair_for(n, keyring_server_key(n)).public_key);
     assert_fine(keyring_enrolled(n, &e), &e);
     keyring_free(n);
+    struct file_facts before, after;
+    assert_fine(file_facts(&before, path, &e), &e);
     n = node_with(path, NULL);
     assert_string_equal(own, keyring_pair_for(n, keyring_server_key(n)).public_key);
     keyring_free(n);
+    assert_fine(file_facts(&after, path, &e), &e);
+    assert_memory_equal(&before, &after, sizeof before);      /* nothing new, so nothing was written */
     char *text;
     assert_fine(private_read(path, &text, &e), &e);
     assert_null(strstr(text, "\ntoken"));
@@ -274,6 +276,9 @@ static void the_environment_and_a_stored_file_go_together(void **state) {
     keyring_free(k);
     assert_fine(keyring_open_node(&k, NULL, store, &e), &e);  /* the variable is still set: joined already */
     assert_string_equal(own, keyring_pair_for(k, keyring_server_key(k)).public_key);
+    keyring_refused(k, keyring_server_key(k));    /* revoked meanwhile: it is a new one */
+    assert_string_not_equal(own, keyring_pair_for(k, keyring_server_key(k)).public_key);
+    assert_fine(keyring_enrolled(k, &e), &e);
     keyring_free(k);
     unsetenv("PLEIADES_TOKEN");
     assert_fine(keyring_open_node(&k, NULL, store, &e), &e);  /* the stored file is enough */

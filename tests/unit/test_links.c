@@ -554,7 +554,7 @@ static void a_token_lets_one_machine_in_once(void **state) {
     assert_true(links_view(door.links, door.link, &v));
     assert_string_equal("invite:box", v.user);
     assert_true(v.encrypted);
-    assert_fine(links_admit(door.links, door.link, "node-1", keyring_public(node), false, &e), &e);
+    assert_fine(links_admit(door.links, door.link, "node-1", keyring_public(node), &e), &e);
     links_view(door.links, door.link, &v);
     assert_string_equal("node:node-1", v.user);
     assert_fine(keyring_enrolled(node, &e), &e);
@@ -580,9 +580,9 @@ static void a_token_lets_one_machine_in_once(void **state) {
     assert_true(wait_for(l, &client.n_up, 1, LONG_MS));
     links_send(client.links, 1, "hello", 5, (struct payload){ 0 }, false);
     assert_true(wait_for(l, &door.n_frame, 2, LONG_MS));
-    assert_fine(links_admit(door.links, door.link, "node-1", keyring_public(node), false, &e), &e);
+    assert_fine(links_admit(door.links, door.link, "node-1", keyring_public(node), &e), &e);
     assert_int_equal(ERR_DENIED,
-                     links_admit(door.links, door.link, "node-2", keyring_public(node), false, &e));
+                     links_admit(door.links, door.link, "node-2", keyring_public(node), &e));
 
     /* revoked while connected */
     uint32_t n_closed = door.n_closed;
