@@ -1,13 +1,14 @@
 /* Matrix products: which kernel multiplies what.
  *
  *   weight in tiles, up to 64 rows    few_rows_kernel, up to eight matrices of one input at once
- *   weight in tiles, more rows        many_rows_kernel
+ *   weight in tiles, more rows        many_rows_kernel; Q8_0: matmul_wide.cu
  *   anything else                     plain_kernel: decodes value by value, f32 throughout
  *
- * The first two agree bit for bit (tiles.cuh); the third has its own order of sums, the same for any
- * number of rows. */
+ * All but the last agree bit for bit (tiles.cuh); that one has its own order of sums, the same for
+ * any number of rows. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/decode.cuh"
+#include "kernels/cuda/matmul_wide.cuh"
 #include "kernels/cuda/products.cuh"
 
 enum { PLAIN_COLUMNS = 4 };
@@ -168,7 +169,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     /* A block of 128 rows lies in one group; warps past the end repeat the last tile and write nothing. */
     struct act act = act_from(m.act, T::KIND, first / m.group_tiles * m.n_in);
     const uint8_t *weight = m.weight + (int64_t)min(tile, n_tiles - 1) * (m.n_in / T::STEP) * T::STEP_BYTES;
-    columns_multiply<T>(memory, weight, m.n_in, act, column, min(GROUPS, (n - column + 7) / 8), p, lut);
+    columns_multiply<T, GROUPS>(memory, weight, m.n_in, act, column, p, lut);
     if (tile >= n_tiles) return;
     const float *total = (const float *)memory + threadIdx.x;
     for (int j = 0; j < GROUPS; j++)
@@ -245,10 +246,15 @@ template <class T> static void launch_many(struct cuda *c, const struct product 
            columns_shared_bytes<T>(), *m, n, (const uint32_t *)c->iq2_selectors);
 }
 
+static void launch_wide(struct cuda *c, const struct product *m, int n) {
+    struct wide_run r = { m->weight, m->out, m->act, m->n_in, m->n_out, n, m->group_tiles };
+    run_matmul_wide(c, &r);
+}
+
 static void run_many(struct cuda *c, enum dtype type, const struct product *m, int n) {
     switch (type) {
     case DTYPE_F16: launch_many<tile_f16>(c, m, n); break;
-    case DTYPE_Q8_0: launch_many<tile_q8_0>(c, m, n); break;
+    case DTYPE_Q8_0: launch_wide(c, m, n); break;
     case DTYPE_MXFP4: launch_many<tile_mxfp4>(c, m, n); break;
     case DTYPE_Q2_K: launch_many<tile_q2_k>(c, m, n); break;
     case DTYPE_Q4_K: launch_many<tile_q4_k>(c, m, n); break;

@@ -224,6 +224,17 @@ static __global__ void __launch_bounds__(THREADS, 2)
 
 /* ---- many rows: entries of up to 64 pairs ---- */
 
+/* The entry's columns, to 16: as many groups as it needs, two at a time. */
+template <class T>
+static __device__ __forceinline__ void entry_multiply(uint8_t *memory, const uint8_t *tile, int n_in,
+                                                      const struct act &act, int first, int n,
+                                                      const lane_pos &p, const uint32_t *lut) {
+    if (n > 48) columns_multiply<T, 8>(memory, tile, n_in, act, first, p, lut);
+    else if (n > 32) columns_multiply<T, 6>(memory, tile, n_in, act, first, p, lut);
+    else if (n > 16) columns_multiply<T, 4>(memory, tile, n_in, act, first, p, lut);
+    else columns_multiply<T, 2>(memory, tile, n_in, act, first, p, lut);
+}
+
 /* Grid: entries x row blocks of 64. Four warps multiply gate tiles, four the up tiles of the same rows. */
 template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
@@ -240,8 +251,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     int64_t at = ((int64_t)entry->expert * n_tiles + min(tile, n_tiles - 1)) *
                  (a.n_embd / T::STEP) * T::STEP_BYTES;
     int n = entry->n, first = entry->first;
-    columns_multiply<T>(memory, (warp < WARPS / 2 ? a.gate : a.up) + at, a.n_embd, a.x, first,
-                        (n + 7) / 8, p, lut);
+    entry_multiply<T>(memory, (warp < WARPS / 2 ? a.gate : a.up) + at, a.n_embd, a.x, first, n, p, lut);
     __syncthreads();
     if (tile >= n_tiles) return;
     const float *gate = (const float *)memory + threadIdx.x % (THREADS / 2), *up = gate + THREADS / 2;
@@ -271,7 +281,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     int64_t at = ((int64_t)entry->expert * n_tiles + min(tile, n_tiles - 1)) * (a.n_ff / T::STEP) *
                  T::STEP_BYTES;
     int n = entry->n, first = entry->first;
-    columns_multiply<T>(memory, a.down + at, a.n_ff, a.hidden_act, first, (n + 7) / 8, p, lut);
+    entry_multiply<T>(memory, a.down + at, a.n_ff, a.hidden_act, first, n, p, lut);
     if (tile >= n_tiles) return;
     const float *total = (const float *)memory + threadIdx.x;
     for (int j = 0; j < GROUPS; j++)

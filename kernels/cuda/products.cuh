@@ -270,59 +270,66 @@ template <enum act_kind KIND> struct x_stage {
         return q(block + STAGE_K / 16, j);
     }
 
-    static __device__ __forceinline__ void copy_part(uint8_t *to, const uint8_t *from, int bytes,
-                                                     int64_t from_stride, int n_parts) {
-        for (int i = (int)threadIdx.x; i < n_parts * (bytes / 16); i += THREADS) {
-            int part = i / (bytes / 16), at = i % (bytes / 16) * 16;
-            copy16_async(to + part * bytes + at, from + part * from_stride + at);
+    /* PARTS pieces of PIECE bytes; in the stage they stand `stride` bytes apart. No loop is left of it. */
+    template <int PIECE, int PARTS>
+    static __device__ __forceinline__ void copy_part(uint8_t *to, const uint8_t *from, int stride,
+                                                     int64_t from_stride) {
+        const int EACH = PIECE / 16, ALL = PARTS * EACH;
+#pragma unroll
+        for (int i = 0; i < ALL; i += THREADS) {
+            int at = i + (int)threadIdx.x, part = at / EACH;
+            if (i + THREADS > ALL && at >= ALL) break;
+            copy16_async(to + part * stride + at % EACH * 16, from + part * from_stride + at % EACH * 16);
         }
     }
+    /* The first N groups of columns. */
+    template <int N>
     static __device__ __forceinline__ void copy(uint8_t *to, const struct act &act, int column, int stage) {
-        int64_t n = act.n_pad;
-        if (KIND == ACT_F16X2) {
-            int64_t at = ((int64_t)stage * (STAGE_K / 16) * n + column) * 32;
-            copy_part(to, (const uint8_t *)act.q + at, BLOCK_BYTES, n * 32, STAGE_K / 16);
-            copy_part(to + Q_BYTES / 2, (const uint8_t *)act.sum + at, BLOCK_BYTES, n * 32, STAGE_K / 16);
-            return;
-        }
-        copy_part(to, (const uint8_t *)act.q + ((int64_t)stage * (STAGE_K / 32) * n + column) * 32,
-                  BLOCK_BYTES, n * 32, STAGE_K / 32);
-        int blocks = KIND == ACT_Q8_0 ? STAGE_K / 32 : 1;
-        copy_part(to + Q_BYTES, (const uint8_t *)(act.d + (int64_t)stage * blocks * n + column),
-                  COLUMNS * 4, n * 4, blocks);
+        const int PIECE = N * 8 * 32, BLOCKS = KIND == ACT_F16X2 ? STAGE_K / 16 : STAGE_K / 32;
+        const int SCALES = KIND == ACT_Q8_0 ? STAGE_K / 32 : 1;
+        int64_t n = act.n_pad, at = ((int64_t)stage * BLOCKS * n + column) * 32;
+        copy_part<PIECE, BLOCKS>(to, (const uint8_t *)act.q + at, BLOCK_BYTES, n * 32);
+        if (KIND == ACT_F16X2)
+            copy_part<PIECE, BLOCKS>(to + Q_BYTES / 2, (const uint8_t *)act.sum + at, BLOCK_BYTES, n * 32);
+        if (KIND == ACT_Q8_0 || KIND == ACT_Q8_K)
+            copy_part<N * 8 * 4, SCALES>(to + Q_BYTES,
+                                         (const uint8_t *)(act.d + (int64_t)stage * SCALES * n + column),
+                                         COLUMNS * 4, n * 4);
         if (KIND == ACT_Q8_K)
-            copy_part(to + Q_BYTES + D_BYTES, (const uint8_t *)(act.sum + ((int64_t)stage * n + column) * 16),
-                      BLOCK_BYTES, 0, 1);
+            copy_part<PIECE, 1>(to + Q_BYTES + D_BYTES,
+                                (const uint8_t *)(act.sum + ((int64_t)stage * n + column) * 16), 0, 0);
     }
 };
 
-/* Totals of 64 columns for this thread's fragment, in shared memory: [group * 4 + i][thread]. */
-template <class T>
+/* Totals of N groups of 8 columns for this thread's fragment, in shared memory: [group * 4 + i][thread].
+ * Columns without a row are multiplied, too: with a branch around each group a product takes twice the
+ * instructions, and none overlaps the next. */
+template <class T, int N>
 static __device__ __forceinline__ void columns_multiply(uint8_t *shared, const uint8_t *tile, int n_in,
-                                                        const struct act &act, int column, int n_groups,
-                                                        const lane_pos &p, const uint32_t *lut) {
+                                                        const struct act &act, int column, const lane_pos &p,
+                                                        const uint32_t *lut) {
     typedef x_stage<T::KIND> stage_t;
     const int STEPS = stage_t::STAGE_K / T::STEP, STAGES_PER_SEGMENT = SEGMENT / stage_t::STAGE_K;
     float *total = (float *)shared + threadIdx.x;
     uint8_t *stages = shared + GROUPS * 4 * THREADS * sizeof(float);
     int n_stages = n_in / stage_t::STAGE_K;
-    struct sums<GROUPS> s;
+    struct sums<N> s;
     typename T::regs w;
     s.clear();
 #pragma unroll
-    for (int i = 0; i < GROUPS * 4; i++) total[i * THREADS] = 0;
+    for (int i = 0; i < N * 4; i++) total[i * THREADS] = 0;
     T::load(w, tile, n_in, 0, p);
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) {
-        if (i < n_stages) stage_t::copy(stages + i * stage_t::BYTES, act, column, i);
+        if (i < n_stages) stage_t::template copy<N>(stages + i * stage_t::BYTES, act, column, i);
         copies_end_stage();
     }
     for (int stage = 0; stage < n_stages; stage++) {
         copies_wait<STAGES - 2>();
         __syncthreads();                           /* this stage is here, and the one before it is used up */
         if (stage + STAGES - 1 < n_stages)
-            stage_t::copy(stages + (stage + STAGES - 1) % STAGES * stage_t::BYTES, act, column,
-                          stage + STAGES - 1);
+            stage_t::template copy<N>(stages + (stage + STAGES - 1) % STAGES * stage_t::BYTES, act, column,
+                                      stage + STAGES - 1);
         copies_end_stage();
         stage_t x(stages + stage % STAGES * stage_t::BYTES, p);
 #pragma unroll
@@ -330,12 +337,12 @@ static __device__ __forceinline__ void columns_multiply(uint8_t *shared, const u
             typename T::regs next;
             int step = stage * STEPS + i;
             if (step + 1 < n_in / T::STEP) T::load(next, tile, n_in, step + 1, p);
-            T::template multiply<GROUPS>(s, w, x, i, n_groups, p, lut);
+            T::template multiply<N>(s, w, x, i, N, p, lut);
             w = next;
         }
         if ((stage + 1) % STAGES_PER_SEGMENT != 0 && stage + 1 < n_stages) continue;
 #pragma unroll
-        for (int j = 0; j < GROUPS; j++) {
+        for (int j = 0; j < N; j++) {
             if (T::KIND == ACT_F16X2)
                 scale_segment(s.acc[j],
                               *(const float2 *)(act.d +

@@ -8,11 +8,16 @@
  * that one row does.
  *
  * What a product is, whoever computes it and however many columns there are: k is cut into segments of
- * 512. Within a segment the sum is one chain over ascending blocks, acc = fma((float)isum, dw * dx,
- * acc), where isum is the exact integer sum over the block; types with minima then add
- * fma(-(float)msum, dmin * dx, acc). F16 chains the tensor cores' own f32 sums, hi before lo, and
- * multiplies by the segment's power of two. The segments' sums are added in order, starting from 0.
- * Neither splitting k over warps nor the number of columns changes a bit. */
+ * 512. Within a segment the sum is one chain over ascending blocks, where isum is the exact integer sum
+ * over the block: acc = fma(isum * dw, dx, acc) for Q8_0; Q2_K takes fma(-msum, dmin, isum * dw) for
+ * isum * dw; the others acc = fma(isum, dw * dx, acc), and Q4_K then fma(-msum, dmin * dx, acc). F16
+ * chains the tensor cores' own f32 sums, hi before lo, and multiplies by the segment's power of two. The
+ * segments' sums are added in order, starting from 0. Neither splitting k over warps nor the number of
+ * columns changes a bit.
+ *
+ * Integer sums become floats without a conversion, which would take as long as two other instructions: the
+ * tensor cores start from the bits of 1.5 * 2^23, so that what they leave is that float plus the sum,
+ * exactly, while the sum stays below 2^22. fma(sum, dw, -1.5 * 2^23 * dw) is then isum * dw, rounded once. */
 #ifndef KERNELS_CUDA_TILES_CUH
 #define KERNELS_CUDA_TILES_CUH
 
@@ -44,6 +49,28 @@ static __device__ __forceinline__ void mma_s8(int *c, uint32_t a0, uint32_t a1, 
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y));
 }
+
+/* The same from other numbers: c = start + products. */
+static __device__ __forceinline__ void mma_s8_from(int *c, uint32_t a0, uint32_t a1, uint32_t a2,
+                                                   uint32_t a3, uint2 b, const int *start) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%10,%11,%12,%13};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y), "r"(start[0]), "r"(start[1]),
+          "r"(start[2]), "r"(start[3]));
+}
+
+/* Four times the bits of 1.5 * 2^23, in registers of their own: as constants they would be moved into
+ * place before each product. */
+static const float FLOAT_START = 12582912.0f;
+
+struct float_start {
+    int bits[4];
+    __device__ __forceinline__ float_start() {
+#pragma unroll
+        for (int i = 0; i < 4; i++) asm volatile("mov.b32 %0, 0x4b400000;" : "=r"(bits[i]));
+    }
+};
 
 static __device__ __forceinline__ void mma_f16(float *c, uint32_t a0, uint32_t a1, uint32_t a2,
                                                uint32_t a3, uint2 b) {
@@ -95,6 +122,24 @@ static __device__ __forceinline__ void add_scaled_int(float *acc, const int *sum
     add_scaled(acc, f, dw, dx);
 }
 
+/* What mma_s8_from left, without its start. */
+static __device__ __forceinline__ float started(int sum) {
+    return __int_as_float(sum) - FLOAT_START;
+}
+
+/* acc += sum * weight scale * activation scale; sum: what mma_s8_from left, shift: -FLOAT_START * dw. */
+static __device__ __forceinline__ void add_started(float *acc, const int *sum, float2 dw, float2 shift,
+                                                   float2 dx) {
+    acc[0] = fmaf(fmaf(__int_as_float(sum[0]), dw.x, shift.x), dx.x, acc[0]);
+    acc[1] = fmaf(fmaf(__int_as_float(sum[1]), dw.x, shift.x), dx.y, acc[1]);
+    acc[2] = fmaf(fmaf(__int_as_float(sum[2]), dw.y, shift.y), dx.x, acc[2]);
+    acc[3] = fmaf(fmaf(__int_as_float(sum[3]), dw.y, shift.y), dx.y, acc[3]);
+}
+
+static __device__ __forceinline__ float2 shift_for(float2 dw) {
+    return make_float2(-FLOAT_START * dw.x, -FLOAT_START * dw.y);
+}
+
 /* Four small integers in bytes become f16: 1024 + m has m in its low bits. */
 static __device__ __forceinline__ uint32_t bytes_to_halves(uint32_t bytes, uint32_t selector) {
     uint32_t h = __byte_perm(bytes, 0x64646464u, selector);
@@ -122,15 +167,16 @@ struct tile_q8_0 {
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
                                                     int n_groups, const lane_pos &,
                                                     const uint32_t *) {
+        float_start start;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            float2 dw = half_pair(word(w.d, i));
+            float2 dw = half_pair(word(w.d, i)), shift = shift_for(dw);
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 if (j >= n_groups) break;
-                int c[4] = { 0, 0, 0, 0 };
-                mma_s8(c, w.q[i].x, w.q[i].y, w.q[i].z, w.q[i].w, x.q(step * 4 + i, j));
-                add_scaled_int(s.acc[j], c, dw, x.d(step * 4 + i, j));
+                int c[4];
+                mma_s8_from(c, w.q[i].x, w.q[i].y, w.q[i].z, w.q[i].w, x.q(step * 4 + i, j), start.bits);
+                add_started(s.acc[j], c, dw, shift, x.d(step * 4 + i, j));
             }
         }
     }
@@ -165,6 +211,7 @@ struct tile_mxfp4 {
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
                                                     int n_groups, const lane_pos &,
                                                     const uint32_t *) {
+        float_start start;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float2 dw = make_float2(scale(w.e[0] >> 8 * i & 255), scale(w.e[1] >> 8 * i & 255));
@@ -173,9 +220,10 @@ struct tile_mxfp4 {
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 if (j >= n_groups) break;
-                int c[4] = { 0, 0, 0, 0 };
-                mma_s8(c, a0, a1, a2, a3, x.q(step * 4 + i, j));
-                add_scaled_int(s.acc[j], c, dw, x.d(step * 4 + i, j));
+                int c[4];
+                mma_s8_from(c, a0, a1, a2, a3, x.q(step * 4 + i, j), start.bits);
+                const float sum[4] = { started(c[0]), started(c[1]), started(c[2]), started(c[3]) };
+                add_scaled(s.acc[j], sum, dw, x.d(step * 4 + i, j));
             }
         }
     }
@@ -214,9 +262,7 @@ struct tile_q2_k {
                     4 &
                 0x0f0f0f0f;
         }
-#pragma unroll
-        for (int j = 0; j < N; j++)
-            for (int i = 0; i < 4; i++) s.inner[j][i] = 0;
+        float_start start;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             uint32_t q0 = word(w.q[0], i / 2) >> 4 * (i % 2), q1 = word(w.q[1], i / 2) >> 4 * (i % 2);
@@ -226,11 +272,11 @@ struct tile_q2_k {
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 if (j >= n_groups) break;
-                mma_s8(s.inner[j], a0, a1, a2, a3, x.q(step * 8 + i, j));
+                mma_s8_from(s.inner[j], a0, a1, a2, a3, x.q(step * 8 + i, j), i ? s.inner[j] : start.bits);
             }
         }
         float2 d0 = half_pair(w.d[0]), d1 = half_pair(w.d[1]), d = make_float2(d0.x, d1.x),
-               dmin = make_float2(-d0.y, -d1.y);
+               shift = shift_for(d), dmin = make_float2(-d0.y, -d1.y);
         uint32_t m0 = bytes_to_halves(m[0], 0x4140), m1 = bytes_to_halves(m[1], 0x4140);
         uint32_t m2 = bytes_to_halves(m[0], 0x4342), m3 = bytes_to_halves(m[1], 0x4342);
 #pragma unroll
@@ -239,8 +285,12 @@ struct tile_q2_k {
             float2 dx = x.d(step, j);
             float msum[4] = { 0, 0, 0, 0 };
             mma_f16(msum, m0, m1, m2, m3, x.sum(step, j));
-            add_scaled_int(s.acc[j], s.inner[j], d, dx);
-            add_scaled(s.acc[j], msum, dmin, dx);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float dot = fmaf(__int_as_float(s.inner[j][i]), i < 2 ? d.x : d.y, i < 2 ? shift.x : shift.y);
+                dot = fmaf(msum[i], i < 2 ? dmin.x : dmin.y, dot);
+                s.acc[j][i] = fmaf(dot, i % 2 ? dx.y : dx.x, s.acc[j][i]);
+            }
         }
     }
 };

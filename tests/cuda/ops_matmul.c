@@ -27,7 +27,8 @@ static void matmul_case(enum dtype type, int64_t n_in, int64_t n_out, int n_grou
     bool exact_type = type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16;
     bool tiles = (type == DTYPE_Q8_0 || type == DTYPE_MXFP4 || type == DTYPE_Q2_K ||
                   type == DTYPE_Q4_K || type == DTYPE_IQ2_XXS) &&
-                 n_out % 16 == 0 && n_in % 128 == 0 && (n_group == 1 || n_out / n_group % 128 == 0);
+                 n_out % 16 == 0 && n_in % 128 == 0 &&
+                 (n_group == 1 || (n_out / n_group % 128 == 0 && n_in % 512 == 0));
     /* Where the card has no integer product it is the more exact of the two. */
     compare(out, 0, f32 || exact_type || f32_act || tiles ? 5e-6 : 2e-2, "out");
     uint32_t *whole = keep_bits(out);
@@ -58,6 +59,9 @@ void test_matmul(void) {
     matmul_case(DTYPE_F32, 33, 7, 1, 5, false);
     matmul_case(DTYPE_F16, 80, 5, 1, 2, false);
     matmul_case(DTYPE_Q8_0, 96, 192, 1, 130, false);
+    matmul_case(DTYPE_Q8_0, 1408, 144, 1, 131, false);
+    matmul_case(DTYPE_Q8_0, 128, 528, 1, 72, false);
+    matmul_case(DTYPE_Q8_0, 640, 384, 3, 129, false);
     matmul_case(DTYPE_Q8_0, 4096, 64, 1, 3, true);
     matmul_case(DTYPE_F16, 4096, 64, 1, 70, true);
     matmul_case(DTYPE_Q8_0, 8192, 64, 1, 2, false);
