@@ -7,11 +7,9 @@
  * so it has a block of its own beside it. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/decode.cuh"
+#include "kernels/cuda/hc.cuh"
 
 enum {
-    SLICE = 64,      /* channels: two per lane */
-    SLICE_WARPS = 4, /* one per stream; rows of fn are dealt to these */
-    ROWS_PER_WARP = HC_MIX / SLICE_WARPS,
     SLICE_TOKENS = 16, /* a block's part of fn stays in registers for so many tokens */
     FINISH_THREADS = 1024,
     FINISH_QUADS = 2,                              /* n_embd <= FINISH_THREADS * FINISH_QUADS * 4 */
@@ -40,18 +38,6 @@ void run_embed(struct cuda *c, const struct embed_args *a) {
 }
 
 /* ---- hyper-connections (spec 2.2) ---- */
-
-struct slice_args {
-    float *x;                                      /* [n][4][n_embd] */
-    const float *y, *y2, *post, *comb;             /* y NULL: streams stay as they are */
-    const uint8_t *fn;                             /* NULL: no sums wanted */
-    enum dtype fn_type;
-    uint64_t fn_row_bytes;
-    const uint64_t *grid;
-    const int32_t *row_i;                          /* NULL: row t */
-    float *sums;                                   /* [n][slices][n_fn + 1]: fn . x, then x . x */
-    int n, n_embd, n_fn;
-};
 
 struct slice_values {
     float x[HC_STREAMS][2];
@@ -297,6 +283,7 @@ static __global__ void __launch_bounds__(FINISH_THREADS)
 }
 
 static void slices_run(struct cuda *c, const struct slice_args *a) {
+    if (run_slices_many(c, a)) return;
     bool few = a->n <= GRAPH_ROWS_MAX;
     unsigned groups = few ? (unsigned)a->n : blocks_for(a->n, SLICE_TOKENS);
     launch(c, few ? hc_slice_kernel<1> : hc_slice_kernel<4>, dim3(blocks_for(a->n_embd, SLICE), groups),

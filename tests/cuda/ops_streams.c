@@ -53,6 +53,56 @@ static void hc_pre_run(struct hc_tensors *h, struct pair *post, struct pair *com
                                                   .n = n }))
 }
 
+/* Mixes the sublayer's output in, then prepares the next one: rows row0 .. row0+n. */
+static void hc_rows_run(struct hc_tensors *h, struct pair *post, struct pair *comb, int row0, int n) {
+    BOTH({
+        struct tensor x = view_rows(h->x, s, 4 * row0, 4 * n), y = view_rows(h->y, s, row0, n),
+                      y2 = view_rows(h->y2, s, row0, n), post_in = view_rows(h->post, s, row0, n),
+                      comb_in = view_rows(h->comb, s, row0, n), out = view_rows(h->out, s, row0, n),
+                      post_out = view_rows(post, s, row0, n), comb_out = view_rows(comb, s, row0, n);
+        kernels_hc_post(k, &(struct hc_post_args){
+                               .x = &x, .y = &y, .y2 = &y2, .post = &post_in, .comb = &comb_in, .n = n });
+        kernels_hc_pre(k, &(struct hc_pre_args){ .out = &out,
+                                                 .post = &post_out,
+                                                 .comb = &comb_out,
+                                                 .x = &x,
+                                                 .fn = &h->fn->t[s],
+                                                 .scale = &h->scale->t[s],
+                                                 .base = &h->base->t[s],
+                                                 .norm = &h->norm->t[s],
+                                                 .rms_eps = 1e-6f,
+                                                 .hc_eps = 1e-6f,
+                                                 .n_sinkhorn = 20,
+                                                 .n = n });
+    })
+}
+
+/* Many rows at once and in two parts, the first few or many: the same bits. */
+static void hc_parts(int64_t n_embd, int n) {
+    static const char *const names[] = { "x", "out", "post", "comb" };
+    struct hc_tensors h = hc_new(n_embd, n, DTYPE_F16);
+    struct pair *post = output(DTYPE_F32, 4, n), *comb = output(DTYPE_F32, 16, n),
+                *all[] = { h.x, h.out, post, comb };
+    uint32_t *whole[COUNT_OF(all)];
+    name_case("hyper-connection of %lld x %d in parts", (long long)n_embd, n);
+    for (int cut = 0; cut < n; cut = cut * 5 + 1) {
+        upload(h.x, h.x->host);
+        for (size_t i = 1; i < COUNT_OF(all); i++) poison(all[i]);
+        if (cut) hc_rows_run(&h, post, comb, 0, cut);
+        hc_rows_run(&h, post, comb, cut, n - cut);
+        for (size_t i = 0; i < COUNT_OF(all); i++) {
+            uint32_t *bits = keep_bits(all[i]);
+            if (cut) same_bits(whole[i], bits, all[i]->bytes / 4, names[i]), free(bits);
+            else whole[i] = bits;
+        }
+    }
+    for (size_t i = 0; i < COUNT_OF(all); i++) {
+        compare(all[i], 0, 5e-6, names[i]);
+        free(whole[i]);
+    }
+    drop_all();
+}
+
 void test_hc(void) {
     static const struct { int64_t n_embd; int n; enum dtype type;
     } cases[] = {
@@ -100,6 +150,9 @@ void test_hc(void) {
         compare(head, 0, 2e-6, "out");
         drop_all();
     }
+    hc_parts(4096, 163);
+    hc_parts(256, 70);
+    hc_parts(96, 70);
 }
 
 void test_rows(void) {
