@@ -317,6 +317,9 @@ struct kernels_peaks {
     int n_threads;
 };
 int kernels_cpu_measure(struct kernels_peaks *out, int n_threads, struct err *e);
+/* The same figures of any device, as its own matrix products reach them (0.3 s, 300 MiB or less of its memory
+ * for that time): what a plan can count on, a little below the peaks. */
+int kernels_measure(struct kernels *k, struct kernels_peaks *out, struct err *e);
 const char *kernels_cpu_simd_name(void); /* the instruction set in use: "avx512" */
 
 #endif
