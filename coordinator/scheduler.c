@@ -146,7 +146,8 @@ static uint32_t chunk_soonest(const struct sched *s, uint32_t n_prompt, uint32_t
     uint64_t least = UINT64_MAX;
     for (uint32_t n = CHUNK_LEAST, more = n / 2; n < n_max + more; n += more) {
         uint32_t rows = MIN(n, n_max);
-        uint64_t total = (uint64_t)sched_slowest_us(s, rows) * ((n_prompt + rows - 1) / rows + s->n_stage - 1);
+        uint64_t n_turn = (n_prompt + rows - 1) / rows + s->n_stage - 1;
+        uint64_t total = sched_slowest_us(s, rows) * n_turn;
         if (total < least) least = total, best = rows;
         if ((n & (n - 1)) == 0) more = n / 2;
     }
