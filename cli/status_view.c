@@ -105,7 +105,7 @@ static void put_node(struct view *v, const json_t *n) {
     snprintf(memory, sizeof memory, "%.2f/%.1f", number(m, "used") / (1 << 30),
              number(m, "limit") / (1 << 30));
     snprintf(busy, sizeof busy, "%.0f %%", 100 * number(n, "busy"));
-    line(v, "%-14.14s %-8.8s %-15.15s %12.12s %6s %8s %6s %5.0f", text(n, "name"), state, range, memory, busy,
+    line(v, "%-13.13s %-8.8s %-15.15s %12.12s %6s %8s %6s %5.0f", text(n, "name"), state, range, memory, busy,
          duration(number(n, "rtt_us"), rtt), amount(number(n, "rows"), rows), number(n, "sequences"));
 }
 
@@ -113,7 +113,7 @@ static void put_nodes(struct view *v, const json_t *d) {
     const json_t *nodes = json_object_get(d, "nodes"), *n;
     size_t i;
     line(v, "%s", "");
-    line(v, "%-14s %-8s %-15s %12s %6s %8s %6s %5s", "node", "state", "layers", "memory GiB",
+    line(v, "%-13s %-8s %-15s %12s %6s %8s %6s %5s", "node", "state", "layers", "memory GiB",
          "busy", "rtt", "rows", "seqs");
     for (int stage = 0; stage < (int)json_array_size(nodes); stage++)  /* in the order of the plan */
         json_array_foreach((json_t *)nodes, i,

@@ -291,31 +291,6 @@ static void leases_come_back_from_several_threads(void **state) {
     loop_free(l);
 }
 
-static void *return_one(void *lease) {
-    slots_return(NULL, lease);
-    return NULL;
-}
-
-/* Links are closed, and zmq's thread is just giving the last lease back. */
-static void slots_may_go_while_the_last_lease_comes_back(void **state) {
-    struct loop *l = new_loop();
-    (void)state;
-    for (int round = test_rounds(100); round > 0; round--) {
-        struct slots_config c = { .n_big = 1, .big_bytes = 4096 };
-        struct slots *s;
-        struct err e;
-        pthread_t thread;
-        assert_fine(slots_new(&s, l, &c, &e), &e);
-        struct payload p = slots_take(s, 1);
-        void *lease = slots_lend(s, p);
-        slots_give(s, p);
-        assert_int_equal(0, pthread_create(&thread, NULL, return_one, lease));
-        slots_free(s);
-        pthread_join(thread, NULL);
-    }
-    loop_free(l);
-}
-
 static void the_sum_of_slots_covers_a_real_plan(void **state) {
     struct slots_need need = { .n_rows_max = 512, .n_want_max = 16, .n_embd = 4096, .n_vocab = 129280,
                                .n_window = 5 };
@@ -470,7 +445,6 @@ int main(void) {
         TEST(small_payloads_take_small_slots_and_then_big_ones),
         TEST(a_slot_on_lease_is_free_when_owner_and_leases_are_done),
         TEST(leases_come_back_from_several_threads),
-        TEST(slots_may_go_while_the_last_lease_comes_back),
         TEST(the_sum_of_slots_covers_a_real_plan),
         TEST(jobs_run_in_order_and_answers_come_in_order),
         TEST(a_job_may_ask_the_loop_and_wait),

@@ -6,7 +6,7 @@
 static const char document[] =
     "{\"state\": \"serving\", \"model\": \"evil\\u001b[2J\\u0007\\u007f\", \"address\": \"tcp://h:1\", "
     "\"security\": \"none\", \"requests\": {\"active\": 3}, \"nodes\": [{\"name\": \"a\\nb\", "
-    "\"state\": \"ready\", \"stage\": 0, \"layers\": [0, 4]}]}";
+    "\"state\": \"ready\", \"stage\": 0, \"layers\": [0, 4], \"sequences\": 12345}]}";
 
 static void names_cannot_steer_the_terminal(void **state) {
     struct buf table;
@@ -29,6 +29,7 @@ static void open_links_and_requests_are_shown(void **state) {
     assert_fine(status_table(document, strlen(document), "\n", &table, &e), &e);
     assert_non_null(strstr(table.data, "NOT ENCRYPTED (--insecure)"));
     assert_non_null(strstr(table.data, "requests: 3 active"));
+    assert_non_null(strstr(table.data, " 12345\n"));          /* the last column is within 80 */
     buf_clear(&table);
     assert_int_equal(ERR_CORRUPT, status_table("[]", 2, "\n", &table, &e));
     buf_deinit(&table);
