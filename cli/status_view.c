@@ -77,9 +77,9 @@ static void put_head(struct view *v, const json_t *d) {
     char a[16], b[16];
     line(v, "%.40s: %s%s%.30s", text(d, "model"), text(d, "state"), *text(d, "why") ? ", " : "",
          text(d, "why"));
-    line(v, "up %d:%02d:%02d  epoch %.0f  links %s%s%.30s", up / 3600, up / 60 % 60, up % 60,
-         number(d, "epoch"), is_open ? "NOT ENCRYPTED (--insecure)" : text(d, "security"),
-         *text(d, "address") ? "  nodes join at " : "", text(d, "address"));
+    line(v, "up %d:%02d:%02d  epoch %.0f  links %s", up / 3600, up / 60 % 60, up % 60, number(d, "epoch"),
+         is_open ? "NOT ENCRYPTED (--insecure)" : text(d, "security"));
+    if (*text(d, "address")) line(v, "nodes join at %.60s", text(d, "address"));
     if (json_is_object(p))
         line(v, "plan: %.0f stage%s, %.0f streams of %.0f tokens, wire %s, %s numerics, %s",
              number(p, "stages"), number(p, "stages") == 1 ? "" : "s", number(p, "slots"),

@@ -4,7 +4,8 @@
 #include "cli/status_view.h"
 
 static const char document[] =
-    "{\"state\": \"serving\", \"model\": \"evil\\u001b[2J\\u0007\\u007f\", \"address\": \"tcp://h:1\", "
+    "{\"state\": \"serving\", \"model\": \"evil\\u001b[2J\\u0007\\u007f\", "
+    "\"address\": \"tcp://[2001:db8::1234]:65535\", "
     "\"security\": \"none\", \"requests\": {\"active\": 3}, \"nodes\": [{\"name\": \"a\\nb\", "
     "\"state\": \"ready\", \"stage\": 0, \"layers\": [0, 4], \"sequences\": 12345}]}";
 
@@ -28,6 +29,7 @@ static void open_links_and_requests_are_shown(void **state) {
     buf_init(&table, 1 << 16);
     assert_fine(status_table(document, strlen(document), "\n", &table, &e), &e);
     assert_non_null(strstr(table.data, "NOT ENCRYPTED (--insecure)"));
+    assert_non_null(strstr(table.data, "nodes join at tcp://[2001:db8::1234]:65535\n"));
     assert_non_null(strstr(table.data, "requests: 3 active"));
     assert_non_null(strstr(table.data, " 12345\n"));          /* the last column is within 80 */
     buf_clear(&table);
