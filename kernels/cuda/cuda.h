@@ -108,6 +108,15 @@ struct act_entry {                                 /* what a slot of SCRATCH_ACT
     struct act act;
 };
 
+/* ---- the sum over experts (moe.cu), which may be left to whoever reads it ---- */
+
+struct experts_sum {
+    float *out;
+    const float *parts;                            /* NULL: there is none */
+    const int32_t *ids, *slot;           /* slot NULL: a pair's own number, when its expert is in the range */
+    int n_used, n_embd, e_begin, n_e;
+};
+
 /* ---- the device ---- */
 
 struct queue;
@@ -128,6 +137,7 @@ struct cuda {
     struct act_entry act[ACT_KINDS][2];   /* two: a product may prepare its output while it reads its input */
     int act_turn[ACT_KINDS];                       /* the older one, which is overwritten next */
     const int32_t *listed_ids;                     /* the routing that SCRATCH_LISTS was made of (moe.cu) */
+    struct experts_sum sum_waits;                  /* the next hc_post of its output makes it */
     uint64_t *iq2_grid;                            /* device: the format's table */
     uint32_t *iq2_selectors;                 /* device: the same, a nibble per value: 0, 1, 2 for 8, 25, 43 */
     struct {
@@ -190,7 +200,8 @@ void run_attention(struct cuda *c, const struct attention_args *a, const struct 
 void run_swiglu(struct cuda *c, const struct swiglu_args *a, uint32_t wanted);
 void run_moe_route(struct cuda *c, const struct moe_route_args *a, const struct moe_experts_args *experts,
                    const struct swiglu_args *swiglu, uint32_t swiglu_wanted);
-void run_moe_experts(struct cuda *c, const struct moe_experts_args *a);
+/* sum_later: an hc_post of this run will read the sum, and nobody before it. */
+void run_moe_experts(struct cuda *c, const struct moe_experts_args *a, bool sum_later);
 
 /* What few rows of a layer need between its first products and its attention; independent of each
  * other, one launch (state.cu). */

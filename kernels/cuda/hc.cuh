@@ -19,6 +19,7 @@ struct slice_args {
     const uint64_t *grid;
     const int32_t *row_i;                          /* NULL: row t */
     float *sums;                                   /* [n][slices][n_fn + 1]: fn . x, then x . x */
+    struct experts_sum experts;      /* with parts: y is still to be made, of these (few tokens) */
     int n, n_embd, n_fn;
 };
 

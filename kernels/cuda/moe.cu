@@ -329,51 +329,29 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* ---- the sum over experts ---- */
 
-struct sum_run {
-    float *out;
-    const float *parts;
-    const int32_t *ids, *slot;           /* slot NULL: a pair's own number, when its expert is in the range */
-    int n_used, n_embd, e_begin, n_e;
-};
-
-/* Of neighbouring partial sums those that share the most high bits are added first. Routing is older than
- * the kernel before. Grid: rows x parts of n_embd. */
-static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(const __grid_constant__ struct sum_run a) {
-    __shared__ int from[MOE_USED_MAX], target[MOE_USED_MAX], source[MOE_USED_MAX], n_parts;
+/* Routing is older than the kernel before. Grid: rows x parts of n_embd. */
+static __global__ void __launch_bounds__(SUM_THREADS)
+    sum_kernel(const __grid_constant__ struct experts_sum a) {
+    __shared__ struct sum_order order;
     __shared__ float part[MOE_USED_MAX][SUM_THREADS];
-    int pair0 = (int)blockIdx.x * a.n_used, d = (int)blockIdx.y * SUM_THREADS + (int)threadIdx.x;
-    if (threadIdx.x == 0) {
-        int id[MOE_USED_MAX], at[MOE_USED_MAX], n = 0;
-        for (int u = 0; u < a.n_used; u++) {
-            int e = a.ids[pair0 + u];
-            bool ours = e >= a.e_begin && e < a.e_begin + a.n_e;
-            int slot = a.slot ? a.slot[pair0 + u] : ours ? pair0 + u : -1;
-            if (slot < 0) continue;
-            id[n] = e, at[n] = n, from[n++] = slot;
-        }
-        n_parts = n;
-        for (int left = n; left > 1; left--) {
-            int best = 0;
-            for (int i = 1; i + 1 < left; i++)
-                if ((id[i] ^ id[i + 1]) < (id[best] ^ id[best + 1])) best = i;
-            target[n - left] = at[best], source[n - left] = at[best + 1];
-            for (int i = best + 1; i + 1 < left; i++) id[i] = id[i + 1], at[i] = at[i + 1];
-        }
-    }
+    int d = (int)blockIdx.y * SUM_THREADS + (int)threadIdx.x;
+    if (threadIdx.x == 0) sum_order_find(&order, a, (int)blockIdx.x);
     __syncthreads();
     device_wait();
     if (d >= a.n_embd) return;
-    for (int i = 0; i < n_parts; i++) part[i][threadIdx.x] = a.parts[(int64_t)from[i] * a.n_embd + d];
-    for (int i = 0; i + 1 < n_parts; i++) part[target[i]][threadIdx.x] += part[source[i]][threadIdx.x];
-    a.out[(int64_t)blockIdx.x * a.n_embd + d] = n_parts ? part[0][threadIdx.x] : 0;
+    sum_parts_load<SUM_THREADS>(part[0] + threadIdx.x, order, a, d);
+    a.out[(int64_t)blockIdx.x * a.n_embd + d] = sum_parts<SUM_THREADS>(part[0] + threadIdx.x, order);
 }
 
+/* later: the hyper-connections that read the sum will make it (stream.cu). */
 static void run_sum(struct cuda *c, const struct moe_experts_args *a, const float *parts,
-                    const int32_t *slot) {
-    struct sum_run s = {};
+                    const int32_t *slot, bool later) {
+    struct experts_sum s = {};
     s.out = f32_of(a->out), s.parts = parts, s.ids = (const int32_t *)a->ids->data, s.slot = slot;
     s.n_used = a->n_used, s.n_embd = (int)a->x->ne[0], s.e_begin = a->e_begin, s.n_e = a->e_end - a->e_begin;
-    launch(c, sum_kernel, dim3((unsigned)a->n, blocks_for(s.n_embd, SUM_THREADS)), dim3(SUM_THREADS), 0, s);
+    dim3 grid((unsigned)a->n, blocks_for(s.n_embd, SUM_THREADS));
+    if (later) c->sum_waits = s;
+    else launch(c, sum_kernel, grid, dim3(SUM_THREADS), 0, s);
 }
 
 /* ---- choosing ---- */
@@ -396,7 +374,7 @@ static void run_plain_experts(struct cuda *c, const struct moe_experts_args *a) 
     r.type = a->down->type, r.row_bytes = dtype_row_bytes(r.type, (uint64_t)n_ff);
     r.out = parts, r.n_in = (int)n_ff, r.n_out = (int)n_embd;
     launch(c, plain_experts_kernel, dim3((unsigned)n_pairs, blocks_for(n_embd, WARPS)), dim3(THREADS), 0, r);
-    run_sum(c, a, parts, NULL);
+    run_sum(c, a, parts, NULL, false);
 }
 
 template <class T> static void launch_gate_up(struct cuda *c, const struct experts_run *r, bool many) {
@@ -473,7 +451,7 @@ static int tiles_of_block(const struct cuda *c, int n_tiles, int n_entries, int 
     return MIN(MAX(tiles, 1), max);
 }
 
-static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a) {
+static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a, bool sum_later) {
     struct experts_run r = {};
     struct lists_run lists;
     bool many = a->n > GRAPH_ROWS_MAX;
@@ -493,7 +471,7 @@ static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a) 
         act_prepare(c, &r.hidden_act, act_kind_for(a->down->type), r.hidden, r.n_ff,
                     r.l.n_slots_max, NULL, r.l.n_slots);
     EXPERTS_BY_TYPE(a->down->type, launch_down)
-    run_sum(c, a, r.parts, r.l.slot);
+    run_sum(c, a, r.parts, r.l.slot, sum_later);
 }
 
 static bool are_tiled(struct cuda *c, const struct moe_experts_args *a) {
@@ -508,8 +486,8 @@ uint32_t experts_want(struct cuda *c, const struct moe_experts_args *a) {
     return a->n > 0 && a->n <= GRAPH_ROWS_MAX && are_tiled(c, a) ? 1u << act_kind_for(a->gate->type) : 0;
 }
 
-void run_moe_experts(struct cuda *c, const struct moe_experts_args *a) {
+void run_moe_experts(struct cuda *c, const struct moe_experts_args *a, bool sum_later) {
     if (a->n == 0) return;
-    if (are_tiled(c, a)) run_tiled_experts(c, a);
+    if (are_tiled(c, a)) run_tiled_experts(c, a, sum_later);
     else run_plain_experts(c, a);
 }

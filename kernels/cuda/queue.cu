@@ -592,6 +592,21 @@ static void run_moe_route_at(struct cuda *c, int i) {
     run_moe_route(c, a, experts, swiglu, kinds);
 }
 
+/* Is an hc_post the next to read the experts' sum, with nothing in between but products that do not care? */
+static bool sum_can_wait(const struct cuda *c, int i) {
+    const struct queue *q = c->queue;
+    const struct moe_experts_args *a = (const struct moe_experts_args *)args_of(q, i);
+    for (int j = i + 1; j < window_end(q, i) && a->n <= GRAPH_ROWS_MAX && !c->base.timing; j++) {
+        if (q->done[j]) continue;
+        if (q->ops[j].op == KERNEL_hc_post) {
+            const struct hc_post_args *b = (const struct hc_post_args *)args_of(q, j);
+            return b->y->data == a->out->data && b->n == a->n && b->y->ne[0] == a->out->ne[0];
+        }
+        if (q->ops[j].op != KERNEL_matmul || !independent(q, i, j)) return false;
+    }
+    return false;
+}
+
 static void run_at(struct cuda *c, int i) {
     const struct queue *q = c->queue;
     enum kernel_op op = (enum kernel_op)q->ops[i].op;
@@ -608,6 +623,11 @@ static void run_at(struct cuda *c, int i) {
         break;
     default: break;
     }
+    if (op == KERNEL_moe_experts) {
+        bool later = sum_can_wait(c, i);
+        run_moe_experts(c, (const struct moe_experts_args *)take(c, i), later);
+        return;
+    }
     const void *args = take(c, i);
     switch (op) {
 #define RUN(name) case KERNEL_##name: run_##name(c, (const struct name##_args *)args); break;
@@ -618,7 +638,6 @@ static void run_at(struct cuda *c, int i) {
     RUN(kv_commit)
     RUN(compress)
     RUN(index_select)
-    RUN(moe_experts)
 #undef RUN
     case KERNEL_hc_head: {
         const struct hc_head_args *a = (const struct hc_head_args *)args;
@@ -635,6 +654,7 @@ static void run_all(struct cuda *c) {
     act_forget(c, NULL, (const void *)UINTPTR_MAX);
     memset(c->act_turn, 0, sizeof c->act_turn);
     c->listed_ids = NULL;
+    c->sum_waits = experts_sum{};
     q->n_launches = 0;
     for (int i = 0; i < q->step.n_ops; i++) {
         if (q->done[i]) continue;

@@ -8,6 +8,7 @@
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/hc.cuh"
+#include "kernels/cuda/moe.cuh"
 
 enum {
     SLICE_TOKENS = 16, /* a block's part of fn stays in registers for so many tokens */
@@ -61,6 +62,25 @@ static __device__ __forceinline__ void slice_load_y(float *y, const struct slice
         y[h] = 0;
         if (a.y && d[h] < a.n_embd)
             y[h] = a.y[(int64_t)t * a.n_embd + d[h]] + (a.y2 ? a.y2[(int64_t)t * a.n_embd + d[h]] : 0);
+    }
+}
+
+/* The same where the first part is still the experts' partial sums: every warp adds them up for itself, and
+ * the first one writes them down. part: of this thread. */
+static __device__ __forceinline__ void slice_sum_y(float *y, const struct slice_args &a, const int *d, int t,
+                                                   const struct sum_order &order, float *part) {
+    const int STRIDE = SLICE_WARPS * 32, HALF = MOE_USED_MAX * STRIDE;
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (d[h] < a.n_embd) sum_parts_load<STRIDE>(part + h * HALF, order, a.experts, d[h]);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int64_t at = (int64_t)t * a.n_embd + d[h];
+        y[h] = 0;
+        if (d[h] >= a.n_embd) continue;
+        float y2 = a.y2 ? a.y2[at] : 0, sum = sum_parts<STRIDE>(part + h * HALF, order);
+        if (threadIdx.x < 32) a.experts.out[at] = sum;
+        y[h] = sum + y2;
     }
 }
 
@@ -127,15 +147,20 @@ static __device__ __forceinline__ void slice_weights(float w[ROWS_PER_WARP][HC_S
 }
 
 /* Grid: slices x groups of tokens, AT_ONCE at a time. All warps hold the same channels and different rows
- * of fn; a stream is written by its warp. */
-template <int AT_ONCE>
+ * of fn; a stream is written by its warp. EXPERTS: one token per block, whose routing is older than the
+ * kernel before. */
+template <int AT_ONCE, bool EXPERTS>
 static __global__ void __launch_bounds__(SLICE_WARPS * 32)
     hc_slice_kernel(const __grid_constant__ struct slice_args a) {
+    __shared__ struct sum_order order;
+    __shared__ float part[EXPERTS ? 2 * MOE_USED_MAX * SLICE_WARPS * 32 : 1];
     int warp = (int)threadIdx.x / 32, lane = lane_id(), slice = (int)blockIdx.x;
     int d[2] = { slice * SLICE + lane, slice * SLICE + 32 + lane };
     float w[ROWS_PER_WARP][HC_STREAMS][2];
     if (a.fn) slice_weights(w, a, d, warp);
+    if (EXPERTS && threadIdx.x == 0) sum_order_find(&order, a.experts, (int)blockIdx.y);
     device_wait();
+    if (EXPERTS) __syncthreads();
     for (int t0 = (int)blockIdx.y * AT_ONCE; t0 < a.n; t0 += (int)gridDim.y * AT_ONCE) {
         struct slice_values all[AT_ONCE];
         float y[AT_ONCE][2];
@@ -143,7 +168,8 @@ static __global__ void __launch_bounds__(SLICE_WARPS * 32)
         for (int k = 0; k < AT_ONCE; k++) {
             int t = min(t0 + k, a.n - 1);
             slice_load(&all[k], a, d, t);
-            slice_load_y(y[k], a, d, t);
+            if (EXPERTS) slice_sum_y(y[k], a, d, t, order, part + threadIdx.x);
+            else slice_load_y(y[k], a, d, t);
         }
         if (a.y) __syncthreads();                  /* everybody has read the old streams */
 #pragma unroll
@@ -286,8 +312,10 @@ static void slices_run(struct cuda *c, const struct slice_args *a) {
     if (run_slices_many(c, a)) return;
     bool few = a->n <= GRAPH_ROWS_MAX;
     unsigned groups = few ? (unsigned)a->n : blocks_for(a->n, SLICE_TOKENS);
-    launch(c, few ? hc_slice_kernel<1> : hc_slice_kernel<4>, dim3(blocks_for(a->n_embd, SLICE), groups),
-           dim3(SLICE_WARPS * 32), 0, *a);
+    CHECK(few || !a->experts.parts);
+    dim3 grid(blocks_for(a->n_embd, SLICE), groups), block(SLICE_WARPS * 32);
+    if (a->experts.parts) launch(c, hc_slice_kernel<1, true>, grid, block, 0, *a);
+    else launch(c, few ? hc_slice_kernel<1, false> : hc_slice_kernel<4, false>, grid, block, 0, *a);
 }
 
 static struct slice_args slices_of(const struct tensor *x, int32_t n) {
@@ -296,9 +324,12 @@ static struct slice_args slices_of(const struct tensor *x, int32_t n) {
     return s;
 }
 
-static void slices_add_post(struct slice_args *s, const struct hc_post_args *a) {
+static void slices_add_post(struct cuda *c, struct slice_args *s, const struct hc_post_args *a) {
     s->y = f32_of(a->y), s->y2 = a->y2 ? f32_of(a->y2) : NULL, s->post = f32_of(a->post),
     s->comb = f32_of(a->comb);
+    if (!c->sum_waits.parts || c->sum_waits.out != s->y) return;
+    s->experts = c->sum_waits;
+    c->sum_waits = experts_sum{};
 }
 
 static bool slices_add_fn(struct cuda *c, struct slice_args *s, const struct tensor *fn) {
@@ -324,7 +355,7 @@ static void finish_run(struct cuda *c, const struct slice_args *s, struct finish
 
 void run_hc_post(struct cuda *c, const struct hc_post_args *a) {
     struct slice_args s = slices_of(a->x, a->n);
-    slices_add_post(&s, a);
+    slices_add_post(c, &s, a);
     slices_run(c, &s);
 }
 
@@ -332,7 +363,7 @@ void run_hc_pre(struct cuda *c, const struct hc_pre_args *a, const struct hc_pos
                 uint32_t wanted) {
     struct slice_args s = slices_of(a->x, a->n);
     struct finish_args f = {};
-    if (before) slices_add_post(&s, before);
+    if (before) slices_add_post(c, &s, before);
     if (!slices_add_fn(c, &s, a->fn)) return;
     slices_run(c, &s);
     f.out = f32_of(a->out), f.post = f32_of(a->post), f.comb = f32_of(a->comb);

@@ -60,6 +60,31 @@ static void experts_run(const struct experts_case *e, struct pair *out, struct p
     })
 }
 
+/* The card leaves the sum over experts to the hyper-connections that follow, if they follow at once: the same
+ * bits in the streams, and in the sum itself. */
+static void experts_then_post(const struct experts_case *e, struct pair *out, struct pair *x,
+                              struct pair *ids, struct pair *w, struct pair *const m[3]) {
+    struct pair *streams = values(e->n_embd, 4 * e->n, 3, 0), *y2 = values(e->n_embd, e->n, 1, 0);
+    struct pair *post = values(4, e->n, 1, 1), *comb = values(16, e->n, 0.3f, 0.25f);
+    uint32_t *sums[2], *mixed[2];
+    for (int together = 0; together < 2; together++) {
+        upload(streams, streams->host);
+        poison(out);
+        experts_run(e, out, x, ids, w, m, 0, e->n);
+        if (!together) free(keep_bits(out));       /* a download: the card has run everything */
+        BOTH(kernels_hc_post(k, &(struct hc_post_args){ .x = &streams->t[s],
+                                                        .y = &out->t[s],
+                                                        .y2 = &y2->t[s],
+                                                        .post = &post->t[s],
+                                                        .comb = &comb->t[s],
+                                                        .n = e->n }))
+        mixed[together] = keep_bits(streams), sums[together] = keep_bits(out);
+    }
+    same_bits(sums[0], sums[1], out->bytes / 4, "the sum, with hyper-connections in the same run");
+    same_bits(mixed[0], mixed[1], streams->bytes / 4, "streams after experts in the same run");
+    for (int i = 0; i < 2; i++) free(sums[i]), free(mixed[i]);
+}
+
 static void experts_case(const struct experts_case *e) {
     bool f32 = side[GPU]->config.precision == PRECISION_F32;
     if (small && (e->n_embd > 512 || e->n > 100)) return;
@@ -94,6 +119,7 @@ static void experts_case(const struct experts_case *e) {
         same_bits(whole, parts, out->bytes / 4, "rows in two parts");
         free(parts);
     }
+    if (e->n <= 16) experts_then_post(e, out, x, ids, w, m);
     free(whole);
     free(ids_host);
     drop_all();
@@ -102,6 +128,7 @@ static void experts_case(const struct experts_case *e) {
 void test_experts(void) {
     static const struct experts_case cases[] = {
         { DTYPE_IQ2_XXS, DTYPE_Q2_K, 512, 256, 16, 6, 1, 0, 16 },
+        { DTYPE_IQ2_XXS, DTYPE_Q2_K, 4096, 2048, 8, 6, 1, 0, 8 },
         { DTYPE_IQ2_XXS, DTYPE_Q2_K, 1024, 768, 32, 6, 9, 0, 32 },
         { DTYPE_IQ2_XXS, DTYPE_Q2_K, 512, 256, 16, 6, 300, 0, 16 },
         { DTYPE_IQ2_XXS, DTYPE_Q2_K, 4096, 256, 16, 6, 70, 8, 16 },
