@@ -67,6 +67,7 @@ bool attention_ropes(const struct cuda *c, const struct attention_args *a) {
 void run_attention(struct cuda *c, const struct attention_args *a, const struct q_rope_args *rope,
                    uint32_t wanted) {
     struct attention_run r = {};
+    r.rows_early = c->state_at < c->n_launched;
     r.q = f32_of(a->q), r.rows = (const uint8_t *)a->rows->data;
     r.sinks = f32_of(a->sinks), r.rope = f32_of(a->rope);
     r.layer = *a->layer, r.batch = c->batch.d, r.row0 = a->row0, r.n = a->n, r.n_head = a->n_head;

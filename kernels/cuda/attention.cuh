@@ -18,6 +18,7 @@ struct attention_run {
     float scale;                                   /* of scores */
     float *z;                                 /* scores, when they go through memory: [n][n_head][z_stride] */
     int z_stride;
+    bool rows_early;                 /* rows, entries and their choice are older than the launch before */
     float rope_eps;                         /* > 0: norm and rope of the queries are still to do, with this */
     struct act_out act;                          /* forms of the outputs that are wanted */
 };

@@ -103,17 +103,18 @@ static __global__ void __launch_bounds__(ROWS * 4)
     int i = (int)blockIdx.y, warp = (int)threadIdx.x / 32, lane = lane_id();
     int first = (int)blockIdx.x * ROWS, head0 = (int)blockIdx.z * GROUP, row0 = warp * SCORE_ROWS;
     struct token_rows rows(a, i);
-    device_wait();
-    query_regs<WARPS> query;
-    load_query<WARPS>(&query, a.q + (int64_t)i * a.n_head * DIM, head0, a.n_head);
+    if (!a.rows_early) device_wait();
     rows.find_entries(a, i);
     int n = rows.n - first;
-    if (n <= 0) return;
     unsigned long long own = 0;                  /* lane r: the address of the warp's row r */
     if (lane < SCORE_ROWS && row0 + lane < n) own = (unsigned long long)rows.at(a, first + row0 + lane);
     struct row_regs r[SCORE_ROWS];
 #pragma unroll
     for (int j = 0; j < SCORE_ROWS; j++) load_row(&r[j], (const uint8_t *)__shfl_sync(0xffffffffu, own, j));
+    if (a.rows_early) device_wait();
+    if (n <= 0) return;
+    query_regs<WARPS> query;
+    load_query<WARPS>(&query, a.q + (int64_t)i * a.n_head * DIM, head0, a.n_head);
     store_query<WARPS>(q, query, a.rope + (int64_t)i * ROT, a.rope_eps);
 #pragma unroll
     for (int j = 0; j < SCORE_ROWS; j++) store_row(k, row0 + j, r[j]);
@@ -283,8 +284,7 @@ static __global__ void __launch_bounds__(VALUE_THREADS)
         int head = head0 + warp * WARP_HEADS + h;
         top[h] = head < a.n_head ? a.sinks[head] : 0, sum[h] = 1;
     }
-    device_wait();
-    rows.find_entries(a, i);
+    rows.find_entries(a, i);                     /* older than the kernel before, as are the rows */
     for (int base = 0; base < rows.n; base += LIST_ROWS) {
         int n = min(LIST_ROWS, rows.n - base);
         __syncthreads();
@@ -293,6 +293,7 @@ static __global__ void __launch_bounds__(VALUE_THREADS)
         value_regs<ROWS> v;
         if (slice < NOPE / SLICE) load_codes<ROWS>(&v, s, n, slice);
         else copy_rope<ROWS>(s, n);
+        if (base == 0) device_wait();
 #pragma unroll
         for (int h = 0; h < WARP_HEADS; h++) {
             int own = warp * WARP_HEADS + h, head = min(head0 + own, a.n_head - 1);

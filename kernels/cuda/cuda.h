@@ -138,6 +138,7 @@ struct cuda {
     int act_turn[ACT_KINDS];                       /* the older one, which is overwritten next */
     const int32_t *listed_ids;                     /* the routing that SCRATCH_LISTS was made of (moe.cu) */
     struct experts_sum sum_waits;                  /* the next hc_post of its output makes it */
+    uint64_t n_launched, state_at;                 /* launches so far; when the last one wrote state */
     uint64_t *iq2_grid;                            /* device: the format's table */
     uint32_t *iq2_selectors;                 /* device: the same, a nibble per value: 0, 1, 2 for 8, 25, 43 */
     struct {
@@ -264,6 +265,7 @@ static void launch(struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block, 
                 cudaFuncSetAttribute((const void *)kernel,
                                      cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
                 "shared memory");
+    c->n_launched++;
     cuda_ok(c, cudaLaunchKernelEx(&config, kernel, P(args)...), "launch");
 }
 

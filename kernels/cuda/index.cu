@@ -176,6 +176,7 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
     r.all = index_selects_all(c, a);
     if (r.all) {
         launch(c, index_select_kernel, dim3((unsigned)a->n), dim3(SELECT_THREADS), 0, r);
+        c->state_at = c->n_launched;
         return;
     }
     CHECK(a->layer->idx_dim <= INDEX_DIM_MAX && a->layer->idx_dim % 32 == 0);
@@ -201,4 +202,5 @@ void run_index_select(struct cuda *c, const struct index_select_args *a) {
                    0, r);
         launch(c, index_select_kernel, dim3((unsigned)r.n_group), dim3(SELECT_THREADS), 0, r);
     }
+    c->state_at = c->n_launched;
 }

@@ -290,6 +290,7 @@ static void add_compress(struct cuda *c, struct state_run *r, const struct compr
 static void launch_state(struct cuda *c, struct state_run *r, int32_t n) {
     r->batch = c->batch.d;
     launch(c, state_kernel, dim3((unsigned)n, (unsigned)r->n_parts), dim3(STATE_THREADS), 0, *r);
+    c->state_at = c->n_launched;
 }
 
 void run_kv_rows(struct cuda *c, const struct kv_rows_args *a) {
