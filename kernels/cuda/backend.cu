@@ -17,6 +17,7 @@
 
 enum {
     BOUNCE_BYTES = 16 << 20,
+    DOWNLOAD_PART = 1 << 20,                       /* small, so that the first copy out starts soon */
     LOAD_THREADS = 8,
     LOAD_CHUNK = 4 << 20,                 /* two of these per thread: 64 MiB of pinned memory while loading */
     LOAD_ALONE_MAX = 16 << 20,                     /* smaller weights are not worth the threads */
@@ -250,21 +251,21 @@ static int cuda_download(struct kernels *k, void *to_host, const void *from, uin
     struct cuda *c = enter(k);
     queue_run(c);
     cuda_patches_run(c);
-    const uint64_t half = BOUNCE_BYTES / 2;
-    uint64_t n = (size + half - 1) / half;       /* part i is copied out of pinned memory while i+1 arrives */
+    const uint64_t most = DOWNLOAD_PART;
+    uint64_t n = (size + most - 1) / most;       /* part i is copied out of pinned memory while i+1 arrives */
     for (uint64_t i = 0; i <= n && !cuda_failed(c); i++) {
         if (i < n) {
-            uint64_t part = MIN(half, size - i * half);
+            uint64_t part = MIN(most, size - i * most);
             cuda_ok(c,
-                    cudaMemcpyAsync(c->bounce + i % 2 * half, (const uint8_t *)from + i * half,
+                    cudaMemcpyAsync(c->bounce + i % 2 * most, (const uint8_t *)from + i * most,
                                     part, cudaMemcpyDeviceToHost, c->stream),
                     "download");
             cuda_ok(c, cudaEventRecord(c->staging.done[i % 2], c->stream), "mark a download");
         }
         if (i == 0) continue;
         if (!cuda_ok(c, cudaEventSynchronize(c->staging.done[(i - 1) % 2]), "wait for a download")) break;
-        memcpy((uint8_t *)to_host + (i - 1) * half, c->bounce + (i - 1) % 2 * half,
-               MIN(half, size - (i - 1) * half));
+        memcpy((uint8_t *)to_host + (i - 1) * most, c->bounce + (i - 1) % 2 * most,
+               MIN(most, size - (i - 1) * most));
     }
     return kernels_finish(k, e);
 }

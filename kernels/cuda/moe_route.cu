@@ -69,23 +69,39 @@ static __device__ int choose_any(const struct router &a, int row) {
                                : choose<EXPERTS_MAX / 32>(a, row);
 }
 
-/* By one warp, which holds the row's experts: ids ascending, and their weights. */
-static __device__ void write_route(const struct router &a, int row, int id) {
-    float score = sqrtf(f32_softplus(a.logits[(int64_t)row * a.n_expert + id])), sum = 0;
-    int rank = 0, at = 0;               /* how many ids are smaller; ids are distinct but in a broken table */
+/* By one warp, which holds the row's experts and their scores: ids ascending, and their weights. Lane u gets
+ * the u-th of them back. */
+struct routed {
+    int id;
+    float weight;
+};
+
+static __device__ __forceinline__ struct routed write_scores(const struct router &a, int row, int id,
+                                                             float score) {
+    float sum = 0;
+    int rank = 0, own = 0;              /* how many ids are smaller; ids are distinct but in a broken table */
     for (int u = 0; u < a.n_used; u++) {
         int other = __shfl_sync(0xffffffffu, id, u);
         rank += other < id || (other == id && u < lane_id());
     }
     for (int i = 0; i < a.n_used; i++) {         /* sum in the order of ids */
         unsigned lanes = __ballot_sync(0xffffffffu, rank == i && lane_id() < a.n_used);
-        at = __ffs((int)lanes) - 1;
+        int at = __ffs((int)lanes) - 1;
         sum += __shfl_sync(0xffffffffu, score, at);
+        own = lane_id() == i ? at : own;
     }
-    if (lane_id() >= a.n_used) return;
     sum = fmaxf(sum, 6.103515625e-5f);           /* no real router comes near: a guard against 0/0 */
-    a.ids[row * a.n_used + rank] = id;
-    a.weights[row * a.n_used + rank] = score / sum * a.scale;
+    struct routed r = { __shfl_sync(0xffffffffu, id, own),
+                        __shfl_sync(0xffffffffu, score / sum * a.scale, own) };
+    if (lane_id() < a.n_used) {
+        a.ids[row * a.n_used + lane_id()] = r.id;
+        a.weights[row * a.n_used + lane_id()] = r.weight;
+    }
+    return r;
+}
+
+static __device__ struct routed write_route(const struct router &a, int row, int id) {
+    return write_scores(a, row, id, sqrtf(f32_softplus(a.logits[(int64_t)row * a.n_expert + id])));
 }
 
 /* Grid: rows / ROUTE_WARPS. */
@@ -156,32 +172,32 @@ static __device__ void make_lists(const struct lists_run &a, struct list_shared 
     if (threadIdx.x == 0) *a.l.n_entries = s->n_entries, *a.l.n_slots = s->n_slots;
 }
 
-/* One row: every pair is an entry of its own. */
-static __device__ void make_lists_of_row(const struct lists_run &a) {
-    int u = lane_id(), e = u < a.n_pairs ? a.ids[u] - a.e_begin : -1;
-    bool ours = e >= 0 && e < a.n_e;
+/* One row, by one warp: every pair is an entry of its own. r: lane u's pair. */
+static __device__ void make_lists_of_row(const struct lists_run &a, const struct routed &r) {
+    int u = lane_id(), e = r.id - a.e_begin;
+    bool ours = u < a.n_pairs && e >= 0 && e < a.n_e;
     unsigned all = __ballot_sync(0xffffffffu, ours);
     int at = __popc(all & ((1u << u) - 1)), n = __popc(all);
-    if (threadIdx.x >= 32) return;
     for (int i = u; i < 8 * n; i += 32)
         if (i % 8) a.l.row[i] = -1;
     if (ours) {
-        float weight = a.weights[u];
         a.l.row[8 * at] = 0;
-        a.l.weight[8 * at] = weight;
-        a.l.entries[at] = entry{ e, 8 * at, 1, { 0 }, { weight } };
+        a.l.weight[8 * at] = r.weight;
+        a.l.entries[at] = entry{ e, 8 * at, 1, { 0 }, { r.weight } };
     }
     if (u < a.n_pairs) a.l.slot[u] = ours ? 8 * at : -1;
     if (u == 0) *a.l.n_entries = n, *a.l.n_slots = 8 * n;
 }
 
-/* The first row's experts, to every warp's lanes: a thread per expert counts how many are better. */
+/* The first row's experts, to every warp's lanes: a thread per expert counts how many are better. Leaves the
+ * scores in s->entry0. */
 static __device__ int choose_by_block(const struct router &a, struct list_shared *s) {
     float *value = (float *)s->count;
     int e = (int)threadIdx.x, better = 0;
-    float own = -INFINITY;
-    if (e < a.n_expert) own = sqrtf(f32_softplus(a.logits[e])) + (a.bias ? a.bias[e] : 0);
+    float own = -INFINITY, score = 0;
+    if (e < a.n_expert) score = sqrtf(f32_softplus(a.logits[e])), own = score + (a.bias ? a.bias[e] : 0);
     value[e] = own;
+    ((float *)s->entry0)[e] = score;
     if (e < MOE_USED_MAX) s->first[e] = 0;         /* stays so where scores are no numbers */
     __syncthreads();
     for (int i = 0; i < a.n_expert; i += 4) {
@@ -224,11 +240,17 @@ static __global__ void __launch_bounds__(FEW_THREADS)
     if (blockIdx.x == 0) {
         bool by_block = a.batch.n_rows == 1 && !a.tid2eid && a.n_expert <= FEW_THREADS;
         int own = by_block ? choose_by_block(a, &shared) : 0;
-        for (int r = warp; r < a.batch.n_rows; r += warps)
-            write_route(a, r, by_block ? own : a.tid2eid ? look_up(a, r) : choose_any(a, r));
-        __syncthreads();                         /* the block reads the ids that it wrote */
-        if (lists && l.n_pairs <= l.n_used) make_lists_of_row(l);
-        else if (lists) make_lists(l, &shared);
+        struct routed routed = {};
+        if (by_block && warp == 0)
+            routed = write_scores(a, 0, own, ((const float *)shared.entry0)[own]);
+        for (int r = warp; r < a.batch.n_rows && !by_block; r += warps)
+            routed = write_route(a, r, a.tid2eid ? look_up(a, r) : choose_any(a, r));
+        if (lists && l.n_pairs <= l.n_used) {
+            if (warp == 0) make_lists_of_row(l, routed);
+        } else if (lists) {
+            __syncthreads();                     /* the block reads the ids that it wrote */
+            make_lists(l, &shared);
+        }
         return;
     }
     int64_t at = (int64_t)(blockIdx.x - 1) * s.n;

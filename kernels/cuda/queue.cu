@@ -656,7 +656,7 @@ static void run_all(struct cuda *c) {
     c->listed_ids = NULL;
     c->sum_waits = experts_sum{};
     q->n_launches = 0;
-    for (int i = 0; i < q->step.n_ops; i++) {
+    for (int i = 0; i < q->step.n_ops && !cuda_failed(c); i++) {
         if (q->done[i]) continue;
         q->n_launches++;
         run_at(c, i);
