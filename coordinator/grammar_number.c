@@ -138,7 +138,12 @@ static void whole_of_length(struct range *r, uint32_t from, int n, bool at_lo, b
 }
 
 static void add_sizes(struct grammar *g, uint32_t from, const struct number_bound *lo,
-                      const struct number_bound *hi, bool integer, uint32_t end) {
+                      const struct number_bound *hi, const struct number_step *step, bool integer,
+                      uint32_t end) {
+    if (step->m) {
+        grammar_add_multiples(g, from, lo, hi, integer, step, end);
+        return;
+    }
     struct range r = { .g = g, .lo = lo, .hi = hi, .end = end };
     int shortest = (int)strlen(lo->whole), most = (int)strlen(lo->fraction);
     int longest = hi->set ? (int)strlen(hi->whole) : MAX(shortest, WHOLE_FREE);
@@ -162,16 +167,17 @@ static struct number_bound turned(const struct number_bound *b) {
 }
 
 uint32_t grammar_then_range(struct grammar *g, uint32_t from, const struct number_bound *lo,
-                            const struct number_bound *hi, bool integer) {
+                            const struct number_bound *hi, const struct number_step *step, bool integer) {
     uint32_t end = grammar_node(g);
     struct number_bound zero = { .set = true, .whole = "0" }, above_zero = zero;
     above_zero.exclusive = true;
     if (!hi->set || !hi->negative)
-        add_sizes(g, from, lo->set && !lo->negative ? lo : &zero, hi->set ? hi : &nothing, integer, end);
+        add_sizes(g, from, lo->set && !lo->negative ? lo : &zero, hi->set ? hi : &nothing, step,
+                  integer, end);
     if (!lo->set || lo->negative) {               /* -hi .. -lo behind the sign, without -0 */
         struct number_bound least = hi->set && hi->negative ? turned(hi) : above_zero;
         struct number_bound most = lo->set ? turned(lo) : nothing;
-        add_sizes(g, grammar_then_word(g, from, "-"), &least, &most, integer, end);
+        add_sizes(g, grammar_then_word(g, from, "-"), &least, &most, step, integer, end);
     }
     return end;
 }

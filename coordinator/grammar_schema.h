@@ -7,6 +7,10 @@
  * Understood: type, enum, const, properties, required, additionalProperties, items, prefixItems,
  * minItems, maxItems, minLength, maxLength, pattern (grammar_regex.h), minimum, maximum and the exclusive
  * ones, anyOf, oneOf (where the branches cannot both hold), allOf, $ref inside the schema, also to itself.
+ * Within limits: multipleOf (grammar_number.h), minProperties (one more than are named), maxProperties,
+ * propertyNames (not a pattern beside named properties), patternProperties (one, and nothing else about
+ * names), contains and minContains (no prefix), uniqueItems (of at most 10 listed values), not (of types, or
+ * of listed values).
  * Annotations, format among them, mean nothing here. What would constrain and is not understood is
  * ERR_INVALID with its name, or left out when lenient. Limits: the enum below, and the grammar's. */
 #ifndef COORDINATOR_GRAMMAR_SCHEMA_H

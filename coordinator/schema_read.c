@@ -195,8 +195,19 @@ unsigned schema_type_of(const struct schema *s, uint32_t v) {
     return 0;
 }
 
+/* 1 and 1.0 are one number, however they are spelled. */
+static bool same_number(const struct schema *s, uint32_t a, uint32_t b) {
+    struct number_bound x, y;
+    return number_bound_read(&x, s->json.values[a].text, false, NULL) == 0 &&
+           number_bound_read(&y, s->json.values[b].text, false, NULL) == 0 &&
+           number_bound_compare(&x, &y) == 0;
+}
+
 bool schema_same(const struct schema *s, uint32_t a, uint32_t b) {
     struct buf x, y;
+    if ((schema_type_of(s, a) & IS_NUMBER) && (schema_type_of(s, b) & IS_NUMBER) &&
+        same_number(s, a, b))
+        return true;
     buf_init(&x, SCHEMA_BYTES_MAX);
     buf_init(&y, SCHEMA_BYTES_MAX);
     chat_json_put_line(&s->json, a, &x);
@@ -297,7 +308,7 @@ static int read_pattern(struct schema *s, uint32_t v, struct facts *f) {
     return 0;
 }
 
-static int unsupported(const struct schema *s, uint32_t v) {
+int schema_unsupported(const struct schema *s, uint32_t v) {
     if (s->lenient) return 0;
     return schema_fail(s, v, "this keyword is not supported");
 }
@@ -345,8 +356,10 @@ static int read_required(struct schema *s, uint32_t v, struct facts *f) {
     return 0;
 }
 
-static int read_additional(struct schema *s, uint32_t v, struct facts *f) {
+static int read_additional(struct schema *s, uint32_t schema, uint32_t v, struct facts *f) {
     f->has_objects = true;
+    f->n_additional++;
+    f->additional_in = schema;
     if (is_a(s, v, CHAT_JSON_FALSE)) f->closed = true;
     else if (is_a(s, v, CHAT_JSON_TRUE)) f->says_open = true;
     else if (is_a(s, v, CHAT_JSON_OBJECT)) {
@@ -426,9 +439,10 @@ static int collect_properties(struct schema *s, const struct conj *c, struct fac
 /* ---- all keywords ---- */
 
 enum keyword {
-    K_TYPE, K_ENUM, K_CONST, K_MINIMUM, K_MAXIMUM, K_ABOVE, K_BELOW, K_LENGTH_MIN, K_LENGTH_MAX, K_PATTERN,
-    K_ITEMS_MIN, K_ITEMS_MAX, K_PROPERTIES, K_REQUIRED, K_ADDITIONAL, K_PROPERTIES_MIN, K_PROPERTIES_MAX,
-    K_UNEVALUATED, K_MULTIPLE, K_UNLESS_FALSE, K_UNLESS_EMPTY, K_NOT_SUPPORTED
+    K_TYPE, K_ENUM, K_CONST, K_MINIMUM, K_MAXIMUM, K_ABOVE, K_BELOW, K_LENGTH_MIN, K_LENGTH_MAX,
+    K_PATTERN, K_ITEMS_MIN, K_ITEMS_MAX, K_PROPERTIES, K_REQUIRED, K_ADDITIONAL, K_PROPERTIES_MIN,
+    K_PROPERTIES_MAX, K_UNEVALUATED, K_MULTIPLE, K_UNIQUE, K_PATTERNS, K_NAMES, K_CONTAINS,
+    K_CONTAINS_MAX, K_NOT, K_UNLESS_EMPTY, K_NOT_SUPPORTED
 };
 
 static const struct { const char *name; enum keyword keyword; } keywords[] = {
@@ -439,20 +453,85 @@ static const struct { const char *name; enum keyword keyword; } keywords[] = {
     { "required", K_REQUIRED }, { "additionalProperties", K_ADDITIONAL },
     { "minProperties", K_PROPERTIES_MIN }, { "maxProperties", K_PROPERTIES_MAX },
     { "unevaluatedProperties", K_UNEVALUATED }, { "multipleOf", K_MULTIPLE },
-    { "uniqueItems", K_UNLESS_FALSE }, { "patternProperties", K_UNLESS_EMPTY },
+    { "uniqueItems", K_UNIQUE }, { "patternProperties", K_PATTERNS },
     { "dependentRequired", K_UNLESS_EMPTY }, { "dependentSchemas", K_UNLESS_EMPTY },
-    { "dependencies", K_UNLESS_EMPTY }, { "not", K_NOT_SUPPORTED }, { "if", K_NOT_SUPPORTED },
-    { "then", K_NOT_SUPPORTED }, { "else", K_NOT_SUPPORTED }, { "propertyNames", K_NOT_SUPPORTED },
-    { "contains", K_NOT_SUPPORTED }, { "minContains", K_NOT_SUPPORTED }, { "maxContains", K_NOT_SUPPORTED },
+    { "dependencies", K_UNLESS_EMPTY }, { "not", K_NOT }, { "if", K_NOT_SUPPORTED },
+    { "then", K_NOT_SUPPORTED }, { "else", K_NOT_SUPPORTED }, { "propertyNames", K_NAMES },
+    { "contains", K_CONTAINS }, { "maxContains", K_CONTAINS_MAX },
     { "unevaluatedItems", K_NOT_SUPPORTED }, { "$dynamicRef", K_NOT_SUPPORTED },
     { "$recursiveRef", K_NOT_SUPPORTED }
 };
 
 static int read_multiple(struct schema *s, uint32_t v, struct facts *f) {
-    if (!chat_text_equal(s->json.values[v].text, chat_text_of("1"))) return unsupported(s, v);
-    f->types &= ~(unsigned)IS_REAL;
+    struct err why;
     f->has_numbers = true;
+    if (!is_a(s, v, CHAT_JSON_INTEGER) && !is_a(s, v, CHAT_JSON_REAL))
+        return schema_fail(s, v, "is not a number");
+    if (number_step_read(&f->step, s->json.values[v].text, &why) == 0) return 0;
+    return s->lenient ? 0 : schema_fail(s, v, why.text);
+}
+
+/* At least so many items that fit; how many at most cannot be kept. */
+static int read_contains(struct schema *s, uint32_t schema, uint32_t v, struct facts *f) {
+    uint32_t min = schema_member(s, schema, "minContains");
+    int32_t n = 0;
+    int rc = min ? read_count(s, min, true, &n) : 0;
+    f->has_arrays = true;
+    if (rc < 0 || (min && n == 0)) return rc;
+    if (f->contains.n) return schema_unsupported(s, v);
+    f->contains_min = min ? n : 1;
+    f->contains_in = v;
+    return conj_add(s, &f->contains, v);
+}
+
+static int read_unique(struct schema *s, uint32_t v, struct facts *f) {
+    if (is_a(s, v, CHAT_JSON_FALSE)) return 0;
+    if (!is_a(s, v, CHAT_JSON_TRUE)) return schema_fail(s, v, "is neither true nor false");
+    f->has_arrays = f->unique = true;
     return 0;
+}
+
+static int read_patterns(struct schema *s, uint32_t schema, uint32_t v, struct facts *f) {
+    if (!is_a(s, v, CHAT_JSON_OBJECT)) return schema_fail(s, v, "is not an object");
+    uint32_t first = chat_json_first(&s->json, v);
+    if (!first) return 0;
+    f->has_objects = true;
+    if (f->key_pattern || chat_json_next(&s->json, first)) return schema_unsupported(s, v);
+    f->key_pattern = first;
+    f->key_pattern_in = schema;
+    return 0;
+}
+
+static int exclude(struct schema *s, uint32_t v, struct facts *f) {
+    uint32_t *more = arena_array(&s->arena, f->n_excluded + 1, sizeof *more);
+    if (!more) return too_large(s);
+    if (f->n_excluded) memcpy(more, f->excluded, f->n_excluded * sizeof *more);
+    more[f->n_excluded++] = v;
+    f->excluded = more;
+    return 0;
+}
+
+/* What can be said the other way round: one type or several, one value or several. */
+static int read_not(struct schema *s, uint32_t v, struct facts *f) {
+    uint32_t only = is_a(s, v, CHAT_JSON_OBJECT) ? chat_json_first(&s->json, v) : 0;
+    struct chat_text key = only ? s->json.values[only].key : (struct chat_text){ NULL, 0 };
+    struct facts inside = { .types = IS_ANY };
+    int rc = 0;
+    if (is_a(s, v, CHAT_JSON_FALSE)) return 0;
+    if (!only || chat_json_next(&s->json, only)) return schema_unsupported(s, v);
+    if (chat_text_equal(key, chat_text_of("type"))) {
+        rc = read_type(s, only, &inside);
+        if (inside.types & IS_NUMBER) inside.types |= IS_NUMBER;      /* 1.0 is an integer, too */
+        f->types &= ~inside.types;
+    } else if (chat_text_equal(key, chat_text_of("const"))) {
+        rc = exclude(s, only, f);
+    } else if (chat_text_equal(key, chat_text_of("enum")) && is_a(s, only, CHAT_JSON_ARRAY)) {
+        for (uint32_t m = chat_json_first(&s->json, only); m && rc == 0; m = chat_json_next(&s->json, m))
+            rc = exclude(s, m, f);
+    } else {
+        return schema_unsupported(s, v);
+    }
+    return rc;
 }
 
 static int read_keyword(struct schema *s, uint32_t schema, uint32_t v, enum keyword keyword,
@@ -474,23 +553,28 @@ static int read_keyword(struct schema *s, uint32_t schema, uint32_t v, enum keyw
     case K_ITEMS_MAX: f->has_arrays = true; return read_count(s, v, false, &f->items_max);
     case K_PROPERTIES: return read_properties(s, v, f);
     case K_REQUIRED: return read_required(s, v, f);
-    case K_ADDITIONAL: return read_additional(s, v, f);
+    case K_ADDITIONAL: return read_additional(s, schema, v, f);
     case K_PROPERTIES_MIN: return read_count(s, v, true, &f->properties_min);
     case K_PROPERTIES_MAX: return read_count(s, v, false, &f->properties_max);
     case K_MULTIPLE: return read_multiple(s, v, f);
     case K_UNEVALUATED:
         if (is_a(s, v, CHAT_JSON_TRUE)) return 0;
-        if (is_a(s, v, CHAT_JSON_FALSE)) return read_additional(s, v, f);
+        if (is_a(s, v, CHAT_JSON_FALSE)) return read_additional(s, schema, v, f);
         break;
-    case K_UNLESS_FALSE:
-        if (is_a(s, v, CHAT_JSON_FALSE)) return 0;
+    case K_UNIQUE: return read_unique(s, v, f);
+    case K_PATTERNS: return read_patterns(s, schema, v, f);
+    case K_NAMES: f->has_objects = true; return conj_add(s, &f->names, v);
+    case K_CONTAINS: return read_contains(s, schema, v, f);
+    case K_CONTAINS_MAX:
+        if (!schema_member(s, schema, "contains")) return 0;
         break;
+    case K_NOT: return read_not(s, v, f);
     case K_UNLESS_EMPTY:
         if (!chat_json_first(&s->json, v)) return 0;
         break;
     case K_NOT_SUPPORTED: break;
     }
-    return unsupported(s, v);
+    return schema_unsupported(s, v);
 }
 
 static int read_part(struct schema *s, uint32_t v, struct facts *f) {
@@ -529,6 +613,16 @@ int schema_read(struct schema *s, const struct conj *c, struct facts *f) {
     s->work += 16 + (uint64_t)f->n_taken * f->n_taken / 16 + f->n_list;
     if (rc == 0 && s->work > SCHEMA_WORK_MAX) rc = err_set(s->e, ERR_LIMIT, "schema: too complex");
     return rc;
+}
+
+int schema_read_plain(struct schema *s, const struct conj *c, struct facts *f) {
+    struct conj complete = *c;
+    uint32_t branches, done;
+    *f = (struct facts){ .types = IS_ANY, .length_max = GRAMMAR_MANY };
+    int rc = conj_complete(s, &complete);
+    if (rc == 0 && conj_branching(s, &complete, &branches, &done) >= 0)
+        return schema_unsupported(s, branches);
+    return rc < 0 ? rc : schema_read(s, &complete, f);
 }
 
 /* ---- whether two branches exclude each other ---- */

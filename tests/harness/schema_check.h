@@ -48,6 +48,11 @@ static inline bool check_number(json_t *schema, json_t *value) {
     json_t *lo = json_object_get(schema, "minimum"), *hi = json_object_get(schema, "maximum");
     json_t *above = json_object_get(schema, "exclusiveMinimum"),
            *below = json_object_get(schema, "exclusiveMaximum");
+    json_t *step = json_object_get(schema, "multipleOf");
+    double times = step ? x / json_number_value(step) : 0;
+    if (step && (times - (double)(long long)(times + (times < 0 ? -0.5 : 0.5)) > 1e-6 ||
+                 times - (double)(long long)(times + (times < 0 ? -0.5 : 0.5)) < -1e-6))
+        return false;
     return (!lo || x >= json_number_value(lo)) && (!hi || x <= json_number_value(hi)) &&
            (!above || x > json_number_value(above)) && (!below || x < json_number_value(below));
 }
@@ -67,6 +72,17 @@ static inline bool check_string(json_t *schema, json_t *value) {
     return fits;
 }
 
+static inline bool check_contents(json_t *root, json_t *schema, json_t *value) {
+    json_t *contains = json_object_get(schema, "contains"), *least = json_object_get(schema, "minContains");
+    size_t n = json_array_size(value), n_fit = 0;
+    for (size_t i = 0; i < n && contains; i++) n_fit += check_value(root, contains, json_array_get(value, i));
+    if (contains && n_fit < (least ? (size_t)json_integer_value(least) : 1)) return false;
+    for (size_t i = 0; i < n && json_is_true(json_object_get(schema, "uniqueItems")); i++)
+        for (size_t k = 0; k < i; k++)
+            if (check_equal(json_array_get(value, i), json_array_get(value, k))) return false;
+    return true;
+}
+
 static inline bool check_array(json_t *root, json_t *schema, json_t *value) {
     size_t n = json_array_size(value), i = 0;
     json_t *min = json_object_get(schema, "minItems"), *max = json_object_get(schema, "maxItems");
@@ -78,10 +94,38 @@ static inline bool check_array(json_t *root, json_t *schema, json_t *value) {
         if (!check_value(root, json_array_get(prefix, i), json_array_get(value, i))) return false;
     for (; i < n && items; i++)
         if (!check_value(root, items, json_array_get(value, i))) return false;
-    return true;
+    return check_contents(root, schema, value);
+}
+
+static inline bool check_name(json_t *root, json_t *schema, const char *key) {
+    json_t *names = json_object_get(schema, "propertyNames"), *text = json_string(key);
+    bool fits = !names || check_value(root, names, text);
+    json_decref(text);
+    return fits;
+}
+
+/* By the patterns that the name fits; *n: how many. */
+static inline bool check_by_pattern(json_t *root, json_t *schema, const char *key, json_t *member,
+                                    size_t *n) {
+    const char *pattern;
+    json_t *own, *text = json_string(key);
+    bool fits = true;
+    json_object_foreach(json_object_get(schema, "patternProperties"), pattern, own) {
+        json_t *only = json_pack("{s:s}", "pattern", pattern);
+        bool named = check_string(only, text);
+        json_decref(only);
+        *n += named;
+        if (named && !check_value(root, own, member)) fits = false;
+    }
+    json_decref(text);
+    return fits;
 }
 
 static inline bool check_object(json_t *root, json_t *schema, json_t *value) {
+    json_t *min = json_object_get(schema, "minProperties"), *max = json_object_get(schema, "maxProperties");
+    size_t size = json_object_size(value);
+    if ((min && size < (size_t)json_integer_value(min)) || (max && size > (size_t)json_integer_value(max)))
+        return false;
     json_t *properties = json_object_get(schema, "properties"),
            *required = json_object_get(schema, "required");
     json_t *more = json_object_get(schema, "additionalProperties"), *member;
@@ -90,7 +134,10 @@ static inline bool check_object(json_t *root, json_t *schema, json_t *value) {
         if (!json_object_get(value, json_string_value(json_array_get(required, i)))) return false;
     json_object_foreach(value, key, member) {
         json_t *own = json_object_get(properties, key);
-        if (!own) own = more;
+        size_t n_pattern = 0;
+        if (!check_name(root, schema, key) || !check_by_pattern(root, schema, key, member, &n_pattern))
+            return false;
+        if (!own && !n_pattern) own = more;
         if (own && !check_value(root, own, member)) return false;
     }
     return true;
@@ -119,6 +166,7 @@ static inline bool check_value(json_t *root, json_t *schema, json_t *value) {
     if ((k = json_object_get(schema, "type")) && !check_type(k, value)) return false;
     if ((k = json_object_get(schema, "enum")) && !check_listed(k, value)) return false;
     if ((k = json_object_get(schema, "const")) && !check_equal(k, value)) return false;
+    if ((k = json_object_get(schema, "not")) && check_value(root, k, value)) return false;
     k = json_object_get(schema, "allOf");
     for (size_t i = 0; i < json_array_size(k); i++)
         if (!check_value(root, json_array_get(k, i), value)) return false;
