@@ -147,9 +147,31 @@ static int do_load(struct chat_session *s, const char *rest, struct err *e) {
     return 0;
 }
 
+/* N or NK; -1: no number. */
+static int64_t read_tokens(const char *text) {
+    char *end;
+    if (*text < '0' || *text > '9') return -1;
+    unsigned long n = strtoul(text, &end, 10);
+    if (n > 1 << 30) return -1;
+    if (*end == 'k' || *end == 'K') n *= 1024, end++;
+    return *end ? -1 : (int64_t)n;
+}
+
+static int set_context(struct chat_source *source, const char *rest, struct err *e) {
+    int64_t n = read_tokens(rest);
+    if (n < 0)
+        return err_set(e, ERR_INVALID,
+                       "/ctx [TOKENS], as /ctx 32768 or /ctx 32K; 0: what the model allows");
+    if (!source->set_context)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the context of an endpoint is set where it runs (pleiades serve --ctx)");
+    return source->set_context(source, (uint64_t)n, e);
+}
+
 static int do_ctx(struct chat_session *s, const char *rest, struct err *e) {
-    (void)rest, (void)e;
-    const struct chat_source *source = s->source;
+    struct chat_source *source = s->source;
+    int rc = *rest ? set_context(source, rest, e) : 0;
+    if (rc < 0) return rc;
     fprintf(stderr, "%d messages, %zu bytes of text; %llu tokens after the last answer", s->talk.n,
             s->talk.bytes, (unsigned long long)source->n_context);
     if (source->n_context_max) fprintf(stderr, " of at most %llu", (unsigned long long)source->n_context_max);
@@ -180,7 +202,7 @@ static const struct command {
     { "/read", " FILE [TEXT]", do_read, "say what is in FILE, and TEXT behind it" },
     { "/save", " FILE", do_save, "write the conversation, as the JSON of a chat request" },
     { "/load", " FILE", do_load, "go on with a saved conversation" },
-    { "/ctx", "", do_ctx, "how much of the context is used" },
+    { "/ctx", " [TOKENS]", do_ctx, "how much of the context is used; with TOKENS: sets its size" },
     { "/reset", "", do_reset, "a new conversation with the same system prompt" },
     { "/quit", "", NULL, "end; so does Ctrl-D" },
     { "/exit", "", NULL, NULL },

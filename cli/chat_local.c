@@ -13,7 +13,7 @@
 
 #include <stdlib.h>
 
-enum { BAR = 30, END_IDS_MAX = 8, FEED_BYTES = 1024 };
+enum { BAR = 30, END_IDS_MAX = 8, FEED_BYTES = 1024, CTX_LEAST = 16 };
 
 struct local {
     struct chat_source base;                      /* first: a source is one of us */
@@ -28,6 +28,8 @@ struct local {
     struct token_buf cached;                      /* tokens the sequence holds */
     float *logits;                                /* after the last of them */
     const volatile sig_atomic_t *stop;
+    struct engine_options engine;                 /* it was opened with these; texts of argv */
+    uint32_t n_room;                              /* tokens that the open stages can hold */
 };
 
 /* ---- progress ---- */
@@ -228,7 +230,8 @@ static int local_answer(struct chat_source *s, const struct chat_talk *talk, enu
     struct dsml_stream *parser = NULL;
     struct dsml_options o = { .in_reasoning = thinking != CHAT_THINKING_OFF };
     if (e) *e = (struct err){ 0 };
-    int rc = encode(l, talk, thinking, &tokens, e);
+    int rc = l->g.n_stages ? encode(l, talk, thinking, &tokens, e)
+                           : err_set(e, ERR_STALE, "the model is closed; /quit");
     if (rc == 0 && !l->raw) rc = dsml_stream_new(&parser, &o, e);
     if (rc == 0) rc = prefill(l, &tokens, a, e);
     if (rc == 0) {
@@ -242,7 +245,7 @@ static int local_answer(struct chat_source *s, const struct chat_talk *talk, enu
     }
     if (rc < 0 && e && !e->text[0]) err_set(e, rc, "the answer is longer than %d MiB, or there is no memory",
                                             CHAT_ANSWER_BYTES_MAX >> 20);
-    s->n_context = engine_len(&l->g);
+    s->n_context = l->g.n_stages ? engine_len(&l->g) : 0;
     dsml_stream_free(parser);
     token_buf_free(&tokens);
     return rc;
@@ -277,16 +280,49 @@ static void read_names(struct local *l) {
     l->encoding = chat_encoding_guess((struct chat_text){ name.data, name.len },
                                       (struct chat_text){ jinja.data, jinja.len });
     snprintf(l->base.name, sizeof l->base.name, "%s", engine_hparams(&l->g)->name);
-    l->base.n_context_max = l->g.n_ctx;
 }
 
-static int open_model(struct local *l, const struct chat_source_options *o, struct err *e) {
-    struct engine_options engine = o->engine;
-    struct bar bar = { .start_ns = clock_now_ns(), .stop = o->stop };
+static int open_engine(struct local *l, uint32_t n_ctx, struct err *e) {
+    struct engine_options engine = l->engine;
+    struct bar bar = { .start_ns = clock_now_ns(), .stop = l->stop };
+    engine.ctx = (int)n_ctx;
     engine.progress = load_progress;
     engine.progress_ctx = &bar;
     int rc = engine_open(&l->g, &engine, e);
     if (rc == 0) rc = engine_tokenizer(&l->g, e);
+    l->cached.n = 0;
+    l->base.n_context_max = l->n_room = l->g.n_ctx;
+    return rc;
+}
+
+/* More than the stages have room for: they are opened anew, and the conversation is computed again with
+ * the next question. */
+static int local_set_context(struct chat_source *s, uint64_t n, struct err *e) {
+    struct local *l = (struct local *)s;
+    if (!l->g.n_stages) return err_set(e, ERR_STALE, "the model is closed; /quit");
+    uint32_t most = engine_hparams(&l->g)->n_ctx_train, before = l->n_room;
+    if (n == 0) n = most;
+    if (n < CTX_LEAST || n > most)
+        return err_set(e, ERR_INVALID, "a context of %d to %u tokens, as the model allows", CTX_LEAST, most);
+    int rc = 0;
+    if (n > l->n_room) {
+        engine_close(&l->g);
+        rc = open_engine(l, (uint32_t)n, e);
+        if (rc < 0 && open_engine(l, before, NULL) < 0)
+            return err_wrap(e, rc, "the model is closed");
+        if (rc < 0) return rc;
+    } else if (n < engine_len(&l->g)) {
+        rc = engine_rollback(&l->g, 0, e);
+        l->cached.n = 0;
+    }
+    l->g.n_ctx = (uint32_t)n;
+    l->base.n_context_max = n;
+    l->base.n_context = engine_len(&l->g);
+    return rc;
+}
+
+static int open_model(struct local *l, struct err *e) {
+    int rc = open_engine(l, (uint32_t)l->engine.ctx, e);
     if (rc < 0) return rc;
     int n_vocab = (int)engine_hparams(&l->g)->n_vocab;
     rc = sampler_params_check(&l->params, n_vocab, e);
@@ -304,11 +340,13 @@ int chat_local_open(struct chat_source **out, const struct chat_source_options *
     if (!l) return err_set(e, ERR_NOMEM, "no memory for the model's state");
     l->base.answer = local_answer;
     l->base.close = local_close;
+    l->base.set_context = local_set_context;
+    l->engine = o->engine;
     l->params = o->sampling;
     l->raw = o->raw;
     l->n_new_max = o->n_new_max;
     l->stop = o->stop;
-    int rc = open_model(l, o, e);
+    int rc = open_model(l, e);
     if (rc < 0) local_close(&l->base);
     else *out = &l->base;
     return rc;

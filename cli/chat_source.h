@@ -34,6 +34,8 @@ struct chat_source {
     /* 0 also when it was stopped. After an error the conversation can go on with the next question. */
     int (*answer)(struct chat_source *s, const struct chat_talk *talk, enum chat_thinking thinking,
                   struct chat_answer *out, struct err *e);
+    /* The most tokens of a conversation from now on, 0: the model's own limit. NULL: not decided here. */
+    int (*set_context)(struct chat_source *s, uint64_t n, struct err *e);
     void (*close)(struct chat_source *s);
     char name[128];                               /* of the model, for people */
     uint64_t n_context, n_context_max;           /* tokens after the last answer, and the limit; 0: unknown */

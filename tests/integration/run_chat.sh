@@ -46,6 +46,14 @@ ok "and comes back as it was" cmp "$tmp/talk.json" "$tmp/again.json"
 printf 'three stars' >"$tmp/a file"
 printf '/nothink\n/read "%s" How many?\n/save %s\n' "$tmp/a file" "$tmp/read.json" | run -m "$model" >/dev/null 2>&1
 ok "/read says what is in a file" grep -qF '"content": "three stars\n\nHow many?"' "$tmp/read.json"
+printf '/nothink\nWhich stars?\n/ctx 2K\nAnd now?\n/ctx 1000\n/ctx\n' |
+    run -m "$model" --ctx 512 --temp 0 >"$tmp/grown" 2>"$tmp/output"
+says "/ctx makes the context larger" " of at most 2048"
+says "and smaller" " of at most 1000"
+printf '/nothink\nWhich stars?\nAnd now?\n' | run -m "$model" --ctx 2048 --temp 0 >"$tmp/large" 2>/dev/null
+same "which changes no answer" "$(cat "$tmp/large")" "$(cat "$tmp/grown")"
+printf '/ctx 8\n' | run -m "$model" >/dev/null 2>"$tmp/output"
+says "a context that the model does not allow is an error" "a context of 16 to "
 for bad in "/load $tmp/nothing" "/load $model" "/read $model" "/unknown" "/save"; do
     printf '%s\n' "$bad" >"$tmp/line"
     status=0
