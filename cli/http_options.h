@@ -64,6 +64,8 @@ static inline const struct http_config *http_options_config(struct http_options 
         OPT_FLAG(0, "inline-thinking", &(o)->config.inline_thinking,                               \
                  "<think>...</think> in the content"),                                             \
         OPT_FLAG(0, "loose-markup", &(o)->config.loose_markup, "accept misspelt tool markup"),     \
+        OPT_FLAG(0, "thinking-budget", &(o)->config.thinking_budget,                               \
+                 "thinking.budget_tokens of a request ends its reasoning"),                        \
         OPT_FLAG(0, "early-headers", &(o)->config.early_headers,                                   \
                  "long answers that do not stream: 200 at once, then blank lines"),                \
         OPT_INT(0, "max-tokens", &(o)->config.max_tokens, 0, 1 << 30, "N",                         \
@@ -74,6 +76,12 @@ static inline const struct http_config *http_options_config(struct http_options 
         OPT_NUMBER(0, "min-p", &(o)->config.min_p, 0, 1, "X",                                      \
                    "share of the likeliest token's chance"),                                       \
         OPT_INT(0, "top-k", &(o)->config.top_k, 0, 1 << 20, "N", "only so many tokens; 0: all"),   \
+        OPT_GROUP("Over restarts"),                                                                \
+        OPT_STRING(0, "state", &(o)->config.state, "DIR",                                          \
+                   "tool calls as the model wrote them are kept here, so that histories of clients " \
+                   "stay in the cache; holds pieces of conversations"),                            \
+        OPT_INT(0, "state-ms", &(o)->config.limit.state_ms, 1, 1 << 30, "MS",                      \
+                "between two writings of it, beside the one at the end"),                          \
         OPT_GROUP("Limits of the endpoint"),                                                       \
         OPT_INT(0, "http-connections", &(o)->config.limit.connections, 1, 60000, "N",              \
                 "open at once"),                                                                   \

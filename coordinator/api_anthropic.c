@@ -218,4 +218,5 @@ static void end(struct api_job *j) {
     buf_add_char(&j->out, '}');
 }
 
-const struct api_dialect api_dialect_messages = { open_message, alive, delta, end_choice, end, fail };
+const struct api_dialect api_dialect_messages = { .open = open_message, .alive = alive, .delta = delta,
+                                                  .end_choice = end_choice, .end = end, .fail = fail };

@@ -42,7 +42,8 @@ int api_guide_new(struct service_guide **out, const struct guide_vocab *v, const
                                .schema = r->schema,
                                .calls = calls_of(r),
                                .tools = tools,
-                               .one_call = r->one_call };
+                               .one_call = r->one_call,
+                               .reasoning_max = r->reasoning_max };
     o.n_tools = o.calls == GUIDE_CALLS_NONE ? 0 : read_tools(tools, r);
     int rc = guide_new(out, v, &o, e);
     free(tools);

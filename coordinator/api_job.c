@@ -6,6 +6,7 @@
  * numbers for the usage. */
 #include "coordinator/api_job.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -27,7 +28,8 @@ struct api_usage api_job_usage(const struct api_job *j) {
         const struct api_choice *c = &j->choice[i];
         uint32_t n = (uint32_t)j->prompt[c->prompt_i].tokens.n;
         if (c->over && i % j->params.n == 0) u.n_cached += MIN(c->done.n_cached, n);
-        u.n_output += c->over ? MAX(c->done.n_output, c->answer.n_tokens) : c->answer.n_tokens;
+        if (!j->params.nothing_new)
+            u.n_output += c->over ? MAX(c->done.n_output, c->answer.n_tokens) : c->answer.n_tokens;
         u.n_reasoning += c->answer.n_reasoning;
     }
     return u;
@@ -46,7 +48,13 @@ void api_job_request(struct api_job *j, uint32_t i, struct service_request *out)
         out->n_end_id = j->site->n_ends;
     }
     out->take_guide = c->guide;
+    out->score_prompt = j->params.scores && i % j->params.n == 0 && prompt->n > 1;
     c->guide = NULL;
+}
+
+bool api_job_may_begin(const struct api_job *j, uint32_t i) {
+    const struct api_prompt *p = &j->prompt[j->choice[i].prompt_i];
+    return !j->params.scores || i % j->params.n == 0 || MAX(p->n_listed, 1u) == p->tokens.n;
 }
 
 void api_job_open(struct api_job *j) {
@@ -79,7 +87,6 @@ static void add_call(struct api_job *j, struct api_choice *c, const struct dsml_
     call->tool = find_tool(j, d->text);
 }
 
-/* Log-probabilities of an answer that is written whole: its dialect reads them from c->logprobs. */
 static void write_delta(struct api_job *j, struct api_choice *c, const struct dsml_delta *d) {
     if (d->kind == DSML_CALL) add_call(j, c, d);
     if (j->params.stream || j->endpoint == API_RESPONSES) j->dialect->delta(j, c, d);
@@ -120,26 +127,40 @@ static void break_off(struct api_job *j) {
     api_job_fail(j, &fault);
 }
 
+void api_lists_init(struct api_lists *l) {
+    for (size_t i = 0; i < API_LISTS; i++) buf_init(&l->of[i], API_OUT_BYTES_MAX);
+}
+
+void api_lists_deinit(struct api_lists *l) {
+    for (size_t i = 0; i < API_LISTS; i++) buf_deinit(&l->of[i]);
+}
+
 /* Every token, also those that are no text; numbers with all their digits. */
-static void keep_token(const struct api_job *j, struct api_choice *c, const struct service_token *t) {
-    const char *comma = c->token_ids.size ? "," : "";
-    buf_printf(&c->token_ids, "%s%d", comma, t->id);
+void api_lists_add_id(const struct api_job *j, struct api_lists *l, const struct service_token *t) {
+    struct buf *ids = &l->of[LIST_ID], *details = &l->of[LIST_DETAIL];
+    const char *comma = ids->size ? "," : "";
+    if (!j->params.token_ids) return;
+    buf_printf(ids, "%s%d", comma, t->id);
     if (!j->params.sampling.logprobs) return;
-    buf_printf(&c->token_details, "%s{\"id\":%d,\"logprob\":%.9g,\"top\":[", comma, t->id, t->logprob);
+    buf_printf(details, "%s{\"id\":%d,\"logprob\":", comma, t->id);
+    if (isnan(t->logprob)) buf_add_text(details, "null");
+    else buf_printf(details, "%.9g", t->logprob);
+    buf_add_text(details, ",\"top\":[");
     for (int i = 0; i < t->n_top; i++)
-        buf_printf(&c->token_details, "%s{\"id\":%d,\"logprob\":%.9g}", i ? "," : "", t->top[i].id,
-                   t->top[i].logprob);
-    buf_add_text(&c->token_details, "]}");
+        buf_printf(details, "%s{\"id\":%d,\"logprob\":%.9g}", i ? "," : "", t->top[i].id, t->top[i].logprob);
+    buf_add_text(details, "]}");
 }
 
 void api_job_token(struct api_job *j, uint32_t i, const struct service_token *t) {
     struct api_choice *c = &j->choice[i];
     if (j->finished || c->over) return;
+    if (t->of_prompt && j->dialect->score) j->dialect->score(j, c, t);
+    if (t->of_prompt || j->params.nothing_new) return;
     if (c->wants_end) {                           /* computed before the cancellation arrived */
         c->answer.n_tokens++;
         return;
     }
-    if (j->params.token_ids) keep_token(j, c, t);
+    api_lists_add_id(j, &c->lists, t);
     if (api_answer_token(&c->answer, t) < 0) break_off(j);
     else take_deltas(j, c);
 }
@@ -154,7 +175,7 @@ static void remember_calls(const struct api_job *j, const struct api_choice *c) 
 }
 
 static void end_choice(struct api_job *j, struct api_choice *c, const struct service_done *d) {
-    bool cut = d->end == SERVICE_END_LENGTH;
+    bool cut = d->end == SERVICE_END_LENGTH || j->params.nothing_new;
     if (api_answer_end(&c->answer, cut) < 0) {
         break_off(j);
         return;

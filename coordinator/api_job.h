@@ -21,10 +21,18 @@ enum {
     API_JOB_BYTES_MAX = 64 << 20                  /* of the arena: names, stop strings, echoes */
 };
 
+/* What is written whole at the end, or with the next piece of a stream: JSON, without the brackets. */
+enum api_list { LIST_TOKEN, LIST_LOGPROB, LIST_TOP, LIST_OFFSET, LIST_ID, LIST_DETAIL, API_LISTS };
+struct api_lists { struct buf of[API_LISTS]; };
+
 struct api_prompt {
     struct token_buf tokens;
     bool in_reasoning;
     struct chat_text echo;                        /* completions: its text */
+    bool silent_first;                            /* the first token is ours, and no part of that text */
+    struct api_lists lists;                       /* of its tokens, for those who want them back */
+    uint32_t n_listed;                            /* tokens in there */
+    size_t text_at;                               /* characters of the echo before the next one */
 };
 
 struct api_job_call {
@@ -40,14 +48,13 @@ struct api_choice {
     struct dsml_message whole;                    /* when the answer is not streamed */
     struct api_job_call *call;
     size_t n_calls;
-    struct buf logprobs, logprob_text, logprob_top, logprob_at;      /* JSON of what is written whole */
-    struct buf token_ids, token_details;          /* with return_token_ids; likewise */
+    struct api_lists lists;                       /* of the tokens of the answer */
     bool begun, over;                             /* over: on_done was told */
     bool wants_end;                               /* nothing more will come of it: cancel */
     bool thinking_open;                           /* inline thinking: its tag was written */
     struct service_done done;
     enum dsml_finish finish;
-    size_t text_at;                               /* completions: offset of the next token */
+    size_t text_at;                               /* completions: offset of the next token in the answer */
 };
 
 struct api_job;
@@ -56,6 +63,8 @@ struct api_dialect {
     void (*open)(struct api_job *j);              /* a stream begins; may be NULL */
     void (*alive)(struct api_job *j);             /* nothing came for a while */
     void (*delta)(struct api_job *j, struct api_choice *c, const struct dsml_delta *d);
+    /* The next token of the prompt, where it was asked about; may be NULL. */
+    void (*score)(struct api_job *j, struct api_choice *c, const struct service_token *t);
     void (*end_choice)(struct api_job *j, struct api_choice *c);
     void (*end)(struct api_job *j);               /* the last event, or the whole answer */
     void (*fail)(struct api_job *j);              /* j->fault, in a stream that has begun */
@@ -105,6 +114,8 @@ void api_job_free(struct api_job *j);             /* NULL is fine */
 
 /* What to submit for choice i; the listener and deadline are the caller's. take_guide changes owner. */
 void api_job_request(struct api_job *j, uint32_t i, struct service_request *out);
+/* Whether it may be submitted: not while it has to wait for what another one learns of their prompt. */
+bool api_job_may_begin(const struct api_job *j, uint32_t i);
 
 void api_job_open(struct api_job *j);             /* of a stream, once all is admitted */
 void api_job_alive(struct api_job *j);
@@ -118,6 +129,10 @@ void api_job_fail(struct api_job *j, const struct api_error *fault);
 extern const struct api_dialect api_dialect_chat, api_dialect_completions, api_dialect_messages,
     api_dialect_responses;
 
+void api_lists_init(struct api_lists *l);
+void api_lists_deinit(struct api_lists *l);       /* zeroed is fine */
+/* With return_token_ids: a token that was sampled or is of the prompt; a logprob that is NaN is none. */
+void api_lists_add_id(const struct api_job *j, struct api_lists *l, const struct service_token *t);
 void api_job_new_id(struct api_job *j, const char *prefix, size_t n, char out[API_ID_MAX]);
 struct api_usage {
     uint64_t n_prompt, n_cached, n_output, n_reasoning;

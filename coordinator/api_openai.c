@@ -2,7 +2,7 @@
  *
  *     {role} {reasoning_content}* {content}* ({tool_calls: id, name} {tool_calls: arguments}*)* {finish}
  *     [usage] [DONE]              each choice in this order, choices interleaved */
-#include "coordinator/api_job.h"
+#include "coordinator/api_openai_parts.h"
 
 #include "coordinator/sse.h"
 
@@ -10,13 +10,6 @@ static const char *finish_word(const struct api_choice *c) {
     static const char *const words[] = { [DSML_FINISH_STOP] = "stop", [DSML_FINISH_LENGTH] = "length",
                                          [DSML_FINISH_CALLS] = "tool_calls" };
     return words[c->finish];
-}
-
-static void put_head(struct api_job *j, const char *object) {
-    buf_printf(&j->out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", j->id, object,
-               (long long)j->created_s);
-    chat_json_put_quoted(&j->out, j->model);
-    buf_printf(&j->out, ",\"system_fingerprint\":\"%s\",\"choices\":[", j->site->fingerprint);
 }
 
 static void put_usage(struct api_job *j) {
@@ -44,11 +37,15 @@ static void put_logprobs(struct api_job *j, struct api_choice *c, bool always) {
     else buf_add_text(&j->out, always ? "{\"content\":[],\"refusal\":null}" : "null");
 }
 
+static void put_choice(struct api_job *j, struct api_choice *c);
+static const struct api_openai_words names = { "chat.completion", "chat.completion.chunk", put_choice,
+                                               put_usage };
+
 /* ---- stream ---- */
 
 static void begin_chunk(struct api_job *j, const struct api_choice *c) {
     sse_begin(&j->out, NULL);
-    put_head(j, "chat.completion.chunk");
+    api_openai_put_head(j, names.piece);
     buf_printf(&j->out, "{\"index\":%u,\"delta\":{", c->index);
 }
 
@@ -58,14 +55,7 @@ static void end_chunk(struct api_job *j, struct api_choice *c, bool with_logprob
     else buf_add_text(&j->out, "null");
     if (finish) buf_printf(&j->out, ",\"finish_reason\":\"%s\"}]", finish);
     else buf_add_text(&j->out, ",\"finish_reason\":null}]");
-    if (j->params.include_usage) {
-        buf_add_text(&j->out, ",\"usage\":null");
-    } else if (finish && j->n_over + 1 == j->n_choice) {
-        buf_add_text(&j->out, ",\"usage\":");
-        put_usage(j);
-    }
-    buf_add_char(&j->out, '}');
-    sse_end(&j->out);
+    api_openai_end_piece(j, finish && j->n_over + 1 == j->n_choice, &names);
 }
 
 static void send_role(struct api_job *j, struct api_choice *c) {
@@ -109,17 +99,6 @@ static void end_choice(struct api_job *j, struct api_choice *c) {
     end_chunk(j, c, true, finish_word(c));
 }
 
-static void alive(struct api_job *j) {
-    if (j->n_progress_of) sse_comment(&j->out, "prefill %u/%u", j->n_progress, j->n_progress_of);
-    else sse_comment(&j->out, "waiting");
-}
-
-static void fail(struct api_job *j) {
-    sse_begin(&j->out, NULL);
-    api_error_put(&j->out, &j->fault, API_SHAPE_OPENAI, j->request_id);
-    sse_end(&j->out);
-}
-
 /* ---- one object ---- */
 
 static void put_calls(struct api_job *j, const struct api_choice *c) {
@@ -154,26 +133,9 @@ static void put_choice(struct api_job *j, struct api_choice *c) {
 }
 
 static void end(struct api_job *j) {
-    if (!j->params.stream) {
-        put_head(j, "chat.completion");
-        for (uint32_t i = 0; i < j->n_choice; i++) {
-            if (i) buf_add_char(&j->out, ',');
-            put_choice(j, &j->choice[i]);
-        }
-        buf_add_text(&j->out, "],\"usage\":");
-        put_usage(j);
-        buf_add_char(&j->out, '}');
-        return;
-    }
-    if (j->params.include_usage) {
-        sse_begin(&j->out, NULL);
-        put_head(j, "chat.completion.chunk");
-        buf_add_text(&j->out, "],\"usage\":");
-        put_usage(j);
-        buf_add_char(&j->out, '}');
-        sse_end(&j->out);
-    }
-    buf_add_text(&j->out, "data: [DONE]\n\n");
+    api_openai_end(j, &names);
 }
 
-const struct api_dialect api_dialect_chat = { NULL, alive, delta, end_choice, end, fail };
+const struct api_dialect api_dialect_chat = { .alive = api_openai_alive, .delta = delta,
+                                              .end_choice = end_choice, .end = end,
+                                              .fail = api_openai_fail };

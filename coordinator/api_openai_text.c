@@ -1,6 +1,6 @@
 /* api_openai_text - how POST /v1/completions answers: fragments of text, or one object. No markup is
  * looked for, so every delta is content. */
-#include "coordinator/api_job.h"
+#include "coordinator/api_openai_parts.h"
 
 #include <math.h>
 
@@ -8,13 +8,6 @@
 
 static const char *finish_word(const struct api_choice *c) {
     return c->finish == DSML_FINISH_LENGTH ? "length" : "stop";
-}
-
-static void put_head(struct api_job *j) {
-    buf_printf(&j->out, "{\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%lld,\"model\":", j->id,
-               (long long)j->created_s);
-    chat_json_put_quoted(&j->out, j->model);
-    buf_printf(&j->out, ",\"system_fingerprint\":\"%s\",\"choices\":[", j->site->fingerprint);
 }
 
 static void put_usage(struct api_job *j) {
@@ -39,134 +32,168 @@ static size_t characters(const struct api_site *site, int32_t id) {
     return n;
 }
 
-static void add_logprob(struct api_job *j, struct api_choice *c, const struct service_token *t) {
-    const char *comma = c->logprobs.size ? "," : "";
-    buf_add_text(&c->logprobs, comma);
-    api_token_put_text(j->site, t->id, &c->logprobs);
-    buf_printf(&c->logprob_text, "%s%.6g", comma, shown(t->logprob));
-    buf_printf(&c->logprob_top, "%s{", comma);
+/* `at` counts the characters before it. */
+static void add_logprob(struct api_job *j, struct api_lists *l, const struct service_token *t, size_t at) {
+    struct buf *text = &l->of[LIST_LOGPROB], *top = &l->of[LIST_TOP];
+    const char *comma = text->size ? "," : "";
+    bool none = isnan(t->logprob);                /* of the very first token */
+    buf_add_text(&l->of[LIST_TOKEN], comma);
+    api_token_put_text(j->site, t->id, &l->of[LIST_TOKEN]);
+    if (none) buf_printf(text, "%snull", comma);
+    else buf_printf(text, "%s%.6g", comma, shown(t->logprob));
+    buf_printf(top, "%s%s", comma, none ? "null" : "{");
     for (int i = 0; i < t->n_top; i++) {
-        if (i) buf_add_char(&c->logprob_top, ',');
-        api_token_put_text(j->site, t->top[i].id, &c->logprob_top);
-        buf_printf(&c->logprob_top, ":%.6g", shown(t->top[i].logprob));
+        if (i) buf_add_char(top, ',');
+        api_token_put_text(j->site, t->top[i].id, top);
+        buf_printf(top, ":%.6g", shown(t->top[i].logprob));
     }
-    buf_add_char(&c->logprob_top, '}');
-    buf_printf(&c->logprob_at, "%s%zu", comma, c->text_at);
-    c->text_at += characters(j->site, t->id);
+    if (!none) buf_add_char(top, '}');
+    buf_printf(&l->of[LIST_OFFSET], "%s%zu", comma, at);
 }
 
-static void put_logprobs(struct api_job *j, struct api_choice *c) {
+/* ---- what is said of the prompt ---- */
+
+static void list_prompt(struct api_job *j, struct api_prompt *p, const struct service_token *t) {
+    bool silent = p->n_listed++ == 0 && p->silent_first;
+    api_lists_add_id(j, &p->lists, t);
+    if (!j->params.scores) return;
+    add_logprob(j, &p->lists, t, p->text_at);
+    p->text_at += silent ? 0 : characters(j->site, t->id);
+}
+
+/* The first one, which nothing came before; without scores all of them. */
+static void begin_prompt(struct api_job *j, struct api_prompt *p) {
+    size_t n = j->params.scores ? 1 : p->tokens.n;
+    while (p->n_listed < n) {
+        struct service_token t = { .id = p->tokens.ids[p->n_listed], .logprob = (double)NAN };
+        list_prompt(j, p, &t);
+    }
+}
+
+static void put_list(struct api_job *j, const struct buf *of_prompt, struct buf *own) {
+    if (of_prompt) buf_add(&j->out, of_prompt->data, of_prompt->size);
+    if (!own) return;
+    if (of_prompt && of_prompt->size && own->size) buf_add_char(&j->out, ',');
+    buf_add(&j->out, own->data, own->size);
+    buf_clear(own);
+}
+
+/* What a piece of an answer carries: its prompt, tokens that were sampled, or both. */
+struct carries { struct api_prompt *prompt; struct api_choice *choice; };
+
+static void put_list_of(struct api_job *j, const struct carries *p, enum api_list i) {
+    put_list(j, p->prompt ? &p->prompt->lists.of[i] : NULL, p->choice ? &p->choice->lists.of[i] : NULL);
+}
+
+static void take_logprobs(struct api_job *j, struct api_choice *c) {
     const struct service_token *t;
-    size_t at;
-    while ((t = api_answer_logprob(&c->answer, &at))) add_logprob(j, c, t);
-    if (!j->params.sampling.logprobs || (!c->logprobs.size && j->params.stream)) {
+    size_t at, before = j->params.echo ? j->prompt[c->prompt_i].text_at : 0;
+    while ((t = api_answer_logprob(&c->answer, &at))) {
+        add_logprob(j, &c->lists, t, before + c->text_at);
+        c->text_at += characters(j->site, t->id);
+    }
+}
+
+static void put_logprobs(struct api_job *j, const struct carries *p) {
+    static const struct { const char *before; enum api_list list; } lists[] = {
+        { "{\"tokens\":[", LIST_TOKEN },
+        { "],\"token_logprobs\":[", LIST_LOGPROB },
+        { "],\"top_logprobs\":[", LIST_TOP },
+        { "],\"text_offset\":[", LIST_OFFSET },
+    };
+    if (p->choice) take_logprobs(j, p->choice);
+    bool any = p->prompt || (p->choice && p->choice->lists.of[LIST_TOKEN].size);
+    if (!j->params.sampling.logprobs || (!any && j->params.stream)) {
         buf_add_text(&j->out, "null");
         return;
     }
-    static const char *const names[] = { "{\"tokens\":[", "],\"token_logprobs\":[", "],\"top_logprobs\":[",
-                                         "],\"text_offset\":[" };
-    struct buf *lists[] = { &c->logprobs, &c->logprob_text, &c->logprob_top, &c->logprob_at };
     for (size_t i = 0; i < COUNT_OF(lists); i++) {
-        buf_add_text(&j->out, names[i]);
-        buf_add(&j->out, lists[i]->data, lists[i]->size);
-        buf_clear(lists[i]);
+        buf_add_text(&j->out, lists[i].before);
+        put_list_of(j, p, lists[i].list);
     }
     buf_add_text(&j->out, "]}");
 }
 
-/* ---- with return_token_ids: the tokens since the last time ---- */
-
-static void put_token_ids(struct api_job *j, struct api_choice *c) {
+/* With return_token_ids: the tokens since the last time. */
+static void put_token_ids(struct api_job *j, const struct carries *p) {
     if (!j->params.token_ids) return;
     buf_add_text(&j->out, ",\"token_ids\":[");
-    buf_add(&j->out, c->token_ids.data, c->token_ids.size);
+    put_list_of(j, p, LIST_ID);
     if (j->params.sampling.logprobs) {
         buf_add_text(&j->out, "],\"token_details\":[");
-        buf_add(&j->out, c->token_details.data, c->token_details.size);
+        put_list_of(j, p, LIST_DETAIL);
     }
     buf_add_char(&j->out, ']');
-    buf_clear(&c->token_ids);
-    buf_clear(&c->token_details);
 }
+
+static void put_choice(struct api_job *j, struct api_choice *c);
+static const struct api_openai_words names = { "text_completion", "text_completion", put_choice, put_usage };
 
 /* ---- stream ---- */
 
-static void send_text(struct api_job *j, struct api_choice *c, struct chat_text text, const char *finish) {
+static void send_text(struct api_job *j, uint32_t index, struct chat_text text, const struct carries *p,
+                      const char *finish) {
     sse_begin(&j->out, NULL);
-    put_head(j);
-    buf_printf(&j->out, "{\"index\":%u,\"text\":", c->index);
+    api_openai_put_head(j, names.piece);
+    buf_printf(&j->out, "{\"index\":%u,\"text\":", index);
     chat_json_put_quoted(&j->out, text);
     buf_add_text(&j->out, ",\"logprobs\":");
-    put_logprobs(j, c);
-    put_token_ids(j, c);
+    put_logprobs(j, p);
+    put_token_ids(j, p);
     if (finish) buf_printf(&j->out, ",\"finish_reason\":\"%s\"}]", finish);
     else buf_add_text(&j->out, ",\"finish_reason\":null}]");
-    if (j->params.include_usage) buf_add_text(&j->out, ",\"usage\":null");
-    buf_add_char(&j->out, '}');
-    sse_end(&j->out);
+    api_openai_end_piece(j, false, &names);
 }
 
 static void send_echo(struct api_job *j, struct api_choice *c) {
+    struct carries p = { &j->prompt[c->prompt_i], NULL };
     if (c->begun || !j->params.echo) return;
     c->begun = true;
-    send_text(j, c, j->prompt[c->prompt_i].echo, NULL);
+    begin_prompt(j, p.prompt);
+    send_text(j, c->index, p.prompt->echo, &p, NULL);
+}
+
+static void score(struct api_job *j, struct api_choice *c, const struct service_token *t) {
+    struct api_prompt *p = &j->prompt[c->prompt_i];
+    begin_prompt(j, p);
+    list_prompt(j, p, t);
+    if (j->params.stream && p->n_listed == p->tokens.n) send_echo(j, c);
 }
 
 static void delta(struct api_job *j, struct api_choice *c, const struct dsml_delta *d) {
+    struct carries p = { NULL, c };
     send_echo(j, c);
-    if (d->text.len) send_text(j, c, d->text, NULL);
+    if (d->text.len) send_text(j, c->index, d->text, &p, NULL);
 }
 
 static void end_choice(struct api_job *j, struct api_choice *c) {
+    struct carries p = { NULL, c };
     send_echo(j, c);
-    send_text(j, c, (struct chat_text){ "", 0 }, finish_word(c));
-}
-
-static void alive(struct api_job *j) {
-    if (j->n_progress_of) sse_comment(&j->out, "prefill %u/%u", j->n_progress, j->n_progress_of);
-    else sse_comment(&j->out, "waiting");
-}
-
-static void fail(struct api_job *j) {
-    sse_begin(&j->out, NULL);
-    api_error_put(&j->out, &j->fault, API_SHAPE_OPENAI, j->request_id);
-    sse_end(&j->out);
+    send_text(j, c->index, (struct chat_text){ "", 0 }, &p, finish_word(c));
 }
 
 /* ---- one object ---- */
 
 static void put_choice(struct api_job *j, struct api_choice *c) {
+    struct carries p = { j->params.echo ? &j->prompt[c->prompt_i] : NULL, c };
     struct chat_text echo = j->prompt[c->prompt_i].echo;
     buf_printf(&j->out, "{\"index\":%u,\"text\":\"", c->index);
-    if (j->params.echo) chat_json_put_escaped(&j->out, echo.data, echo.len);
+    if (p.prompt) chat_json_put_escaped(&j->out, echo.data, echo.len);
+    if (p.prompt) begin_prompt(j, p.prompt);
     chat_json_put_escaped(&j->out, c->whole.content.data, c->whole.content.size);
     buf_add_text(&j->out, "\",\"logprobs\":");
-    put_logprobs(j, c);
-    put_token_ids(j, c);
+    put_logprobs(j, &p);
+    put_token_ids(j, &p);
     buf_printf(&j->out, ",\"finish_reason\":\"%s\"}", finish_word(c));
 }
 
 static void end(struct api_job *j) {
-    if (!j->params.stream) {
-        put_head(j);
-        for (uint32_t i = 0; i < j->n_choice; i++) {
-            if (i) buf_add_char(&j->out, ',');
-            put_choice(j, &j->choice[i]);
-        }
-        buf_add_text(&j->out, "],\"usage\":");
-        put_usage(j);
-        buf_add_char(&j->out, '}');
-        return;
-    }
-    if (j->params.include_usage) {
-        sse_begin(&j->out, NULL);
-        put_head(j);
-        buf_add_text(&j->out, "],\"usage\":");
-        put_usage(j);
-        buf_add_char(&j->out, '}');
-        sse_end(&j->out);
-    }
-    buf_add_text(&j->out, "data: [DONE]\n\n");
+    api_openai_end(j, &names);
 }
 
-const struct api_dialect api_dialect_completions = { NULL, alive, delta, end_choice, end, fail };
+const struct api_dialect api_dialect_completions = { .alive = api_openai_alive,
+                                                     .delta = delta,
+                                                     .score = score,
+                                                     .end_choice = end_choice,
+                                                     .end = end,
+                                                     .fail = api_openai_fail };

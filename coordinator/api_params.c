@@ -131,14 +131,17 @@ static int read_sampling(struct reader *r) {
 
 static int read_limit(struct reader *r) {
     static const char *const fields[] = { "max_tokens", "max_completion_tokens", "max_output_tokens" };
+    bool any = false, echo = json_is_true(json_object_get(r->root, "echo"));
+    /* Nothing new behind an echo: how likely a text is. One token is computed all the same, for nobody. */
+    double least = r->endpoint == API_COMPLETIONS && echo ? 0 : 1;
     r->p->max_tokens = r->site->max_tokens;
-    bool any = false;
     for (size_t i = 0; i < COUNT_OF(fields); i++) {
         int64_t n = 0;
-        int rc = read_whole(r, fields[i], 1, 1e15, &n);
+        int rc = read_whole(r, fields[i], least, 1e15, &n);
         if (rc < 0) return rc;
         if (rc == 0) continue;
-        uint32_t limit = (uint32_t)MIN(n, UINT32_MAX);
+        if (n == 0) r->p->nothing_new = true;
+        uint32_t limit = (uint32_t)MAX(MIN(n, UINT32_MAX), 1);
         r->p->max_tokens = any ? MIN(r->p->max_tokens, limit) : limit;
         any = true;
     }
@@ -225,7 +228,9 @@ static int read_others(struct reader *r) {
     if (r->endpoint == API_COMPLETIONS) {
         if (api_json_get(r->root, "suffix")) return wrong(r, "suffix", "absent: filling in is not offered");
         int rc = read_bool(r, "return_token_ids", &r->p->token_ids);
-        return rc < 0 ? rc : read_bool(r, "echo", &r->p->echo);
+        if (rc >= 0) rc = read_bool(r, "echo", &r->p->echo);
+        r->p->scores = r->p->echo && r->p->sampling.logprobs;
+        return rc;
     }
     if (r->endpoint == API_RESPONSES) {
         const json_t *reasoning = api_json_get(r->root, "reasoning");

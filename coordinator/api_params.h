@@ -19,6 +19,7 @@ struct api_params {
     size_t n_stops;
     bool stream, include_usage, echo, ignore_end;
     bool token_ids;                               /* completions: the tokens themselves beside the text */
+    bool scores, nothing_new;                   /* completions: log-probabilities of the prompt, too; alone */
     bool summary, sealed;                         /* responses: of the reasoning */
 };
 

@@ -83,9 +83,15 @@ int api_prompt_make(struct api_prompt *p, const struct api_site *site, struct ap
     return rc;
 }
 
+static struct api_prompt *new_prompt(struct api_job *j) {
+    struct api_prompt *p = &j->prompt[j->n_prompt++];
+    api_lists_init(&p->lists);
+    return p;
+}
+
 /* A completion's prompt as text: begins with the token that every text begins with. */
 static int add_text(struct api_job *j, const json_t *text, struct err *e) {
-    struct api_prompt *p = &j->prompt[j->n_prompt++];
+    struct api_prompt *p = new_prompt(j);
     struct chat_text t = api_json_text(text);
     int32_t bos = tokenizer_bos(j->site->tokenizer);
     int rc = tokenizer_encode(j->site->tokenizer, t.data, t.len, true, &p->tokens, e);
@@ -93,6 +99,7 @@ static int add_text(struct api_job *j, const json_t *text, struct err *e) {
         rc = token_buf_push(&p->tokens, bos, e);
         if (rc == 0) memmove(p->tokens.ids + 1, p->tokens.ids, (p->tokens.n - 1) * sizeof *p->tokens.ids);
         if (rc == 0) p->tokens.ids[0] = bos;
+        p->silent_first = true;
     }
     char *copy = j->params.echo ? arena_text(&j->arena, t.data ? t.data : "", t.len) : NULL;
     if (copy) p->echo = (struct chat_text){ copy, t.len };
@@ -100,7 +107,7 @@ static int add_text(struct api_job *j, const json_t *text, struct err *e) {
 }
 
 static int add_ids(struct api_job *j, const json_t *ids, struct err *e) {
-    struct api_prompt *p = &j->prompt[j->n_prompt++];
+    struct api_prompt *p = new_prompt(j);
     int rc = 0;
     for (size_t i = 0; i < json_array_size(ids) && rc == 0; i++) {
         const json_t *id = json_array_get(ids, i);
@@ -156,9 +163,7 @@ static int open_choice(struct api_job *j, struct api_choice *c, const struct dsm
     o.dsml.in_reasoning = j->prompt[c->prompt_i].in_reasoning;
     c->seed = j->params.sampling.seed + c->index;
     dsml_message_init(&c->whole);
-    struct buf *bufs[] = { &c->logprobs,   &c->logprob_text, &c->logprob_top,
-                           &c->logprob_at, &c->token_ids,    &c->token_details };
-    for (size_t i = 0; i < COUNT_OF(bufs); i++) buf_init(bufs[i], API_OUT_BYTES_MAX);
+    api_lists_init(&c->lists);
     return api_answer_open(&c->answer, j->site, &o, e);
 }
 
@@ -274,10 +279,6 @@ static int prepare_chat(struct api_job *j, json_t *root, struct chat_text body, 
 static int prepare_completion(struct api_job *j, json_t *root, struct api_error *fault) {
     struct err e = { .code = ERR_INTERNAL };
     struct dsml_options dsml = { .stops = j->params.stops, .n_stops = j->params.n_stops };
-    if (j->params.echo && j->params.sampling.logprobs) {
-        fault->param = "echo";
-        return api_error_set(fault, API_FAULT_INVALID, "echo with logprobs: the prompt's are not computed");
-    }
     j->prompt = xcalloc(API_JOB_PROMPTS_MAX, sizeof *j->prompt);
     int rc = add_prompts(j, api_json_get(root, "prompt"), &e);
     if (rc < 0) return refuse(fault, &e);
@@ -390,12 +391,13 @@ void api_job_free(struct api_job *j) {
         if (c->guide) c->guide->free(c->guide);
         api_answer_close(&c->answer);
         dsml_message_deinit(&c->whole);
-        buf_deinit(&c->logprobs), buf_deinit(&c->logprob_text);
-        buf_deinit(&c->logprob_top), buf_deinit(&c->logprob_at);
-        buf_deinit(&c->token_ids), buf_deinit(&c->token_details);
+        api_lists_deinit(&c->lists);
         free(c->call);
     }
-    for (size_t i = 0; i < j->n_prompt; i++) token_buf_free(&j->prompt[i].tokens);
+    for (size_t i = 0; i < j->n_prompt; i++) {
+        token_buf_free(&j->prompt[i].tokens);
+        api_lists_deinit(&j->prompt[i].lists);
+    }
     free(j->choice);
     free(j->prompt);
     arena_deinit(&j->arena);

@@ -21,6 +21,7 @@ struct api_defaults {                             /* of the server */
     enum chat_encoding encoding;
     enum chat_effort effort;                      /* when the client says nothing */
     bool thinking;
+    bool budget;                                  /* thinking.budget_tokens counts */
 };
 
 enum api_tool_choice { API_TOOLS_AUTO, API_TOOLS_NONE, API_TOOLS_REQUIRED, API_TOOLS_NAMED };
@@ -45,6 +46,8 @@ struct api_request {
     enum api_format format;
     struct chat_text schema;                      /* JSON of API_FORMAT_JSON_SCHEMA; may be empty */
     bool strict;                                  /* the format is to be guaranteed */
+    bool budget;                                  /* as in the defaults */
+    uint32_t reasoning_max;                       /* tokens of thinking; 0: no limit of their own */
     struct arena arena;
     json_t *root;
 };

@@ -2,6 +2,7 @@
 #include "coordinator/api_request_parts.h"
 
 #include <stdlib.h>
+#include <strings.h>
 
 #include "common/base/utf8.h"
 
@@ -21,6 +22,7 @@ int api_request_open(struct api_request *r, json_t *root, const struct api_defau
     r->options.encoding = d->encoding;
     r->options.effort = d->effort;
     r->options.thinking = d->thinking;
+    r->budget = d->budget;
     return 0;
 }
 
@@ -280,6 +282,16 @@ int api_effort_read(struct api_request *r, const json_t *effort, struct err *e) 
                             &r->options.effort, e);
 }
 
+static int read_budget(struct api_request *r, const json_t *thinking, struct err *e) {
+    const json_t *budget = r->budget ? api_json_get(thinking, "budget_tokens") : NULL;
+    if (!budget) return 0;
+    double n = json_number_value(budget);
+    if (!json_is_number(budget) || !(n >= 1 && n <= INT32_MAX) || n != (double)(int32_t)n)
+        return err_set(e, ERR_INVALID, "thinking: budget_tokens must be a whole number, at least 1");
+    r->reasoning_max = (uint32_t)n;
+    return 0;
+}
+
 int api_thinking_read(struct api_request *r, const json_t *thinking, struct err *e) {
     if (!thinking || json_is_null(thinking)) return 0;
     bool on = json_is_true(thinking) || api_json_is(thinking, "type", "enabled") ||
@@ -289,7 +301,8 @@ int api_thinking_read(struct api_request *r, const json_t *thinking, struct err 
         return err_set(e, ERR_INVALID, "thinking must be a bool, or have the type enabled, "
                                        "adaptive or disabled");
     r->options.thinking = on;
-    return 1;
+    int rc = on ? read_budget(r, thinking, e) : 0;
+    return rc < 0 ? rc : 1;
 }
 
 static int read_schema(struct api_request *r, const json_t *holder, struct chat_text text,
@@ -341,7 +354,22 @@ static int attach_tools(struct api_request *r, struct err *e) {
     return 0;
 }
 
+static bool mentions_json(struct chat_text t) {
+    for (size_t i = 0; i + 4 <= t.len; i++)
+        if ((t.data[i] | 0x20) == 'j' && strncasecmp(t.data + i, "json", 4) == 0) return true;
+    return false;
+}
+
+/* Nothing tells the model of this format but the client: unasked it would fill a held answer with blanks. */
+static int check_json_object(const struct api_request *r, struct err *e) {
+    for (size_t i = 0; i < r->n_messages; i++)
+        if (mentions_json(r->messages[i].content)) return 0;
+    return err_set(e, ERR_INVALID, "messages must contain the word \"json\" in some form where the format is "
+                                   "json_object");
+}
+
 int api_request_finish(struct api_request *r, struct err *e) {
+    if (r->format == API_FORMAT_JSON_OBJECT && check_json_object(r, e) < 0) return ERR_INVALID;
     if (r->n_messages == 0) return err_set(e, ERR_INVALID, "there must be at least one message");
     if (r->tool_choice == API_TOOLS_NONE) r->n_tools = 0;
     if (r->tool_choice == API_TOOLS_REQUIRED && r->n_tools == 0)

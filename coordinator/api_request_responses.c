@@ -4,6 +4,8 @@
  * another are one assistant message of ours; a result or another role's message ends it. */
 #include "coordinator/api_request.h"
 
+#include <stdlib.h>
+
 #include "common/base/log.h"
 #include "coordinator/api_request_parts.h"
 #include "coordinator/api_sealed.h"
@@ -18,7 +20,17 @@ enum item {
     ITEM_CALL,
     ITEM_CUSTOM_CALL,
     ITEM_RESULT,
+    ITEM_FOREIGN_CALL,                            /* of a tool that their server runs, and what came of it */
+    ITEM_FOREIGN_RESULT,
+    ITEM_REFERENCE,
 };
+
+static bool ends_with(const json_t *item, const char *end) {
+    struct chat_text type = { NULL, 0 };
+    size_t n = strlen(end);
+    return api_json_string(item, "type", &type, NULL) == 1 && type.len > n &&
+           memcmp(type.data + type.len - n, end, n) == 0;
+}
 
 static enum item item_of(const json_t *item) {
     static const struct {
@@ -30,13 +42,15 @@ static enum item item_of(const json_t *item) {
         { "custom_tool_call", ITEM_CUSTOM_CALL },
         { "function_call_output", ITEM_RESULT },
         { "custom_tool_call_output", ITEM_RESULT },
+        { "item_reference", ITEM_REFERENCE },
     };
     bool untyped = !api_json_get(item, "type") && api_json_get(item, "role");
     if (untyped || api_json_is(item, "type", "message"))
         return api_json_is(item, "role", "assistant") ? ITEM_ASSISTANT : ITEM_MESSAGE;
     for (size_t i = 0; i < COUNT_OF(table); i++)
         if (api_json_is(item, "type", table[i].type)) return table[i].item;
-    return ITEM_OTHER;
+    if (ends_with(item, "_call")) return ITEM_FOREIGN_CALL;
+    return ends_with(item, "_output") ? ITEM_FOREIGN_RESULT : ITEM_OTHER;
 }
 
 static void note_unknown(void) {
@@ -45,7 +59,59 @@ static void note_unknown(void) {
 
 static bool is_output(enum item item) {
     return item == ITEM_ASSISTANT || item == ITEM_REASONING || item == ITEM_CALL ||
-           item == ITEM_CUSTOM_CALL;
+           item == ITEM_CUSTOM_CALL || item == ITEM_FOREIGN_CALL;
+}
+
+/* ---- tools that we do not have: local_shell_call, web_search_call, ... ---- */
+
+static int copy_json(struct api_request *r, const json_t *v, struct chat_text *out, struct err *e) {
+    char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+    if (!text) return err_set(e, ERR_NOMEM, "an item");
+    int rc = api_copy(r, chat_text_of(text), out, e);
+    free(text);
+    return rc;
+}
+
+/* What an item says beside what it is. */
+static int copy_rest(struct api_request *r, const json_t *item, struct chat_text *out, struct err *e) {
+    static const char *const about[] = { "type", "id", "call_id", "status" };
+    json_t *rest = json_copy((json_t *)(uintptr_t)item);
+    if (!rest) return err_set(e, ERR_NOMEM, "an item");
+    for (size_t i = 0; i < COUNT_OF(about); i++) json_object_del(rest, about[i]);
+    int rc = copy_json(r, rest, out, e);
+    json_decref(rest);
+    return rc;
+}
+
+static int read_id(const json_t *item, struct chat_text *id, struct err *e) {
+    int rc = api_json_string(item, "call_id", id, e);
+    return rc == 0 ? api_json_string(item, "id", id, e) : rc;
+}
+
+/* "local_shell_call" with its action is a call of local_shell. */
+static int read_foreign_call(struct api_request *r, const json_t *item, struct chat_call *call,
+                             struct err *e) {
+    const json_t *action = api_json_get(item, "action");
+    if (!action) action = api_json_get(item, "arguments");
+    int rc = read_id(item, &call->id, e);
+    if (rc >= 0) rc = api_json_string(item, "type", &call->name, e);
+    if (rc < 0) return rc;
+    call->name.len -= strlen("_call");
+    if (json_is_string(action)) call->arguments = api_json_text(action);
+    else if (action) rc = copy_json(r, action, &call->arguments, e);
+    else rc = copy_rest(r, item, &call->arguments, e);
+    return MIN(rc, 0);
+}
+
+static int read_foreign_result(struct api_request *r, const json_t *item, struct err *e) {
+    const json_t *output = api_json_get(item, "output");
+    struct chat_message *m;
+    int rc = api_message_add(r, CHAT_ROLE_TOOL, &m, e);
+    if (rc == 0) rc = read_id(item, &m->call_id, e);
+    if (rc < 0) return rc;
+    if (json_is_string(output)) m->content = api_json_text(output);
+    else return output ? copy_json(r, output, &m->content, e) : copy_rest(r, item, &m->content, e);
+    return 0;
 }
 
 /* ---- the assistant's items ---- */
@@ -133,6 +199,7 @@ static int read_output_item(struct api_request *r, const json_t *item, struct ou
     if (kind == ITEM_OTHER) note_unknown();
     if (kind == ITEM_REASONING || kind == ITEM_OTHER) return 0;
     o->any = true;
+    if (kind == ITEM_FOREIGN_CALL) return read_foreign_call(r, item, &o->calls[o->n_calls++], e);
     if (kind != ITEM_ASSISTANT)
         return read_call(r, item, kind == ITEM_CUSTOM_CALL, &o->calls[o->n_calls++], e);
     int rc = api_content_read(r, json_object_get(item, "content"), false, &text, e);
@@ -161,7 +228,7 @@ static int read_output(struct api_request *r, const json_t *items, size_t *i, st
     for (; end < json_array_size(items); end++) {
         enum item kind = item_of(json_array_get(items, end));
         if (!is_output(kind) && kind != ITEM_OTHER) break;
-        n_calls += kind == ITEM_CALL || kind == ITEM_CUSTOM_CALL;
+        n_calls += kind == ITEM_CALL || kind == ITEM_CUSTOM_CALL || kind == ITEM_FOREIGN_CALL;
     }
     int rc = api_calls_new(r, n_calls, &o.calls, e);
     if (rc < 0) return rc;
@@ -205,6 +272,9 @@ static int read_items(struct api_request *r, const json_t *items, struct err *e)
         }
         if (kind == ITEM_MESSAGE) rc = read_message(r, item, e);
         else if (kind == ITEM_RESULT) rc = read_result(r, item, e);
+        else if (kind == ITEM_FOREIGN_RESULT) rc = read_foreign_result(r, item, e);
+        else if (kind == ITEM_REFERENCE)
+            rc = err_set(e, ERR_INVALID, "nothing is stored here, so items cannot be referred to: send them");
         else note_unknown();
         if (rc < 0) return err_wrap(e, rc, "input[%zu]", i);
         i++;

@@ -227,7 +227,7 @@ static void put_message(struct api_job *j, const struct api_choice *c, bool done
         buf_add_text(out, "{\"type\":\"output_text\",\"text\":");
         chat_json_put_quoted(out, open_text(j));
         buf_add_text(out, ",\"annotations\":[],\"logprobs\":[");
-        buf_add(out, c->logprobs.data, c->logprobs.size);
+        buf_add(out, c->lists.of[LIST_DETAIL].data, c->lists.of[LIST_DETAIL].size);
         buf_add_text(out, "]}");
     }
     buf_add_text(out, "]}");
@@ -257,10 +257,11 @@ static void close_parts(struct api_job *j, struct api_choice *c) {
         buf_add_text(&j->out, ",\"text\":");
         chat_json_put_quoted(&j->out, text);
         buf_add_text(&j->out, ",\"logprobs\":[");
-        buf_add(&j->out, c->logprobs.data, c->logprobs.size);
+        buf_add(&j->out, c->lists.of[LIST_DETAIL].data, c->lists.of[LIST_DETAIL].size);
         buf_add_char(&j->out, ']');
         end_event(j);
-        part_event(j, "response.content_part.done", "content_index", "output_text", text, &c->logprobs);
+        part_event(j, "response.content_part.done", "content_index", "output_text", text,
+                   &c->lists.of[LIST_DETAIL]);
     }
 }
 
@@ -306,7 +307,7 @@ static void close_item(struct api_job *j, struct api_choice *c, const char *stat
     r->open = ITEM_NONE;
     r->n_items++;
     buf_clear(&j->own_buf[1]);
-    buf_clear(&c->logprobs);
+    buf_clear(&c->lists.of[LIST_DETAIL]);
 }
 
 static void open_item(struct api_job *j, struct api_choice *c, enum item item) {
@@ -325,7 +326,8 @@ static void open_item(struct api_job *j, struct api_choice *c, enum item item) {
     else if (item == ITEM_REASONING)
         part_event(j, "response.content_part.added", "content_index", "reasoning_text", none, NULL);
     else if (item == ITEM_MESSAGE)
-        part_event(j, "response.content_part.added", "content_index", "output_text", none, &c->logprobs);
+        part_event(j, "response.content_part.added", "content_index", "output_text", none,
+                   &c->lists.of[LIST_DETAIL]);
 }
 
 /* ---- deltas ---- */
@@ -342,13 +344,14 @@ static void send_reasoning(struct api_job *j, struct api_choice *c, struct chat_
 /* Tokens whose text is out by now: into the delta and into the item's list. */
 static void put_logprobs(struct api_job *j, struct api_choice *c) {
     const struct service_token *t;
-    size_t at, from = c->logprobs.size;
+    struct buf *list = &c->lists.of[LIST_DETAIL];
+    size_t at, from = list->size;
     while ((t = api_answer_logprob(&c->answer, &at))) {
-        if (c->logprobs.size) buf_add_char(&c->logprobs, ',');
-        api_token_put_logprob(j->site, t, &c->logprobs);
+        if (list->size) buf_add_char(list, ',');
+        api_token_put_logprob(j->site, t, list);
     }
-    if (from && c->logprobs.size > from) from++;  /* the comma */
-    if (c->logprobs.size > from) buf_add(&j->out, c->logprobs.data + from, c->logprobs.size - from);
+    if (from && list->size > from) from++;        /* the comma */
+    if (list->size > from) buf_add(&j->out, list->data + from, list->size - from);
 }
 
 static void send_content(struct api_job *j, struct api_choice *c, struct chat_text text) {
@@ -423,4 +426,5 @@ static void fail(struct api_job *j) {
     send_response(j, "response.failed", "failed");
 }
 
-const struct api_dialect api_dialect_responses = { open_response, alive, delta, end_choice, end, fail };
+const struct api_dialect api_dialect_responses = { .open = open_response, .alive = alive, .delta = delta,
+                                                   .end_choice = end_choice, .end = end, .fail = fail };

@@ -2,23 +2,15 @@
 #include "coordinator/api_site.h"
 
 #include <ctype.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "common/base/check.h"
 #include "common/base/hash.h"
-#include "common/base/log.h"
 #include "common/model/chat_format.h"
+#include "coordinator/api_memory.h"
 #include "coordinator/guide.h"
-#include "coordinator/replay.h"
-
-/* Requests are read on several threads, answers end on another. */
-struct api_memory {
-    pthread_mutex_t lock;
-    struct replay *replay;
-};
 
 /* ---- names ---- */
 
@@ -78,12 +70,6 @@ bool api_site_serves(const struct api_site *s, struct chat_text model) {
 
 /* ---- life ---- */
 
-static int open_memory(struct api_site *s, struct err *e) {
-    s->memory = xcalloc(1, sizeof *s->memory);
-    pthread_mutex_init(&s->memory->lock, NULL);
-    return replay_new(&s->memory->replay, 0, e);
-}
-
 int api_site_new(struct api_site **out, const struct api_site_config *c, struct err *e) {
     struct api_site *s = xcalloc(1, sizeof *s);
     *out = NULL;
@@ -104,7 +90,9 @@ int api_site_new(struct api_site **out, const struct api_site_config *c, struct 
     s->created_s = c->info.created_s;
     make_fingerprint(s);
     find_ends(s);
-    int rc = open_memory(s, e);
+    s->memory = c->memory;
+    s->own_memory = !c->memory;
+    int rc = s->memory ? 0 : api_memory_new(&s->memory, 0, e);
     if (rc == 0 && c->steer) rc = guide_vocab_new(&s->vocab, s->tokenizer, e);
     if (rc < 0) {
         api_site_free(s);
@@ -116,37 +104,24 @@ int api_site_new(struct api_site **out, const struct api_site_config *c, struct 
 
 void api_site_free(struct api_site *s) {
     if (!s) return;
-    if (s->memory) {
-        replay_free(s->memory->replay);
-        pthread_mutex_destroy(&s->memory->lock);
-    }
+    if (s->own_memory) api_memory_free(s->memory);
     guide_vocab_free(s->vocab);
-    free(s->memory);
     free(s);
 }
 
 /* ---- calls as they were written ---- */
 
 void api_site_recall(const struct api_site *s, struct api_request *r) {
-    pthread_mutex_lock(&s->memory->lock);
-    int rc = replay_fill(s->memory->replay, r->messages, r->n_messages, &r->arena);
-    pthread_mutex_unlock(&s->memory->lock);
-    if (rc < 0) log_warn("api", "earlier tool calls are rendered anew: %s", err_text(rc));
+    api_memory_recall(s->memory, r);
 }
 
 void api_site_remember(const struct api_site *s, const struct chat_text *ids, size_t n_ids,
                        struct chat_text block) {
-    struct err e = { .text = "" };
-    pthread_mutex_lock(&s->memory->lock);
-    int rc = replay_put(s->memory->replay, ids, n_ids, block, &e);
-    pthread_mutex_unlock(&s->memory->lock);
-    if (rc < 0) log_debug("api", "a block of tool calls is not kept: %s", e.text);
+    api_memory_remember(s->memory, ids, n_ids, block);
 }
 
 void api_site_memory(const struct api_site *s, struct replay_stats *out) {
-    pthread_mutex_lock(&s->memory->lock);
-    *out = replay_stats(s->memory->replay);
-    pthread_mutex_unlock(&s->memory->lock);
+    *out = api_memory_stats(s->memory);
 }
 
 /* ---- models ---- */

@@ -1,7 +1,7 @@
 /* api_site - what all requests share: the model, its names, the defaults, and the memory of tool calls.
  *
- * Made once when the model is known; immutable afterwards but for the memory of tool calls, which has a
- * lock of its own because requests are rendered on several threads. Any thread. */
+ * Made once when the model is known; immutable afterwards but for the memory of tool calls
+ * (api_memory.h). Any thread. */
 #ifndef COORDINATOR_API_SITE_H
 #define COORDINATOR_API_SITE_H
 
@@ -23,6 +23,7 @@ struct api_site_config {                          /* borrowed for the call */
     double temperature, top_p, min_p;
     int top_k;
     bool steer;                                   /* guides for tools and formats */
+    struct api_memory *memory;                    /* outlives the site; NULL: one of its own */
 };
 
 struct api_site {
@@ -30,7 +31,7 @@ struct api_site {
     char model_id[API_NAME_MAX], model_name[API_NAME_MAX], fingerprint[24];
     char aliases[API_ALIASES_MAX][API_NAME_MAX];
     int n_aliases;
-    bool strict_model, inline_thinking, loose_markup;
+    bool strict_model, inline_thinking, loose_markup, own_memory;
     struct api_defaults defaults;
     uint32_t max_tokens, n_ctx, n_vocab;
     double temperature, top_p, min_p;

@@ -238,6 +238,8 @@ struct coord_view coord_view(const struct coord *c) {
                                 .n_window = pipeline_window(c),
                                 .n_slot = cl->n_slot,
                                 .n_parked = c->sequences.n_parked,
+                                .parked_tokens = c->sequences.tokens_parked,
+                                .n_given_up = c->sequences.n_given_up,
                                 .chunk = c->pipeline.chunk,
                                 .n_request = q->n_submitted,
                                 .n_done = q->n_done,
@@ -280,6 +282,13 @@ void coord_check(const struct coord *c) {
     requests_check(c);
     sequences_check(c);
     pipeline_check(c);
+}
+
+uint32_t coord_view_parked(const struct coord *c, uint32_t *n_token, uint32_t room) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->sequences.n && n < room; i++)
+        if (c->sequences.seq[i].state == SQ_PARKED) n_token[n++] = c->sequences.seq[i].n_sent_max;
+    return n;
 }
 
 uint32_t coord_seqs_alive(const struct coord *c) {

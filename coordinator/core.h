@@ -56,6 +56,9 @@ struct coord_sample {                                         /* one row, and wh
     uint32_t position;                            /* of the token to be chosen, in the whole sequence */
     const struct msg_row_result *row;                         /* offset and bytes are inside `payload` */
     struct payload payload;
+    bool known;                                   /* the prompt goes on with `token`: nothing is chosen, the
+                                                   * seam notes how likely it was; out->spent_us only */
+    int32_t token;
 };
 
 struct coord_sampled {
@@ -117,6 +120,8 @@ struct coord_submit {
     struct msg_want want;                                     /* row and bias_begin are ours to fill */
     const struct msg_bias *bias;                              /* want.n_bias of them, copied */
     uint32_t deadline_ms;                                     /* from now to the last token; 0: none */
+    bool scores;                                  /* sample() is asked about every token of the prompt but the
+                                                   * first, once and in order, before anything is chosen */
 };
 
 struct coord_event {
@@ -201,6 +206,7 @@ struct coord_view {
     const struct coord_plan *plan;                            /* of this epoch; NULL: none */
     uint32_t n_node, n_queued, n_active, n_decode, n_flying, n_window, n_slot, chunk;
     uint32_t n_parked;                                        /* sequences kept, nobody's */
+    uint64_t parked_tokens, n_given_up;           /* tokens of those; how many had to make room */
     uint64_t n_request, n_done, n_failed;
     const struct coord_totals *totals;
     const struct coord_batch_trace *trace;                    /* the last COORD_TRACES, a ring */
@@ -230,6 +236,8 @@ bool coord_view_request(const struct coord *c, struct handle h, struct coord_req
 
 /* Dies when the inside contradicts itself; for tests, after any step. */
 void coord_check(const struct coord *c);
+/* Tokens of each sequence that is kept, at most `room` of them; how many were written. */
+uint32_t coord_view_parked(const struct coord *c, uint32_t *n_token, uint32_t room);
 uint32_t coord_seqs_alive(const struct coord *c);             /* with the parked ones */
 
 #endif

@@ -38,7 +38,8 @@ struct guide {
     struct match *match;
     struct dsml_stream *parser;                   /* NULL without tools */
     enum use use;
-    bool lost;                                    /* the text left the grammar: no more advice */
+    bool lost;                                    /* the text left the grammar, or there is none: no advice */
+    uint32_t reasoning_left;                      /* tokens until it has to end; UINT32_MAX: no matter */
     uint64_t *mask;
 };
 
@@ -60,6 +61,12 @@ static const uint64_t *allowed(struct guide *g) {
 static void guide_next(struct service_guide *head, struct service_steer *out) {
     struct guide *g = (struct guide *)head;
     *out = (struct service_steer){ .greedy = false };
+    if (g->reasoning_left == 0) {
+        memset(g->mask, 0, g->v->trie->n_words * sizeof *g->mask);
+        set_bit(g, g->v->think_end_id);
+        *out = (struct service_steer){ .greedy = true, .allowed = g->mask };
+        return;
+    }
     if (g->lost) return;
     out->greedy = match_all(g->match, GRAMMAR_SYNTAX);
     if (g->use == HOLD || (g->use == INSIDE && !match_any(g->match, GRAMMAR_FREE))) out->allowed = allowed(g);
@@ -88,6 +95,8 @@ static bool is_read(struct guide *g, int32_t id) {
 static bool guide_accept(struct service_guide *head, int32_t id) {
     struct guide *g = (struct guide *)head;
     if (id == g->v->eos_id) return true;
+    if (id == g->v->think_end_id) g->reasoning_left = UINT32_MAX;
+    if (g->reasoning_left != UINT32_MAX) g->reasoning_left--;
     if (!g->lost) g->lost = !follows(g, id);
     return is_read(g, id) || (!g->lost && match_must_end(g->match));
 }
@@ -239,22 +248,31 @@ static int check(const struct guide_options *o, struct err *e) {
     return 0;
 }
 
+static int open_grammar(struct guide *g, const struct guide_options *o, struct err *e) {
+    const struct guide_vocab *v = g->v;
+    int rc = g->use == WATCH ? 0 : build_own(g, o, e);
+    const struct grammar *grammar = g->use == WATCH ? &v->watch[o->in_reasoning] : &g->g;
+    if (rc == 0) rc = match_new(&g->match, grammar, v->trie, e);
+    return rc < 0 ? rc : open_parser(g, o, e);
+}
+
 int guide_new(struct service_guide **out, const struct guide_vocab *v, const struct guide_options *o,
               struct err *e) {
     bool held = o->calls == GUIDE_CALLS_REQUIRED || o->format != GUIDE_TEXT;
+    bool budget = o->reasoning_max && o->in_reasoning && v->think_end_id >= 0;
+    bool nothing = !held && o->calls == GUIDE_CALLS_NONE;
     *out = NULL;
-    if (!held && o->calls == GUIDE_CALLS_NONE) return 0;
+    if (nothing && !budget) return 0;
     int rc = check(o, e);
     if (rc < 0) return rc;
     struct guide *g = xcalloc(1, sizeof *g);
     g->head = (struct service_guide){ guide_next, guide_accept, guide_free };
     g->v = v;
     g->use = held ? HOLD : any_strict(o) ? INSIDE : WATCH;
-    if (g->use != WATCH) g->mask = xcalloc(v->trie->n_words, sizeof *g->mask);
-    if (g->use != WATCH) rc = build_own(g, o, e);
-    const struct grammar *grammar = g->use == WATCH ? &v->watch[o->in_reasoning] : &g->g;
-    if (rc == 0) rc = match_new(&g->match, grammar, v->trie, e);
-    if (rc == 0) rc = open_parser(g, o, e);
+    g->lost = nothing;
+    g->reasoning_left = budget ? o->reasoning_max : UINT32_MAX;
+    if (g->use != WATCH || budget) g->mask = xcalloc(v->trie->n_words, sizeof *g->mask);
+    if (!nothing) rc = open_grammar(g, o, e);
     if (rc < 0) guide_free(&g->head);
     else *out = &g->head;
     return rc;

@@ -5,7 +5,8 @@
  * ends by itself parses and validates; one that is cut by a length limit may be unfinished. Reasoning is
  * left alone: the constraint begins behind </think>, and until then only the end of the answer is
  * forbidden. Where only tools are offered nothing is forbidden; the tags between the values of a call
- * are then chosen without chance, the values themselves with the request's sampling.
+ * are then chosen without chance, the values themselves with the request's sampling. Reasoning that has
+ * used up its tokens is ended, where the vocabulary has a token for that.
  *
  * struct guide_vocab is immutable, made once per tokenizer (which must outlive it) and shared. guide_new
  * may run on any thread; afterwards the guide is used by one thread at a time and owns its memory, at
@@ -45,6 +46,7 @@ struct guide_options {
     const struct guide_tool *tools;               /* those that may be called: a named one is alone here */
     size_t n_tools;
     bool one_call;
+    uint32_t reasoning_max;                       /* after so many tokens </think> comes; 0: when it comes */
 };
 
 /* *out is NULL (and 0 returned) when there is nothing to steer. Nothing is borrowed beyond the call but

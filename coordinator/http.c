@@ -406,7 +406,7 @@ void *http_serve(void *ctx) {
     h->now_ns = clock_now_ns();
     while (!atomic_load(&h->stopping)) turn(h);
     uint64_t begin_ns = h->now_ns, asked_ns = 0, said_ns = h->now_ns;
-    while (h->n_tasks || h->n_exchanges || h->site_in_work) {
+    while (h->n_tasks || h->n_exchanges || h->site_in_work || h->saving) {
         if (h->now_ns - asked_ns > 50000000) {    /* those that came in between, too */
             asked_ns = h->now_ns;
             desk_stop(h, h->now_ns - begin_ns > (uint64_t)HTTP_STOP_MS * 1000000);

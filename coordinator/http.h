@@ -30,6 +30,7 @@ struct http_limits {                              /* http_config_init gives the 
     int request_ms;                               /* from its submission to the last token; 0 is no limit */
     int keep_alive_ms;                            /* between signs of life in a stream */
     int workers;                                  /* threads that render and tokenize */
+    int state_ms;                                 /* between two writings of what a restart shall not lose */
 };
 
 /* Use http_config_init, then change what differs. Unset texts are NULL. */
@@ -53,6 +54,8 @@ struct http_config {
     bool inline_thinking;                         /* <think>...</think> inside the content */
     bool early_headers;                           /* answers that do not stream: 200 at once, then blanks */
     bool loose_markup;                            /* also tool markup as weights of few bits misspell it */
+    bool thinking_budget;                         /* thinking.budget_tokens ends the reasoning */
+    const char *state;                            /* folder of what a restart shall not lose; NULL: none */
     int max_tokens;                               /* when the client says nothing; 0: up to the context */
     double temperature, top_p, min_p;             /* likewise */
     int top_k;

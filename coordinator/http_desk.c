@@ -338,6 +338,7 @@ static bool may_wait(const struct task *t, uint32_t i) {
 
 static void submit_rest(struct task *t) {
     while (!t->job->finished && t->n_submitted < t->job->n_choice) {
+        if (!api_job_may_begin(t->job, t->n_submitted)) return;
         struct err e = { .text = "" };
         int rc = submit(t, t->n_submitted, &e);
         if (rc == ERR_BUSY) return;               /* at the next end or tick */
@@ -406,10 +407,12 @@ static void tell_token(struct watch *w, const struct service_token *token) {
     struct task *t = w->task;
     struct metrics *m = &t->h->metrics;
     double since = (double)(t->h->now_ns - w->token_ns) / 1e9;
-    metrics_add(token->index == 0 ? &m->first_token : &m->between_tokens, since);
-    w->token_ns = t->h->now_ns;
+    if (!token->of_prompt) {
+        metrics_add(token->index == 0 ? &m->first_token : &m->between_tokens, since);
+        w->token_ns = t->h->now_ns;
+    }
     api_job_token(t->job, w->index, token);
-    if (w->index == 0 && t->n_submitted < t->job->n_choice) submit_rest(t);
+    if (!token->of_prompt && t->n_submitted < t->job->n_choice) submit_rest(t);
     settle(t);
 }
 
@@ -531,6 +534,36 @@ void desk_open_site(struct http *h) {
     http_work_put(h->work, &s->piece);
 }
 
+/* ---- what a restart shall not lose ---- */
+
+struct save_piece {
+    struct http_piece piece;
+    struct http *h;
+    struct err e;
+};
+
+static void save_memory(struct http_piece *p) {
+    struct save_piece *s = (struct save_piece *)(void *)p;
+    api_memory_save(s->h->memory, &s->e);
+}
+
+static void memory_saved(struct save_piece *s) {
+    s->h->saving = false;
+    if (s->e.code < 0) log_error("http", "%s", s->e.text);
+    free(s);
+}
+
+static void maybe_save(struct http *h) {
+    uint64_t pause = (uint64_t)h->limit.state_ms * 1000000;
+    if (h->saving || h->now_ns - h->saved_ns < pause || !api_memory_is_due(h->memory)) return;
+    struct save_piece *s = xcalloc(1, sizeof *s);
+    s->piece.run = save_memory;
+    s->h = h;
+    h->saving = true;
+    h->saved_ns = h->now_ns;
+    http_work_put(h->work, &s->piece);
+}
+
 /* ---- from other threads ---- */
 
 /* Which ends came past the ring. Looked at before the ring is drained: their tokens are in it. */
@@ -575,6 +608,7 @@ void desk_drain_notes(struct http *h) {
     }
     while ((p = http_work_take(h->work))) {
         if (p->run == make_site) site_made((struct site_piece *)(void *)p);
+        else if (p->run == save_memory) memory_saved((struct save_piece *)(void *)p);
         else task_prepared((struct task *)(void *)p);
     }
     if (look) sweep(h);
@@ -687,6 +721,7 @@ static void tick_task(struct task *t) {
 
 void desk_tick(struct http *h) {
     desk_open_site(h);
+    maybe_save(h);
     watch_peers(h);
     for (struct task *t = h->tasks, *next; t; t = next) {
         next = t->next;

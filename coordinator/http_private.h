@@ -17,6 +17,7 @@
 
 #include "common/base/ring.h"
 #include "coordinator/api_job.h"
+#include "coordinator/api_memory.h"
 #include "coordinator/http.h"
 #include "coordinator/http_guard.h"
 #include "coordinator/http_net.h"
@@ -136,7 +137,9 @@ struct http {
     char names[2 + HTTP_NAMES_MAX][API_NAME_MAX];
     const char *name_list[HTTP_NAMES_MAX];
     struct api_site *site;                        /* NULL until the service serves */
-    bool site_in_work;
+    bool site_in_work, saving;                    /* saving: a worker writes the memory */
+    struct api_memory *memory;                    /* of tool calls */
+    uint64_t saved_ns;                            /* when that was begun last */
     struct err site_error;
     struct rng rng;
 

@@ -32,6 +32,7 @@ void http_config_init(struct http_config *c) {
         .write_bytes = 8 << 20,
         .keep_alive_ms = 10000,
         .workers = 2,
+        .state_ms = 60000,
     };
 }
 
@@ -49,7 +50,7 @@ static int check_config(const struct http_config *c, struct err *e) {
         l->body_bytes > (uint64_t)1 << 30)
         return err_set(e, ERR_INVALID, "a head of 4 KiB to 16 MiB, a body of 1 KiB to 1 GiB");
     if (l->head_ms < 1 || l->body_ms < 1 || l->write_ms < 1 || l->keep_alive_ms < 1 ||
-        l->write_bytes < 4096 || l->queue_ms < 0 || l->request_ms < 0)
+        l->write_bytes < 4096 || l->state_ms < 1 || l->queue_ms < 0 || l->request_ms < 0)
         return err_set(e, ERR_INVALID, "a time limit that is not positive");
     return 0;
 }
@@ -100,6 +101,7 @@ static int read_defaults(struct http *h, const struct http_config *c, struct err
     if (rc == 0 && c->effort)
         rc = chat_effort_read(d->encoding, chat_text_of(c->effort), &thinking, &d->effort, e);
     d->thinking = thinking;
+    d->budget = c->thinking_budget;
     return rc;
 }
 
@@ -117,10 +119,22 @@ static int read_site(struct http *h, const struct http_config *c, struct err *e)
     s->strict_model = c->strict_model;
     s->inline_thinking = c->inline_thinking;
     s->loose_markup = c->loose_markup;
+    s->memory = h->memory;
     s->max_tokens = (uint32_t)MAX(c->max_tokens, 0);
     s->temperature = c->temperature, s->top_p = c->top_p, s->min_p = c->min_p, s->top_k = c->top_k;
     s->steer = true;
     return read_defaults(h, c, e);
+}
+
+static int open_memory(struct http *h, const struct http_config *c, struct err *e) {
+    int rc = api_memory_new(&h->memory, 0, e);
+    return rc < 0 || !c->state ? rc : api_memory_keep_in(h->memory, c->state, e);
+}
+
+static void close_memory(struct http *h) {
+    struct err e = { .text = "" };
+    if (h->memory && api_memory_save(h->memory, &e) < 0) log_error("http", "%s", e.text);
+    api_memory_free(h->memory);
 }
 
 /* Ids of answers and seeds of sampling: not secrets, but different in every process. */
@@ -159,6 +173,7 @@ static int start_thread(struct http *h, struct err *e) {
 static int open_all(struct http *h, const struct http_config *c, struct err *e) {
     int rc = http_guard_init(&h->guard, c, e);
     if (rc == 0) rc = open_tls(h, c, e);
+    if (rc == 0) rc = open_memory(h, c, e);
     if (rc == 0) rc = read_site(h, c, e);
     if (rc == 0) rc = http_pipe(h->wake, e);
     if (rc == 0) rc = open_sockets(h, c, e);
@@ -227,6 +242,7 @@ void http_stop(struct http *h) {
     for (int i = 0; i < 2; i++)
         if (h->wake[i] >= 0) close(h->wake[i]);
     api_site_free(h->site);
+    close_memory(h);
     ring_deinit(&h->notes);
     free(h->peers.fd), free(h->peers.left), free(h->peers.x), free(h->peers.poll);
     if (h->key) memset(h->key, 0, strlen(h->key));

@@ -7,6 +7,10 @@
 
 #include "common/base/banned.h"
 
+/* Rows of one batch that score a prompt: each costs the last stage a row of logits, of which it keeps
+ * n_seg_max at most. */
+enum { SCORES_MAX = 64 };
+
 /* ---- segments ---- */
 
 /* Arrays grow to the largest batch seen and are used again. */
@@ -19,21 +23,29 @@ static void *grown(void *memory, uint32_t *room, uint32_t need, size_t size) {
 static void segs_grow(struct flight *f) {
     uint32_t room = f->seg_room;
     f->seg = grown(f->seg, &f->seg_room, f->n_seg + 1, sizeof *f->seg);
-    if (f->seg_room == room) return;
-    f->msg_seg = xrealloc(f->msg_seg, f->seg_room * sizeof *f->msg_seg);
-    f->want = xrealloc(f->want, f->seg_room * sizeof *f->want);
+    if (f->seg_room != room) f->msg_seg = xrealloc(f->msg_seg, f->seg_room * sizeof *f->msg_seg);
+}
+
+/* Of the next n rows: those whose token is followed by one of the prompt that has to be scored. */
+static uint32_t scores_of(const struct request *r, uint32_t n, uint32_t *first) {
+    uint32_t end = MIN(r->n_sent + n, r->n_prompt - 1);
+    *first = MAX(r->n_sent, r->n_scored - 1);
+    return end > *first ? end - *first : 0;
 }
 
 /* Segments first in the order of choice; flight_fill() sorts them and writes what the message points to. */
 static void seg_add(struct coord *c, struct flight *f, struct request *r, uint32_t n) {
     segs_grow(f);
     bool wanted = r->n_sent + n == r->n_token;
-    f->seg[f->n_seg++] = (struct flight_seg){
+    struct flight_seg *s = &f->seg[f->n_seg++];
+    *s = (struct flight_seg){
         .seq = r->seq, .pos0 = r->n_sent, .n = n, .want_i = wanted ? 0 : FLIGHT_NO_WANT
     };
+    s->n_score = scores_of(r, n, &s->score0);
     f->n_row += n;
-    f->n_want += wanted;
-    f->n_bias += wanted ? r->want.n_bias : 0;
+    f->n_score += s->n_score;
+    f->n_want += wanted + s->n_score;
+    f->n_bias += (wanted ? r->want.n_bias : 0) + s->n_score;
     if (wanted && n == 1) {
         if (f->n_decode++ == 0 || r->ready_ns < f->ready_ns) f->ready_ns = r->ready_ns;
     }
@@ -44,6 +56,16 @@ static void seg_add(struct coord *c, struct flight *f, struct request *r, uint32
 
 static bool bias_fits(const struct flight *f, const struct request *r) {
     return f->n_bias + r->want.n_bias <= MSG_BIAS_MAX;
+}
+
+/* Of n rows of a prompt: as many as may go into this batch. */
+static uint32_t rows_that_fit(const struct coord *c, const struct flight *f, const struct request *r,
+                              uint32_t n) {
+    if (r->n_scored < r->n_prompt) {
+        uint32_t places = c->config.n_seg_max - MIN(f->n_want, c->config.n_seg_max);
+        n = MIN(n, MIN(places, (uint32_t)SCORES_MAX - MIN(f->n_score, (uint32_t)SCORES_MAX)));
+    }
+    return f->n_bias + r->want.n_bias + (r->n_scored < r->n_prompt ? n : 0) <= MSG_BIAS_MAX ? n : 0;
 }
 
 static void choose_decode(struct coord *c, struct flight *f, uint32_t n_most) {
@@ -103,8 +125,8 @@ static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) 
          r = next) {
         next = request_next(c, r);
         if (f->n_seg == c->config.n_seg_max) return;
-        uint32_t n = MIN(left, r->n_token - r->n_sent);
-        if (!bias_fits(f, r)) continue;
+        uint32_t n = rows_that_fit(c, f, r, MIN(left, r->n_token - r->n_sent));
+        if (n == 0) continue;
         seg_add(c, f, r, n);
         left -= n;
         if (r->list == RL_PREFILL) request_rotate(c, r);
@@ -116,6 +138,18 @@ static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) 
 static int by_seq(const void *a, const void *b) {
     uint64_t x = ((const struct flight_seg *)a)->seq, y = ((const struct flight_seg *)b)->seq;
     return x < y ? -1 : x > y;
+}
+
+/* The token that follows is named as one with a bias: so it is shipped wherever in the order it stands. */
+static void scores_add(struct flight *f, struct flight_seg *s, const struct request *r, uint32_t *n_bias) {
+    uint32_t row0 = s->row + 1 - s->n + (s->score0 - s->pos0);
+    s->score_i = f->n_want;
+    for (uint32_t i = 0; i < s->n_score; i++) {
+        f->bias[*n_bias] = (struct msg_bias){ r->token[s->score0 + i + 1], 1 };
+        f->want[f->n_want++] = (struct msg_want){ .row = row0 + i, .top_p = 1, .n_top = r->want.n_top,
+                                                  .logprobs = true, .n_item_max = r->want.n_item_max,
+                                                  .bias_begin = (*n_bias)++, .n_bias = 1 };
+    }
 }
 
 static void want_add(struct flight *f, struct flight_seg *s, const struct request *r, uint32_t *n_bias) {
@@ -131,6 +165,7 @@ static void flight_fill(struct coord *c, struct flight *f) {
     uint32_t row = 0, n_bias = 0;
     f->token = grown(f->token, &f->row_room, f->n_row, sizeof *f->token);
     f->bias = grown(f->bias, &f->bias_room, f->n_bias, sizeof *f->bias);
+    f->want = grown(f->want, &f->want_room, f->n_want, sizeof *f->want);
     qsort(f->seg, f->n_seg, sizeof *f->seg, by_seq);
     f->n_want = 0;
     for (uint32_t i = 0; i < f->n_seg; i++) {
@@ -140,6 +175,7 @@ static void flight_fill(struct coord *c, struct flight *f) {
         f->msg_seg[i] = (struct msg_seg){ .seq = s->seq, .pos0 = s->pos0, .n = s->n, .from = r->from };
         row += s->n;
         s->row = row - 1;
+        scores_add(f, s, r, &n_bias);
         if (s->want_i != FLIGHT_NO_WANT) want_add(f, s, r, &n_bias);
     }
     CHECK(row == f->n_row && n_bias == f->n_bias);
@@ -159,7 +195,7 @@ bool launch_choose(struct coord *c, struct flight *f) {
     uint32_t n_group = sched_groups(&c->sched, q->n_decode, c->config.n_extra);
     uint32_t share = (q->n_decode + n_group - 1) / n_group, n_most = UINT32_MAX;
     bool prefill = q->list[RL_PREFILL].n > 0, last = c->pipeline.pool.n_used == pipeline_window(c);
-    f->n_seg = f->n_row = f->n_want = f->n_bias = f->n_decode = f->n_more = 0;
+    f->n_seg = f->n_row = f->n_want = f->n_bias = f->n_score = f->n_decode = f->n_more = 0;
     /* With all groups on the way, more rows wait for the next one to return instead of becoming a small
      * group of their own. But where prompts make batches long, a row that stays behind loses a round, and
      * costs little in a batch that travels anyway. */

@@ -126,6 +126,13 @@ static void put_caches(const struct metrics *m, const struct metrics_now *now, s
             "Sequences whose beginning was not computed again.");
     put_one(out, "prefix_cache_misses_total", "counter", (double)m->n_miss,
             "Sequences that were computed from the start.");
+    put_one(out, "prefix_cache_entries", "gauge", (double)now->totals.n_kept,
+            "Sequences kept for prompts that begin like them.");
+    put_one(out, "prefix_cache_tokens", "gauge", (double)now->totals.kept_tokens, "Tokens of those.");
+    put_one(out, "prefix_cache_bytes", "gauge", (double)now->totals.kept_bytes,
+            "State that the stages hold for them.");
+    put_one(out, "prefix_cache_evictions_total", "counter", (double)now->totals.n_given_up,
+            "Kept sequences that had to make room.");
     put_one(out, "call_memory_entries", "gauge", (double)r->n_blocks, "Remembered blocks of tool calls.");
     put_one(out, "call_memory_bytes", "gauge", (double)r->bytes, "Memory that they take.");
     put_one(out, "call_memory_hits_total", "counter", (double)r->n_hit,

@@ -100,6 +100,11 @@ static void flight_end(struct coord *c, struct flight *f) {
     pool_give(&c->pipeline.pool, (uint32_t)(f - c->pipeline.flight));
 }
 
+/* Whether scores that it carries were not told yet. */
+static bool is_unscored(const struct request *r, const struct flight_seg *s) {
+    return s->n_score && r->n_scored <= s->score0 + s->n_score;
+}
+
 /* What it carried goes back. A segment is lost unless a later one of its sequence has come through.
  * `culprit`: the sequence that a stage refused; it has to be computed again, its mates only go on. */
 static void flight_lost(struct coord *c, struct flight *f, uint64_t culprit, int code,
@@ -114,9 +119,11 @@ static void flight_lost(struct coord *c, struct flight *f, uint64_t culprit, int
         if (s->over) continue;
         struct request *r = request_of_seq(c, s->seq);
         if (culprit && s->seq != culprit) MARK(seq_mate_refused);
-        if (r && (s->want_i != FLIGHT_NO_WANT || s->pos0 + s->n > r->n_held))
-            request_lost(c, r, s->pos0 + s->n > r->n_held ? s->pos0 : r->n_token - 1, s->seq == culprit,
-                         code, outs);
+        bool held = r && s->pos0 + s->n <= r->n_held, unscored = r && is_unscored(r, s);
+        uint32_t back = held ? r->n_token - 1 : s->pos0;
+        if (unscored) back = MIN(back, r->n_scored - 1);
+        if (r && (s->want_i != FLIGHT_NO_WANT || unscored || !held))
+            request_lost(c, r, back, s->seq == culprit, code, outs);
         request_flight_over(c, s->seq, outs);
     }
     uint64_t id = f->id;
@@ -205,6 +212,38 @@ static void account_token(struct coord *c, const struct flight *f, uint64_t read
                                           c->now_ns); /* and of a fetched row */
 }
 
+/* How likely the prompt's own tokens were. false: the request is over, or has to go back because rows
+ * before these are missing; so is the segment. */
+static bool score(struct coord *c, struct flight_seg *s, const struct msg_row_result *row,
+                  struct payload payload, struct coord_outs *outs) {
+    struct request *r = request_of_seq(c, s->seq);
+    bool wanted = s->want_i != FLIGHT_NO_WANT;
+    if (!r || (!s->n_score && !wanted)) return true;
+    request_held(c, s->seq, s->pos0 + s->n);
+    uint32_t before = s->n_score ? s->score0 + 1 : r->n_prompt;
+    int rc = 0;
+    if (r->n_scored < before && !PLANT(score_gap)) {
+        MARK(score_out_of_turn);
+        request_lost(c, r, r->n_scored - 1, false, ERR_PEER, outs);
+        rc = ERR_PEER;
+    }
+    for (uint32_t i = 0; i < s->n_score && rc == 0; i++) {
+        uint32_t position = s->score0 + i + 1;
+        if (position < r->n_scored) continue;     /* told before it was lost */
+        struct coord_sample in = { .tag = r->tag, .position = position, .row = &row[s->score_i + i],
+                                   .payload = payload, .known = true, .token = r->token[position] };
+        struct coord_sampled out = { 0 };
+        rc = c->config.sample(c->config.ctx, &in, &out);
+        c->pipeline.spent_us += out.spent_us;
+        if (rc == 0) r->n_scored++;
+        else request_end(c, r, rc < 0 ? rc : ERR_CORRUPT, "a token of the prompt cannot be scored", outs);
+    }
+    if (rc == 0) return true;
+    s->over = true;
+    request_flight_over(c, s->seq, outs);
+    return false;
+}
+
 /* 0: the segment is over. COORD_NEED_MORE: the row has to be fetched. */
 static int sample(struct coord *c, struct flight *f, struct flight_seg *s,
                   const struct msg_row_result *row, struct payload payload, struct coord_outs *outs) {
@@ -291,6 +330,7 @@ void pipeline_on_result(struct coord *c, const struct coord_event *ev, struct co
     for (uint32_t i = 0; i < f->n_seg; i++) {
         struct flight_seg *s = &f->seg[i];
         const struct msg_row_result *row = s->want_i == FLIGHT_NO_WANT ? NULL : &result->row[s->want_i];
+        if (!score(c, s, result->row, ev->take_payload, outs)) continue;
         if (sample(c, f, s, row, ev->take_payload, outs) == COORD_NEED_MORE) ask_for_row(c, f, s, outs);
     }
     uint64_t id = f->id;

@@ -23,13 +23,15 @@ struct flight_seg {
     uint64_t seq;
     uint32_t pos0, n, row,
         want_i; /* row: of its last token; want_i: FLIGHT_NO_WANT when it is no result */
+    uint32_t score0, n_score, score_i;            /* rows that say how likely the next token was: positions
+                                                   * from score0 on, wants from score_i on */
     bool over;                                    /* its request knows */
 };
 
 struct flight {
     uint8_t state;
     uint64_t id, launched_ns, deadline_ns;
-    uint32_t n_seg, n_row, n_want, n_bias, n_decode, n_more;
+    uint32_t n_seg, n_row, n_want, n_bias, n_score, n_decode, n_more;
     uint32_t spent_us; /* sampling in the step that launched it: it had to wait for that */
     uint64_t ready_ns;                            /* earliest of its decode rows: since when they waited */
     struct flight_seg *seg;
@@ -37,7 +39,7 @@ struct flight {
     int32_t *token;
     struct msg_want *want;
     struct msg_bias *bias;
-    uint32_t seg_room, row_room, bias_room;
+    uint32_t seg_room, row_room, want_room, bias_room;
 };
 
 struct pipeline {

@@ -159,6 +159,7 @@ static int request_fill(struct coord *c, struct request *r, const struct coord_s
     r->tag = s->tag;
     r->order = c->requests.order_next++;
     r->n_prompt = r->n_token = s->n_token;
+    r->n_scored = s->scores ? 1 : s->n_token;
     r->n_total_max = s->n_token + s->n_new_max;
     r->arrived_ns = c->now_ns;
     r->deadline_ns = s->deadline_ms ? c->now_ns + ms_to_ns(s->deadline_ms) : 0;
@@ -197,7 +198,8 @@ void requests_submit(struct coord *c, const struct coord_submit *s, struct coord
 /* A sequence for r. There is room: for a new one, or one that was left behind and begins like it; often
  * also for a copy of that. */
 static struct seq_match seq_give(struct coord *c, struct request *r) {
-    struct seq_match match = seq_match(c, r->token, r->n_token);
+    bool scores = r->n_scored < r->n_prompt;      /* rows that are taken over bring no result */
+    struct seq_match match = seq_match(c, r->token, scores ? r->n_scored : r->n_token);
     r->n_sent_max = match.id ? seq_find(c, match.id)->n_sent_max : 0;
     r->seq = match.id ? seq_copy(c, match.id, number_of(c, r), r->n_total_max) : 0;
     r->from = r->seq ? match.id : 0;
@@ -491,6 +493,7 @@ void requests_check(const struct coord *c) {
         CHECK(r->list != RL_READY || (r->state == RQ_DECODE && r->n_sent + 1 == r->n_token));
         CHECK(r->n_sent <= r->n_token && r->n_held <= r->n_token && r->n_token <= r->n_total_max);
         CHECK((r->state == RQ_DRAIN) == r->told);
+        CHECK(r->n_scored > 0 && r->n_scored <= r->n_prompt);
         CHECK(!r->alone || r->state == RQ_PREFILL || r->state == RQ_DECODE || r->told);
         n_decode += r->state == RQ_DECODE;
         n_list[r->list]++;

@@ -12,7 +12,9 @@
  * A request is its tokens: prompt and emitted. n_sent of them are on their way or in the stages, n_held
  * are known to be in. Decode is the case where just one is unsent. The sequence is what the stages know
  * (sequence.h): a new one, or one that an earlier request left behind and whose tokens this one begins
- * with; then n_sent starts there. A replay is another sequence with the same tokens. Limits:
+ * with; then n_sent starts there. A replay is another sequence with the same tokens. Who asks how likely
+ * the prompt's own tokens are gets a result for each of its rows, in order and once, whatever is lost on
+ * the way: rows whose results did not come are computed again before anything goes on. Limits:
  * n_request_max requests; as many sequences as slots. Part of the coordinator core. */
 #ifndef COORDINATOR_REQUEST_H
 #define COORDINATOR_REQUEST_H
@@ -34,6 +36,7 @@ struct request {
     uint64_t seq, from;                           /* 0: none; from: what seq is a copy of, until it exists */
     uint32_t n_sent, n_sent_max, n_held;
     uint32_t n_cached;                            /* of the prompt: taken over when it was first admitted */
+    uint32_t n_scored;                            /* of the prompt: nothing (more) is to be told of these */
     bool admitted, copied, alone;    /* ever; began as a copy; its next segment travels alone (sequence.h) */
     uint32_t n_retry;
     uint64_t retry_first_ns, not_before_ns;       /* since the last token */

@@ -109,6 +109,11 @@ static struct seq *oldest_parked(struct coord *c, uint64_t but) {
     return oldest;
 }
 
+static void give_up(struct coord *c, struct seq *s) {
+    c->sequences.n_given_up++;
+    seq_remove(c, s);
+}
+
 void sequences_make_room(struct coord *c, struct seq_match match, uint32_t n_reserved) {
     struct sequences *q = &c->sequences;
     for (;;) {
@@ -118,7 +123,7 @@ void sequences_make_room(struct coord *c, struct seq_match match, uint32_t n_res
         struct seq *oldest = oldest_parked(c, match.id);
         CHECK(oldest && oldest != taken);         /* sequences_have_room() has counted */
         MARK(seq_given_up);
-        seq_remove(c, oldest);
+        give_up(c, oldest);
     }
 }
 
@@ -166,7 +171,7 @@ static void park(struct coord *c, struct seq *s) {
     set_state(c, s, SQ_PARKED);
     reserve(c, s, s->n_sent_max);
     if (s->n_copying == 0) count_parked(c, s, true);
-    if (q->n_parked > c->config.n_park_max) seq_remove(c, oldest_parked(c, 0));
+    if (q->n_parked > c->config.n_park_max) give_up(c, oldest_parked(c, 0));
 }
 
 static void seq_over(struct coord *c, struct seq *s) {
@@ -228,7 +233,7 @@ void seq_copied(struct coord *c, uint64_t source) {
     struct seq *s = seq_find(c, source);
     CHECK(s && s->n_copying > 0);
     if (--s->n_copying == 0 && s->state == SQ_PARKED) count_parked(c, s, true);
-    if (c->sequences.n_parked > c->config.n_park_max) seq_remove(c, oldest_parked(c, 0));
+    if (c->sequences.n_parked > c->config.n_park_max) give_up(c, oldest_parked(c, 0));
 }
 
 /* ---- for tests ---- */

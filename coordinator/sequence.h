@@ -45,6 +45,7 @@ struct sequences {
     uint32_t n, n_parked;                         /* n_parked: may be given up, so not while being copied */
     uint64_t next, used_next;
     uint64_t tokens_reserved, tokens_parked;      /* of all; of the parked ones among them */
+    uint64_t n_given_up;                          /* parked ones that had to make room, ever */
 };
 
 struct seq_rest {                                 /* what a request leaves behind */

@@ -219,7 +219,8 @@ static int open_model(struct service *s, struct err *e) {
     if (rc == 0) rc = sampler_init(&s->sampler, (int)s->hp.n_vocab, e);
     if (rc < 0) return rc;
     s->item = malloc(s->hp.n_vocab * sizeof *s->item);
-    if (!s->item) return err_set(e, ERR_NOMEM, "no memory for candidates");
+    s->only = calloc(s->hp.n_vocab / 64 + 1, sizeof *s->only);
+    if (!s->item || !s->only) return err_set(e, ERR_NOMEM, "no memory for candidates");
     const char *path = s->config.model_path ? s->config.model_path : h->name, *slash = strrchr(path, '/');
     const char *name = slash ? slash + 1 : path;
     snprintf(s->model_name, sizeof s->model_name, "%s", s->hp.name[0] ? s->hp.name : name);
@@ -429,6 +430,7 @@ void service_stop(struct service *s) {
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->shown);
     free(s->item);
+    free(s->only);
     free(s->plan_model);
     free(s->plan_cluster);
     config_free(&s->config);

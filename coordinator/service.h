@@ -27,7 +27,8 @@ enum service_state { SERVICE_LOADING, SERVICE_SERVING, SERVICE_DRAINING, SERVICE
 
 struct service_token {
     int32_t id;
-    uint32_t index;                               /* 0 for the first new one */
+    uint32_t index;                               /* 0 for the first new one; of_prompt: in the prompt */
+    bool of_prompt;                               /* with score_prompt: told before the first new one */
     double logprob;                               /* with sampling.logprobs, else 0 */
     int n_top;
     struct sampler_logprob top[SAMPLER_TOP_MAX];
@@ -73,6 +74,8 @@ struct service_request {
     const int32_t *end_id;                        /* tokens that end the answer, copied */
     uint32_t n_end_id;
     struct service_guide *take_guide;             /* ours also when the call fails; may be NULL */
+    bool score_prompt;                            /* tokens of the prompt but the first are told, too, with
+                                                   * their log-probability and sampling.n_top alternatives */
     uint32_t deadline_ms;                         /* from now to the last token; 0: none */
     struct service_listener listener;
 };
@@ -104,6 +107,8 @@ struct service_totals {                           /* since the start */
     uint64_t n_prompt_token, n_cached_token, n_output_token;
     uint64_t wall_us, wait_us, queue_us, compute_us, hold_us, wire_us, sample_us;      /* of decode tokens */
     uint64_t stage_compute_us[MSG_STAGES_MAX];    /* of all batches; zero from the number of stages on */
+    /* Sequences that are kept for prompts that begin like them: now, and how many had to make room. */
+    uint64_t n_kept, kept_tokens, kept_bytes, n_given_up;
 };
 void service_totals(struct service *s, struct service_totals *out);
 

@@ -20,6 +20,7 @@
 
 enum {
     SERVICE_RATE_POINTS = 16,
+    SERVICE_KEPT_MAX = 256,                       /* slots, at most (cli/cmd_serve.c) */
     SERVICE_KNOWN_MAX = 256,
     SERVICE_LOCAL_FIRST = 1,
     SERVICE_NODE_FIRST = 1 << 16
@@ -46,6 +47,7 @@ struct entry {
     int32_t *end_id;
     uint32_t n_end_id, deadline_ms;
     struct service_guide *guide;
+    bool scores;                                  /* the tokens of the prompt */
     struct service_listener listener;
     struct sampler_history history;
     bool has_history;
@@ -95,6 +97,7 @@ struct service {
     struct entry *first, *last;
     struct sampler sampler;
     struct sampler_item *item;                    /* candidates as the sampler wants them */
+    uint64_t *only;                               /* one bit per token id; all 0 between calls */
     struct service_totals totals;
     struct rate_point rate[SERVICE_RATE_POINTS];
     uint32_t n_rate;
@@ -122,6 +125,7 @@ int entry_new(struct entry **out, struct service *s, const struct service_reques
 void entry_begin(struct loop_task *task);         /* on the loop's thread, from the caller's hand */
 void entry_accepted(struct entry *t, struct handle request);
 void entry_token(struct entry *t, int32_t id, uint32_t index);
+void entry_score(struct entry *t, const struct sampler_result *result, uint32_t position);
 void entry_done(struct entry *t, int code, const char *text);  /* tells, and frees */
 struct entry *entry_find(struct service *s, uint64_t ticket);
 void entries_progress(struct service *s);

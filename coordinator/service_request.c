@@ -71,7 +71,7 @@ int entry_new(struct entry **out, struct service *s, const struct service_reques
     struct entry *t = xcalloc(1, sizeof *t);
     uint32_t room = info.n_ctx - r->n_token;
     *t = (struct entry){ .s = s, .n_token = r->n_token, .sampling = r->sampling, .n_end_id = r->n_end_id,
-                         .deadline_ms = r->deadline_ms, .listener = r->listener,
+                         .deadline_ms = r->deadline_ms, .scores = r->score_prompt, .listener = r->listener,
                          .submitted_ns = clock_now_ns() };
     t->n_new_max = r->n_new_max ? MIN(r->n_new_max, room) : room;
     t->token = copied(r->token, r->n_token, sizeof *t->token);
@@ -162,7 +162,8 @@ void entry_begin(struct loop_task *task) {
                                        .n_new_max = t->n_new_max,
                                        .want = want_of(t),
                                        .bias = t->lifted,
-                                       .deadline_ms = t->deadline_ms };
+                                       .deadline_ms = t->deadline_ms,
+                                       .scores = t->scores };
     service_step(s, &ev);
 }
 
@@ -173,16 +174,25 @@ void entry_accepted(struct entry *t, struct handle request) {
     t->token = NULL;
 }
 
+static void tell(struct entry *t, struct service_token *token, const struct sampler_result *result) {
+    if (result) {
+        token->logprob = result->logprob;
+        token->n_top = result->n_top;
+        memcpy(token->top, result->top, sizeof token->top);
+    }
+    t->listener.on_token(t->listener.ctx, token);
+}
+
 void entry_token(struct entry *t, int32_t id, uint32_t index) {
     struct service_token token = { .id = id, .index = index };
     if (t->n_output++ == 0) t->first_ns = clock_now_ns();
     t->s->totals.n_output_token++;
-    if (t->sampling.logprobs) {
-        token.logprob = t->result.logprob;
-        token.n_top = t->result.n_top;
-        memcpy(token.top, t->result.top, sizeof token.top);
-    }
-    t->listener.on_token(t->listener.ctx, &token);
+    tell(t, &token, t->sampling.logprobs ? &t->result : NULL);
+}
+
+void entry_score(struct entry *t, const struct sampler_result *result, uint32_t position) {
+    struct service_token token = { .id = result->id, .index = position, .of_prompt = true };
+    tell(t, &token, result);
 }
 
 static enum service_end end_of(const struct entry *t, int code) {

@@ -39,16 +39,15 @@ static int items_read(struct service *s, const struct msg_row_result *row, const
     return 0;
 }
 
-static int pick(struct service *s, struct entry *t, const struct coord_sample *in, struct err *e) {
+static int pick(struct service *s, const struct sampler_params *p, const struct sampler_history *history,
+                const struct coord_sample *in, struct sampler_result *out, struct err *e) {
     const struct msg_row_result *row = in->row;
-    struct sampler_params p = params_of(t);
-    const struct sampler_history *history = t->has_history ? &t->history : NULL;
     if (!in->payload.generation || row->n_vocab != s->hp.n_vocab) return ERR_CORRUPT;
     const uint8_t *data = (const uint8_t *)slots_data(s->slots, in->payload) + row->offset;
     if (row->whole) {
         if (row->bytes != row->n_vocab * sizeof(float) || (uintptr_t)data % sizeof(float)) return ERR_CORRUPT;
-        return sampler_pick(&s->sampler, (const float *)(const void *)data, &p, history, in->position,
-                            &t->result, e);
+        return sampler_pick(&s->sampler, (const float *)(const void *)data, p, history, in->position, out,
+                            e);
     }
     int rc = items_read(s, row, data);
     if (rc < 0) return rc;
@@ -59,7 +58,26 @@ static int pick(struct service *s, struct entry *t, const struct coord_sample *i
                                     .temperature = row->temperature,
                                     .sum = row->sum,
                                     .lse = row->lse };
-    return sampler_pick_from(&s->sampler, &c, &p, history, in->position, &t->result, e);
+    return sampler_pick_from(&s->sampler, &c, p, history, in->position, out, e);
+}
+
+/* The token of the prompt as if it were the only one allowed: chosen, with what the model thinks of it. The
+ * stage has shipped it, wherever in the order it stands. */
+static int score(struct service *s, struct entry *t, const struct coord_sample *in, struct err *e) {
+    struct sampler_params p;
+    struct sampler_result result;
+    uint64_t *word = &s->only[in->token >> 6];
+    sampler_params_init(&p);
+    p.temperature = 0;
+    p.logprobs = true;
+    p.n_top = t->sampling.n_top;
+    p.allowed = s->only;
+    *word = (uint64_t)1 << (in->token & 63);
+    int rc = pick(s, &p, NULL, in, &result, e);
+    *word = 0;
+    if (rc == 0 && result.id != in->token) rc = ERR_CORRUPT;
+    if (rc == 0) entry_score(t, &result, in->position);
+    return rc == SAMPLER_NEED_MORE ? ERR_CORRUPT : rc;
 }
 
 static bool ends(struct entry *t, int32_t id) {
@@ -68,13 +86,11 @@ static bool ends(struct entry *t, int32_t id) {
     return false;
 }
 
-int service_sample(void *ctx, const struct coord_sample *in, struct coord_sampled *out) {
-    struct service *s = ctx;
-    struct entry *t = entry_of_tag(in->tag);
-    uint64_t start = clock_now_ns();
-    struct err e = { 0 };
+static int choose(struct service *s, struct entry *t, const struct coord_sample *in,
+                  struct coord_sampled *out, struct err *e) {
     steer(t);
-    int rc = pick(s, t, in, &e);
+    struct sampler_params p = params_of(t);
+    int rc = pick(s, &p, t->has_history ? &t->history : NULL, in, &t->result, e);
     if (rc == SAMPLER_NEED_MORE) rc = COORD_NEED_MORE;
     if (rc == 0 && t->has_history) rc = sampler_history_add(&t->history, t->result.id, true);
     if (rc == 0) {
@@ -85,6 +101,15 @@ int service_sample(void *ctx, const struct coord_sample *in, struct coord_sample
         out->token = t->result.id;
         out->end = t->ended;
     }
+    return rc;
+}
+
+int service_sample(void *ctx, const struct coord_sample *in, struct coord_sampled *out) {
+    struct service *s = ctx;
+    struct entry *t = entry_of_tag(in->tag);
+    uint64_t start = clock_now_ns();
+    struct err e = { 0 };
+    int rc = in->known ? score(s, t, in, &e) : choose(s, t, in, out, &e);
     out->spent_us = (uint32_t)((clock_now_ns() - start) / 1000);
     return rc;
 }

@@ -280,7 +280,24 @@ static void info_fill(struct service *s, const struct coord_view *v, struct serv
     snprintf(out->model, sizeof out->model, "%s", s->model_name);
 }
 
-static void totals_fill(struct service *s, const struct coord_totals *t) {
+/* What the stages hold for sequences that are kept; looked at anew when one came or went. */
+static void kept_fill(struct service *s, const struct coord_view *v) {
+    struct service_totals *to = &s->totals;
+    bool same = to->n_kept == v->n_parked && to->kept_tokens == v->parked_tokens &&
+                to->n_given_up == v->n_given_up;
+    if (same) return;
+    uint32_t n_token[SERVICE_KEPT_MAX], n = coord_view_parked(s->coord, n_token, SERVICE_KEPT_MAX);
+    to->n_kept = v->n_parked;
+    to->kept_tokens = v->parked_tokens;
+    to->n_given_up = v->n_given_up;
+    to->kept_bytes = 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t l = 0; l < s->hp.n_layer; l++)
+            to->kept_bytes += hparams_state_bytes(&s->hp, l, n_token[i]);
+}
+
+static void totals_fill(struct service *s, const struct coord_view *v) {
+    const struct coord_totals *t = v->totals;
     struct service_totals *to = &s->totals;
     to->wall_us = t->wall_us;
     to->wait_us = t->wait_us;
@@ -290,6 +307,7 @@ static void totals_fill(struct service *s, const struct coord_totals *t) {
     to->wire_us = t->wire_us;
     to->sample_us = t->sample_us;
     memcpy(to->stage_compute_us, t->stage_compute_us, sizeof to->stage_compute_us);
+    kept_fill(s, v);
 }
 
 void service_show(struct service *s) {
@@ -297,7 +315,7 @@ void service_show(struct service *s) {
     struct service_info info;
     uint64_t now = clock_now_ns();
     info_fill(s, &v, &info);
-    totals_fill(s, v.totals);
+    totals_fill(s, &v);
     pthread_mutex_lock(&s->lock);
     s->info = info;
     s->totals_view = s->totals;

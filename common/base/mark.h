@@ -41,6 +41,7 @@
     X(row_wanted)      /* NEED_MORE */                                                                   \
     X(row_gone)        /* the last stage does not have the row any more */                               \
     X(row_unknown)     /* a row that nobody waits for */                                                 \
+    X(score_out_of_turn) /* rows of a prompt that came without those before them */                      \
     X(retry_in_place)  /* decode goes on at the same position */                                         \
     X(retry_replay)    /* the sequence is computed again from its tokens */                              \
     X(retry_given_up)                                                                                    \

@@ -21,6 +21,7 @@ enum plant {
     PLANT_prefix_unchecked,                       /* a parked sequence is taken with a token that differs */
     PLANT_back_together,                       /* after going back, segments do not wait for the first one */
     PLANT_source_unpinned,                        /* what a copy begins from may change before it exists */
+    PLANT_score_gap,                              /* rows of a prompt are told without those before them */
     PLANT_N
 };
 

@@ -3,26 +3,11 @@
 # of it are left in build/page/.
 . "$(dirname "$0")/../harness/lib.sh"
 
-browser=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}
-for tool in node npm; do
-    command -v $tool >/dev/null 2>&1 || { skip "the web page" "no $tool here: make deps-ci"; exit 0; }
-done
-[ -n "$browser" ] || { skip "the web page" "no chromium here: make deps-ci (or set CHROMIUM)"; exit 0; }
-# shellcheck source=tests/clients/install.sh
-. tests/clients/install.sh || { skip "the web page" "its npm packages cannot be installed"; exit 0; }
+. "$(dirname "$0")/../harness/clients.sh"
 
-pids=
-start() { local log=$1; shift; "$@" >"$log" 2>&1 </dev/null & pids="$pids $!"; }
-trap 'kill $pids 2>/dev/null; wait $pids 2>/dev/null; finish' EXIT
-# What a log says behind a word, once it says it.
-said() {
-    for _ in $(seq 300); do
-        grep -qF "$2" "$1" 2>/dev/null && { sed -n "s|.*$2||p" "$1" | head -n 1; return 0; }
-        sleep 0.1
-    done
-    sed 's/^/#   /' "$1"
-    return 1
-}
+browser=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}
+[ -n "$browser" ] || { skip "the web page" "no chromium here: make deps-ci (or set CHROMIUM)"; exit 0; }
+need "the web page" node npm
 
 model=$tmp/tiny.gguf
 "$pleiades" synth -o "$model" >/dev/null 2>&1
@@ -40,8 +25,6 @@ ok "three machines serve" said "$tmp/serve" "serving: 3 nodes"
 ok "and one with a key" said "$tmp/locked" "serving: 1 node"
 
 mkdir -p build/page
-PAGE_URL=$url LOCKED_URL=$locked LOCKED_KEY=sesame CHROMIUM=$browser SHOTS=$PWD/build/page HOME=$tmp \
-    timeout 540 node --test --test-reporter=./tests/clients/reporter.js tests/clients/page.test.js
-status=$?
-[ $status -eq 0 ] || failed "the browser tests end well (status $status; 124: too slow)"
+export PAGE_URL=$url LOCKED_URL=$locked LOCKED_KEY=sesame CHROMIUM=$browser SHOTS=$PWD/build/page
+node_tests tests/clients/page.test.js
 ok "a picture was made" test -s build/page/page.png

@@ -33,12 +33,16 @@ static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, 
 
 static int sample(void *ctx, const struct coord_sample *s, struct coord_sampled *out) {
     struct world *w = ctx;
-    const struct client *c = client_of(w, s->tag);
+    struct client *c = client_of(w, s->tag);
     CHECK(c && s->payload.generation);
     if (!s->row->whole && s->row->n_item == 0) return COORD_NEED_MORE;
     uint64_t hash = payload_data(w, s->payload)[(s->payload.offset + s->row->offset) / 8];
-    out->token = compute_pick(w, hash, c->seed, s->position, &out->end);
     out->spent_us = 20;
+    if (s->known) {
+        client_score(w, c, s->position, s->token, hash);
+        return 0;
+    }
+    out->token = compute_pick(w, hash, c->seed, s->position, &out->end);
     return 0;
 }
 
@@ -114,7 +118,7 @@ void coordinator_submit(struct world *w, struct client *c) {
     }
     c->state = CLIENT_WAITS;
     c->tag = ++w->tag_next;
-    c->n_got = 0;
+    c->n_got = c->n_scored = 0;
     c->submitted_at = w->now;
     struct msg_bias bias[2] = { { 3, 1.0f }, { 9, -1.0f } };
     struct coord_event ev = { .kind = COORD_EV_SUBMIT };
@@ -124,6 +128,7 @@ void coordinator_submit(struct world *w, struct client *c) {
                                        .n_new_max = c->n_new,
                                        .bias = bias,
                                        .deadline_ms = c->deadline_ms,
+                                       .scores = c->scores,
                                        .want = { .temperature = 1, .top_p = 1 } };
     ev.submit.want.n_bias = c->seed % 3 == 0 ? 2 : 0;
     world_say(w, NOBODY, "client %u submits: %u tokens, %u new, expects %u", (uint32_t)(c - w->client),
@@ -156,7 +161,8 @@ static void node_carry_out(struct world *w, uint8_t a) {
         case NODE_OUT_DROP:
         case NODE_OUT_EXPERTS:
         case NODE_OUT_EXPERTS_DONE:
-            break; /* no helpers here */
+        case NODE_OUT_SOURCES:
+            break; /* no helpers and no weights here */
         }
     }
     actor->deadline_ns = outs->deadline_ns;

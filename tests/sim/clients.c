@@ -11,6 +11,7 @@ static void expect(struct world *w, struct client *c) {
     struct reference ref = { .n = 0 };
     uint32_t n = c->n_prompt, room = MIN(c->n_new, w->n_ctx - MIN(w->n_ctx, c->n_prompt));
     memcpy(token, c->prompt, n * sizeof token[0]);
+    for (uint32_t i = 1; i < n; i++) c->score[i] = compute_score(reference_next(w, &ref, token, i), token[i]);
     bool end = false;
     for (c->n_expected = 0; c->n_expected < room && !end; n++) {
         uint64_t x = reference_next(w, &ref, token, n);
@@ -73,7 +74,9 @@ static void perhaps_go_on(struct world *w, const struct client *c) {
 
 static struct client *some_client(struct world *w, uint64_t at) {
     uint32_t n_prompt = (uint32_t)world_between(w, 1, world_chance(w, 3) ? 48 : 8);
-    return clients_add(w, at, n_prompt, (uint32_t)world_between(w, 1, 16));
+    struct client *c = clients_add(w, at, n_prompt, (uint32_t)world_between(w, 1, 16));
+    c->scores = c->seed % 4 == 0;                 /* these take nothing over: conversations do not ask */
+    return c;
 }
 
 void clients_init(struct world *w) {
@@ -112,6 +115,16 @@ struct client *client_of(struct world *w, uint64_t tag) {
     return NULL;
 }
 
+void client_score(struct world *w, struct client *c, uint32_t position, int32_t token, uint64_t score) {
+    uint32_t i = (uint32_t)(c - w->client);
+    if (!c->scores) world_fail(w, "client %u is told of its prompt, and did not ask", i);
+    else if (position != c->n_scored + 1 || position >= c->n_prompt)
+        world_fail(w, "client %u is told of token %u of its prompt after %u", i, position, c->n_scored);
+    else if (token != c->prompt[position] || score != c->score[position])
+        world_fail(w, "client %u is told something else of token %u of its prompt", i, position);
+    c->n_scored++;
+}
+
 void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index) {
     struct client *c = client_of(w, tag);
     if (!c) {
@@ -121,6 +134,9 @@ void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index) 
     uint32_t i = (uint32_t)(c - w->client);
     world_say(w, NOBODY, "client %u gets token %u: %d", i, index, token);
     if (c->cancelled) world_fail(w, "client %u gets a token after it cancelled", i);
+    if (c->scores && c->n_scored + 1 != c->n_prompt)
+        world_fail(w, "client %u gets a token, and was told of %u of its %u prompt tokens", i,
+                   c->n_scored + 1, c->n_prompt);
     if (index != c->n_got) world_fail(w, "client %u gets token %u, and waits for %u", i, index, c->n_got);
     else if (index >= c->n_expected) world_fail(w, "client %u gets more tokens than there are", i);
     else if (token != c->expected[index])

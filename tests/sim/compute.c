@@ -31,6 +31,10 @@ uint64_t reference_next(const struct world *w, struct reference *ref, const int3
     return ref->x;
 }
 
+uint64_t compute_score(uint64_t hash, int32_t token) {
+    return mix(hash, (uint64_t)token);
+}
+
 int32_t compute_pick(const struct world *w, uint64_t hash, uint64_t seed, uint32_t position, bool *end) {
     uint64_t x = mix(hash, rng_at(seed, position));
     *end = x % 41 == 0 && !w->endless;
@@ -130,12 +134,13 @@ static void ship_rows(struct world *w, uint8_t a, const struct node_job *job, co
     ev->take_payload = job->n_want ? payload_new(w, a, job->n_want) : (struct payload){ 0 };
     ev->done.take_kept = job->n_want ? payload_new(w, a, job->n_want) : (struct payload){ 0 };
     for (uint32_t i = 0; i < job->n_want; i++) {
-        uint64_t hash = x[job->want[i].row];
-        bool enough = !w->more_every || hash % w->more_every;
+        const struct msg_want *want = &job->want[i];
+        bool score = want->logprobs, enough = score || !w->more_every || x[want->row] % w->more_every;
+        uint64_t hash = score ? compute_score(x[want->row], job->bias[want->bias_begin].id) : x[want->row];
         payload_data(w, ev->take_payload)[i] = enough ? hash : ~hash;
         payload_data(w, ev->done.take_kept)[i] = hash;
         rows[i] = (struct msg_row_result){
-            .row = job->want[i].row, .offset = i * 8, .bytes = 8, .n_item = enough, .n_vocab = VOCAB
+            .row = want->row, .offset = i * 8, .bytes = 8, .n_item = enough, .n_vocab = VOCAB
         };
     }
     ev->done.row = rows;

@@ -30,6 +30,7 @@ static const char *const plant_names[PLANT_N] = {
     [PLANT_prefix_unchecked] = "prefix_unchecked",
     [PLANT_back_together] = "back_together",
     [PLANT_source_unpinned] = "source_unpinned",
+    [PLANT_score_gap] = "score_gap",
 };
 
 static struct world world;

@@ -125,9 +125,12 @@ struct client {
     uint64_t tag;
     int32_t prompt[CTX_MAX], expected[CTX_MAX];
     uint32_t n_prompt, n_new, n_expected, n_got;
+    uint64_t score[CTX_MAX];               /* what has to be told of each token of the prompt but the first */
+    uint32_t n_scored;                            /* how many of them were told */
     uint64_t seed, retry_at;
     struct handle handle;
     bool cancels, cancelled, strict;              /* strict: submitted after the faults, has to succeed */
+    bool scores;                                  /* asks how likely the tokens of its prompt are */
     bool long_one;                                /* asks for more than there is */
     uint32_t deadline_ms;
     uint64_t submitted_at, first_at, last_at, gap_max;        /* of its tokens */
@@ -214,6 +217,7 @@ void coordinator_cancel(struct world *w, struct client *c);
 void compute_push(struct world *w, uint8_t a, const struct node_out *o);
 void compute_done(struct world *w, uint8_t a, struct node_event *ev, struct msg_row_result *rows);
 uint64_t reference_next(const struct world *w, struct reference *ref, const int32_t *token, uint32_t n);
+uint64_t compute_score(uint64_t hash, int32_t token);
 int32_t compute_pick(const struct world *w, uint64_t hash, uint64_t seed, uint32_t position, bool *end);
 
 /* clients.c */
@@ -223,6 +227,7 @@ struct client *clients_go_on(struct world *w, const struct client *c, uint64_t a
                              uint32_t n_more, uint32_t n_new);
 void clients_add_strict(struct world *w);
 struct client *client_of(struct world *w, uint64_t tag);
+void client_score(struct world *w, struct client *c, uint32_t position, int32_t token, uint64_t score);
 void client_token(struct world *w, uint64_t tag, int32_t token, uint32_t index);
 void client_over(struct world *w, uint64_t tag, int code, uint32_t n_cached);
 void clients_coordinator_gone(struct world *w);
