@@ -251,7 +251,7 @@ endif
 # The simulation: the cores once more, compiled with the mistakes that it must be able to catch (common/base/plant.h).
 SIM      := $(B)/tests/sim/sim
 SRC_SIM  := $(wildcard tests/sim/*.c) \
-            $(addprefix coordinator/,core.c cluster.c cluster_sources.c request.c sequence.c scheduler.c pipeline.c launch.c) \
+            $(addprefix coordinator/,core.c cluster.c cluster_sources.c survey.c request.c sequence.c scheduler.c pipeline.c launch.c) \
             node/core.c node/core_work.c node/core_experts.c common/wire/peer.c
 $(B)/sim/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)

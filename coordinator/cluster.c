@@ -13,6 +13,8 @@
 /* No coordinator gets that far: whoever says so would make ours wrap. */
 #define EPOCH_MAX (UINT64_MAX / 2)
 
+enum { INFOS_MAX = 2 * MSG_STAGES_MAX, RESTORE_MS_MAX = 600000 };
+
 static const struct sm_state cluster_states[CL_STATES] = {
     [CL_WAITING] = { "waiting", SM_BIT(CL_LOADING) },
     [CL_LOADING] = { "loading", SM_BIT(CL_SERVING) | SM_BIT(CL_WAITING) },
@@ -33,11 +35,14 @@ void cluster_init(struct coord *c) {
     c->cluster.node = xcalloc(c->config.n_node_max, sizeof *c->cluster.node);
     c->cluster.key = xcalloc(MSG_NODES_MAX, sizeof *c->cluster.key);
     for (uint32_t i = 0; i < c->config.n_node_max; i++) c->cluster.node[i].stage_i = -1;
-    c->cluster.plan_at_ns = UINT64_MAX;
+    c->cluster.plan_at_ns = c->cluster.restore_at_ns = UINT64_MAX;
+    c->cluster.restore_wait_ms = c->config.restore_ms;
+    survey_init(c);
     snprintf(c->cluster.why, sizeof c->cluster.why, "no node has joined");
 }
 
 void cluster_deinit(struct coord *c) {
+    survey_deinit(c);
     free(c->cluster.node);
     free(c->cluster.key);
 }
@@ -89,7 +94,10 @@ static struct coord_node *find_free(struct coord *c) {
 static void plan_soon(struct coord *c) {
     struct cluster *cl = &c->cluster;
     cl->changed_ns = c->now_ns;
-    if (cl->state != CL_WAITING) return;
+    if (cl->state != CL_WAITING) {
+        if (cl->plan.substitute) cl->restore_at_ns = c->now_ns + ms_to_ns(cl->restore_wait_ms);
+        return;
+    }
     uint32_t wanted = MAX(c->config.n_node_expected, cl->n_node_before);
     if (cl->n_node == 0) cl->plan_at_ns = UINT64_MAX;
     else if (wanted && cl->n_node >= wanted) cl->plan_at_ns = c->now_ns;
@@ -138,6 +146,33 @@ static void hello_again(struct coord *c, struct coord_node *n, uint32_t link, co
     send_welcome(c, &m->u.hello, link, outs);
 }
 
+/* What was measured now; the rest stays as it was known. */
+static void merge_link(struct coord_node *n, const struct msg_link *l) {
+    uint32_t i = 0;
+    while (i < n->n_measured && strcmp(n->measured[i].name, l->name) != 0) i++;
+    if (i == MSG_PEERS_MAX) return;
+    if (i == n->n_measured) {
+        n->measured[n->n_measured++] = *l;
+        return;
+    }
+    if (l->rtt_us) n->measured[i].rtt_us = l->rtt_us;
+    if (l->bytes_per_s) n->measured[i].bytes_per_s = l->bytes_per_s;
+}
+
+void cluster_on_links(struct coord *c, struct coord_node *n, const struct msg_links *links) {
+    for (uint32_t i = 0; i < links->n_link; i++) merge_link(n, &links->link[i]);
+    survey_on_links(c, n, links->id);
+}
+
+/* A new process under this name may be on another machine. */
+static void forget_links_to(struct coord *c, const char *name) {
+    for (uint32_t i = 0; i < c->config.n_node_max; i++) {
+        struct coord_node *n = &c->cluster.node[i];
+        for (uint32_t k = 0; k < n->n_measured; k++)
+            if (strcmp(n->measured[k].name, name) == 0) n->measured[k--] = n->measured[--n->n_measured];
+    }
+}
+
 void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struct coord_outs *outs) {
     const struct msg_hello *h = &m->u.hello;
     if (h->magic != MSG_MAGIC || h->version_min > MSG_VERSION || h->version_max < MSG_VERSION_MIN ||
@@ -176,6 +211,7 @@ void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struc
         return;
     }
     *n = (struct coord_node){ .stage_i = -1 };
+    forget_links_to(c, h->name);
     peer_start(&n->peer, link, h->name, m->incarnation, c->now_ns);
     n->peer.epoch = m->epoch;
     node_describe(n, h);
@@ -186,11 +222,6 @@ void cluster_on_hello(struct coord *c, uint32_t link, const struct msg *m, struc
     send_welcome(c, h, link, outs);
     for (uint32_t i = 0; i < c->config.n_node_max; i++) c->cluster.node[i].peers_due = true;
     plan_soon(c);
-}
-
-void cluster_on_links(struct coord_node *n, const struct msg_links *links) {
-    n->n_measured = MIN(links->n_link, (uint32_t)MSG_PEERS_MAX);
-    if (n->n_measured) memcpy(n->measured, links->link, n->n_measured * sizeof n->measured[0]);
 }
 
 /* ---- losing ---- */
@@ -343,27 +374,28 @@ static bool plan_adopt(struct coord *c, struct coord_plan *p, const uint32_t *pl
     return true;
 }
 
-static int plan_ask(struct coord *c, struct coord_plan *plan, uint32_t *place, uint32_t *n_info,
-                    struct err *e) {
-    struct coord_node_info info[MSG_STAGES_MAX * 2];
-    *n_info = 0;
-    for (uint32_t i = 0; i < c->config.n_node_max && *n_info < COUNT_OF(info); i++) {
+/* Nodes that a plan may use; with those of the plan that holds, too. */
+static uint32_t list_nodes(struct coord *c, bool in_plan, struct coord_node_info *info, uint32_t *place) {
+    uint32_t n_info = 0;
+    for (uint32_t i = 0; i < c->config.n_node_max && n_info < INFOS_MAX; i++) {
         struct coord_node *n = &c->cluster.node[i];
-        if (n->state != ND_JOINED) continue;
-        place[*n_info] = i;
-        info[(*n_info)++] = (struct coord_node_info){
+        if (n->state != ND_JOINED && !(in_plan && cluster_node_in_plan(n))) continue;
+        place[n_info] = i;
+        info[n_info++] = (struct coord_node_info){
             .hello = &n->hello, .rtt_us = n->peer.rtt_us, .link = n->measured, .n_link = n->n_measured
         };
     }
-    return c->config.plan(c->config.ctx, info, *n_info, plan, e);
+    return n_info;
 }
 
 static void plan_try(struct coord *c, struct coord_outs *outs) {
     struct cluster *cl = &c->cluster;
-    uint32_t place[MSG_STAGES_MAX * 2], n_info;
+    struct coord_node_info info[INFOS_MAX];
+    uint32_t place[INFOS_MAX], n_info = list_nodes(c, false, info, place);
     struct err e = { 0 };
     struct coord_plan plan = { 0 };
-    int rc = plan_ask(c, &plan, place, &n_info, &e);
+    survey_forget(c);
+    int rc = c->config.plan(c->config.ctx, info, n_info, &plan, &e);
     if (rc == 0 && !plan_adopt(c, &plan, place, n_info)) {
         for (uint32_t i = 0; i < c->config.n_node_max; i++)
             cl->node[i].stage_i = -1, cl->node[i].is_helper = false;
@@ -378,6 +410,7 @@ static void plan_try(struct coord *c, struct coord_outs *outs) {
     cl->plan = plan;
     cl->had_plan = true;
     cl->n_node_before = cl->n_node;
+    cl->restore_at_ns = UINT64_MAX;
     c->epoch = MAX(c->epoch, cl->epoch_seen) + 1;
     if (c->epoch > 1 && requests_active_or_queued(c)) MARK(plan_again);
     set_state(c, CL_LOADING, "nodes load their layers", outs);
@@ -390,6 +423,21 @@ static void plan_try(struct coord *c, struct coord_outs *outs) {
         set_node(c, n, ND_LOADING);
         assign(c, n, outs);
     }
+}
+
+/* A machine has come while a substitute serves: is the wanted plan possible again? Requests go on where they
+ * are, as after a loss. The wait doubles until the wanted plan serves: a machine that comes back and
+ * cannot load must not end what works again and again. */
+static void restore(struct coord *c, struct coord_outs *outs) {
+    struct cluster *cl = &c->cluster;
+    struct coord_node_info info[INFOS_MAX];
+    uint32_t place[INFOS_MAX], n_info = list_nodes(c, true, info, place);
+    cl->restore_at_ns = UINT64_MAX;
+    if (!c->config.wanted || !c->config.wanted(c->config.ctx, info, n_info)) return;
+    MARK(plan_restored);
+    cl->restore_wait_ms = MIN(2 * cl->restore_wait_ms, (uint32_t)RESTORE_MS_MAX);
+    cluster_fail_plan(c, "the machines of the wanted plan are back", outs);
+    cl->plan_at_ns = c->now_ns;
 }
 
 /* ---- loading ---- */
@@ -424,6 +472,7 @@ static void serving_starts(struct coord *c, struct coord_outs *outs) {
     }
     cl->first_node = cl->plan.stage[0].node;
     cl->last_node = cl->plan.stage[cl->plan.n_stage - 1].node;
+    if (!cl->plan.substitute) cl->restore_wait_ms = c->config.restore_ms;
     set_state(c, CL_SERVING, "all stages are ready", outs);
     pipeline_start(c);
     requests_recheck(c, outs);
@@ -472,13 +521,23 @@ static void node_timers(struct coord *c, struct coord_node *n, struct coord_outs
 void cluster_timers(struct coord *c, struct coord_outs *outs) {
     for (uint32_t i = 0; i < c->config.n_node_max; i++)
         if (c->cluster.node[i].state != ND_GONE) node_timers(c, &c->cluster.node[i], outs);
-    if (c->cluster.state == CL_WAITING && c->now_ns >= c->cluster.plan_at_ns) plan_try(c, outs);
+    if (c->cluster.state == CL_SERVING && c->now_ns >= c->cluster.restore_at_ns) restore(c, outs);
+    bool due = c->now_ns >= c->cluster.plan_at_ns;
+    if (c->cluster.state == CL_WAITING && (due || c->survey.active) && !survey_holds(c, outs) && due)
+        plan_try(c, outs);
+}
+
+static uint64_t plan_deadline_ns(const struct coord *c) {
+    const struct cluster *cl = &c->cluster;
+    if (cl->state == CL_SERVING) return cl->restore_at_ns;
+    if (cl->state == CL_LOADING) return UINT64_MAX;
+    return c->survey.active ? c->survey.round_until_ns : cl->plan_at_ns;
 }
 
 uint64_t cluster_deadline_ns(const struct coord *c) {
     const struct cluster *cl = &c->cluster;
     struct peer_pace pace = { ms_to_ns(c->config.ping_ms), c->config.ping_misses };
-    uint64_t d = cl->state == CL_WAITING ? cl->plan_at_ns : UINT64_MAX;
+    uint64_t d = plan_deadline_ns(c);
     for (uint32_t i = 0; i < c->config.n_node_max; i++) {
         const struct coord_node *n = &cl->node[i];
         if (n->state == ND_GONE) continue;

@@ -4,7 +4,7 @@
  *      waiting* -------------------------> loading* ----------------> serving*
  *         ^                                   |                          |
  *         +------- a node of the plan is lost, fails or leaves ----------+     (the epoch rises with
- *           the next plan)
+ *         +------- a substitute plan, and the wanted one is possible ----+      the next plan)
  *
  *   a node:  gone --HELLO--> joined* --ASSIGN--> loading* --READY--> ready* --plan over--> joined
  *                              ^                    +-- FAILED, or silent for too long --> failed* --a
@@ -18,6 +18,7 @@
 #define COORDINATOR_CLUSTER_H
 
 #include "coordinator/core.h"
+#include "coordinator/survey.h"
 
 struct coord_node {
     struct peer peer;
@@ -32,6 +33,7 @@ struct coord_node {
     uint64_t assigned_ns, progress_ns, failed_ns;
     int32_t stage_i;                                          /* in the plan; -1: spare */
     bool is_helper, sync_due, peers_due;
+    bool surveyed;                                            /* its links were measured, or tried */
     struct msg_helper helper[MSG_HELPERS_MAX];                /* as told in its ASSIGN */
     struct msg_source source[MSG_SOURCES_MAX];                /* likewise */
 };
@@ -47,6 +49,8 @@ struct cluster {
     uint64_t since_ns, changed_ns;                            /* of the state; of the membership */
     uint64_t unserved_ns;                                     /* when serving ended last */
     uint64_t plan_at_ns;                     /* waiting: try then; UINT64_MAX: not before something changes */
+    uint64_t restore_at_ns;                       /* serving: look then whether the wanted plan is possible */
+    uint32_t restore_wait_ms;                     /* how long a newcomer has to have been there for that */
     uint32_t n_slot, n_ctx_max, n_rows_max;                   /* serving: the least of all stages */
     uint64_t state_tokens_max;
     uint32_t first_link, first_node, last_node;               /* stage 0 and the last stage */
@@ -65,7 +69,7 @@ void cluster_on_ready(struct coord *c, struct coord_node *n, const struct msg_re
 void cluster_on_progress(struct coord *c, struct coord_node *n, const struct msg_progress *progress);
 void cluster_on_failed(struct coord *c, struct coord_node *n, const struct msg_failed *failed,
                        struct coord_outs *outs);
-void cluster_on_links(struct coord_node *n, const struct msg_links *links);
+void cluster_on_links(struct coord *c, struct coord_node *n, const struct msg_links *links);
 void cluster_on_files(struct coord_node *n, const struct msg_files *files);
 /* Who gives node n weights for what it is assigned: at most MSG_SOURCES_MAX, written to n->source. */
 uint32_t cluster_sources(struct coord *c, struct coord_node *n, const struct msg_assign *a);

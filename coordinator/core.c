@@ -27,6 +27,8 @@ void coord_config_init(struct coord_config *c) {
         .n_keep_min = 128,
         .settle_ms = 2000,
         .rejoin_ms = 5000,
+        .survey_ms = 3000,
+        .restore_ms = 2000,
         .load_silent_ms = 120000,
         .exclude_ms = 30000,
         .stall_ms = 600000,
@@ -49,7 +51,7 @@ static uint32_t items_max(const struct coord_config *c) {
     return 2 * c->n_request_max                   /* each gets a token and ends */
            + c->n_window_max                      /* launched, or late */
            + c->n_seg_max                         /* rows asked for */
-           + 5 * c->n_node_max                    /* PING, SYNC, ASSIGN, PEERS, DROP each */
+           + 6 * c->n_node_max                    /* PING, SYNC, ASSIGN, PEERS, SURVEY, DROP each */
            + 3 * c->n_node_max                    /* state changes that losing each of them may cause */
            + 16;                                  /* the answer to the event itself */
 }
@@ -117,7 +119,7 @@ static void dispatch(struct coord *c, struct coord_node *n, const struct coord_e
         break;
     case MSG_PROGRESS: cluster_on_progress(c, n, &m->u.progress); break;
     case MSG_READY: cluster_on_ready(c, n, &m->u.ready, outs); break;
-    case MSG_LINKS: cluster_on_links(n, &m->u.links); break;
+    case MSG_LINKS: cluster_on_links(c, n, &m->u.links); break;
     case MSG_FILES: cluster_on_files(n, &m->u.files); break;
     case MSG_FAILED:
         if (m->u.failed.batch == 0) cluster_on_failed(c, n, &m->u.failed, outs);

@@ -4,13 +4,14 @@
  *
  * A struct and a step: events in, outs away, time is a field, the next deadline is a result. No clock,
  * no socket, no thread. Two seams call out, both pure from here: config.plan (which node takes which
- * layers) and config.sample (the next token of a row). Belongs to the loop thread of its shell; the
- * simulation runs it beside the node cores in one process.
+ * layers; config.wanted asks ahead) and config.sample (the next token of a row). Belongs to the loop
+ * thread of its shell; the simulation runs it beside the node cores in one process.
  *
- * Parts: cluster (membership, plan epochs), request (life of a request), sequence (what the stages hold,
- * and keep for the next prompt), scheduler (which rows next), pipeline (batches in flight, deadlines,
- * results). A request's tokens, prompt and emitted, are all that is needed to compute its state again; so
- * whatever is lost, the answer is: feed the tokens from a position that the stages can go back to. */
+ * Parts: cluster (membership, plan epochs), survey (links, before a plan), request (life of a request),
+ * sequence (what the stages hold, and keep for the next prompt), scheduler (which rows next), pipeline
+ * (batches in flight, deadlines, results). A request's tokens, prompt and emitted, are all that is needed to
+ * compute its state again; so whatever is lost, the answer is: feed the tokens from a position that the
+ * stages can go back to. */
 #ifndef COORDINATOR_CORE_H
 #define COORDINATOR_CORE_H
 
@@ -49,6 +50,7 @@ struct coord_plan {
     uint32_t n_stage, n_slot, n_ctx_max, n_rows_max, n_credit, numerics, precision;
     struct coord_plan_stage stage[MSG_STAGES_MAX];
     struct msg_source source;       /* what we give ourselves to those without; no name: nothing */
+    bool substitute;                              /* the wanted plan needs machines that are not here */
 };
 
 struct coord_sample {                                         /* one row, and whose it is */
@@ -82,6 +84,8 @@ struct coord_config {
     uint32_t n_node_expected;                                 /* the first plan waits for so many */
     uint32_t settle_ms;                                       /* then for this long without a newcomer */
     uint32_t rejoin_ms;                           /* after a loss: how long the others wait for its return */
+    uint32_t survey_ms;                           /* for measuring links before the first plan; 0: none */
+    uint32_t restore_ms;                          /* a machine of the wanted plan has to be back so long */
     uint32_t load_silent_ms, exclude_ms;          /* no progress: failed, and not asked again for this long */
     uint32_t stall_ms;                            /* requests end when there is no plan for this long */
 
@@ -94,6 +98,8 @@ struct coord_config {
 
     int (*plan)(void *ctx, const struct coord_node_info *node, uint32_t n_node,
                 struct coord_plan *out, struct err *e);
+    /* Would `plan` give no substitute with these? Asked while one serves; NULL: there are no substitutes. */
+    bool (*wanted)(void *ctx, const struct coord_node_info *node, uint32_t n_node);
     /* 0, COORD_NEED_MORE, or an error */
     int (*sample)(void *ctx, const struct coord_sample *s, struct coord_sampled *out);
     void *ctx;

@@ -14,6 +14,7 @@ struct coord {
     uint64_t now_ns, epoch;
     bool stopped;
     struct cluster cluster;
+    struct survey survey;
     struct requests requests;
     struct sequences sequences;
     struct sched sched;

@@ -116,6 +116,16 @@ static int admit(struct service *s, uint32_t link, const struct msg_hello *h, st
     return links_admit(s->node_links, link, h->name, h->key, e);
 }
 
+/* A node measures its way to us; the core has no part in it. */
+static void on_probe(struct service *s, uint32_t link, const struct msg_probe *probe,
+                     struct payload payload) {
+    struct msg m = { .kind = MSG_PROBE_DONE, .incarnation = s->coord_config.incarnation };
+    slots_give(s->slots, payload);
+    m.epoch = coord_view(s->coord).epoch;
+    if (probe_arrives(&s->probes, link, probe, payload.bytes, clock_now_ns(), &m.u.probe_done))
+        service_send(s, link, &m);
+}
+
 static void on_frame(void *ctx, uint32_t link, const void *header, size_t header_bytes,
                      struct payload take_payload) {
     struct service *s = ctx;
@@ -138,6 +148,10 @@ static void on_frame(void *ctx, uint32_t link, const void *header, size_t header
     if (m.kind == MSG_HELLO) link_set_add(s->known, SERVICE_KNOWN_MAX, link);
     if (m.kind == MSG_WEIGHTS_GET && s->share_server) {
         share_server_on_get(s->share_server, link, &m.u.weights_get);
+        return;
+    }
+    if (m.kind == MSG_PROBE) {
+        on_probe(s, link, &m.u.probe, take_payload);
         return;
     }
     service_step(s, &(struct coord_event){
@@ -294,6 +308,8 @@ static void open_core(struct service *s) {
     c->n_row_max = s->config.n_rows_max;
     c->n_item_max = 1024;
     c->plan = service_plan;
+    c->wanted = service_wanted;
+    if (s->config.stages) c->survey_ms = 0;       /* nothing is left to be chosen */
     c->sample = service_sample;
     c->ctx = s;
     if (log_enabled(LOG_DEBUG)) c->trace = (struct trace){ core_trace, s };

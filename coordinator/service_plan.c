@@ -39,16 +39,34 @@ static double latency_of(uint32_t rtt_us) {
     return rtt_us ? (double)rtt_us / 2e6 : GUESS_LATENCY_S;
 }
 
-/* As measured by `from`; else what both are away from us. */
+static const struct msg_link *measured(const struct coord_node_info *from, const char *to) {
+    static const struct msg_link nothing;
+    for (uint32_t i = 0; i < from->n_link; i++)
+        if (strcmp(from->link[i].name, to) == 0) return &from->link[i];
+    return &nothing;
+}
+
+static uint64_t best_bytes(const struct coord_node_info *node) {
+    uint64_t best = 0;
+    for (uint32_t i = 0; i < node->n_link; i++) best = MAX(best, node->link[i].bytes_per_s);
+    return best;
+}
+
+/* As measured by `from`, or the other way by `to`; else as far as both are away from us, and as fast as the
+ * slower one has been seen. */
 static struct plan_link link_between(const struct coord_node_info *from, const struct coord_node_info *to) {
-    for (uint32_t i = 0; i < from->n_link; i++) {
-        const struct msg_link *l = &from->link[i];
-        if (strcmp(l->name, to->hello->name) == 0)
-            return (struct plan_link){ latency_of(l->rtt_us),
-                                       or_guess(l->bytes_per_s, GUESS_LINK_BYTES_PER_S) };
-    }
-    return (struct plan_link){ MAX(latency_of(from->rtt_us), latency_of(to->rtt_us)),
-                               GUESS_LINK_BYTES_PER_S };
+    const struct msg_link *there = measured(from, to->hello->name), *back = measured(to, from->hello->name);
+    uint32_t rtt_us = there->rtt_us ? there->rtt_us : back->rtt_us;
+    uint64_t bytes = there->bytes_per_s ? there->bytes_per_s : back->bytes_per_s;
+    if (!bytes) bytes = MIN(best_bytes(from), best_bytes(to));
+    double far = MAX(latency_of(from->rtt_us), latency_of(to->rtt_us));
+    return (struct plan_link){ rtt_us ? latency_of(rtt_us) : far, or_guess(bytes, GUESS_LINK_BYTES_PER_S) };
+}
+
+static struct plan_link link_to_us(const struct coord_node_info *node) {
+    const struct msg_link *l = measured(node, MSG_COORDINATOR);
+    return (struct plan_link){ latency_of(l->rtt_us ? l->rtt_us : node->rtt_us),
+                               or_guess(l->bytes_per_s, GUESS_LINK_BYTES_PER_S) };
 }
 
 /* Something of the model that is served; what it lacks may come from others. */
@@ -91,7 +109,7 @@ static struct plan_options options_of(const struct service *s, uint32_t n_stream
     const char *objective = s->config.objective;
     plan_options_init(&o);
     o.objective = objective && strcmp(objective, "throughput") == 0 ? PLAN_THROUGHPUT : PLAN_LATENCY;
-    o.helpers = PLAN_HELPERS_NEVER;
+    o.helpers = PLAN_HELPERS_AUTO;
     o.n_ctx = s->config.n_ctx;
     o.n_streams = n_streams;
     o.depth = MIN(o.depth, o.n_ctx);
@@ -99,39 +117,42 @@ static struct plan_options options_of(const struct service *s, uint32_t n_stream
     return o;
 }
 
-/* As told by hand, as long as those machines are there. What served once goes on with whoever is left. */
-static int find_stages(struct service *s, const struct plan_options *o, struct plan *p, struct err *e) {
-    int rc = ERR_NOTFOUND;
-    if (s->config.stages) {
-        rc = plan_parse(s->plan_model, s->plan_cluster, s->config.stages, p, e);
-        if (rc == 0) rc = plan_evaluate(s->plan_model, s->plan_cluster, o, p, e);
-        if (rc == 0 || s->n_plan == 0) return rc;
-    }
-    return plan_search(s->plan_model, s->plan_cluster, o, p, e);
-}
-
-/* Whoever might become a helper has the weights or a place for them. */
-static bool all_can_help(const struct service *s) {
-    for (uint32_t i = 0; i < s->plan_cluster->n; i++) {
-        const struct plan_absent *a = s->plan_cluster->machine[i].absent;
-        bool fine = isfinite(a->embed) && isfinite(a->head);
-        for (uint32_t l = 0; l < s->hp.n_layer; l++) fine &= isfinite(a->layer[l]) != 0;
-        if (!fine) return false;
-    }
-    return true;
-}
+/* ---- which plan ---- */
 
 /* Memory for all streams at once, each with a full context, if it can be had; else for one: requests that
  * do not fit beside each other wait (msg_ready.state_tokens_max). */
-static int search(struct service *s, struct plan *p, struct err *e) {
+static int by_hand(const struct service *s, struct plan *p, struct err *e) {
     struct plan_options o = options_of(s, s->config.n_slot);
-    int rc = find_stages(s, &o, p, e);
-    if (rc != ERR_NOMEM) return rc;
+    int rc = plan_parse(s->plan_model, s->plan_cluster, s->config.stages, p, e);
+    if (rc == 0) rc = plan_evaluate(s->plan_model, s->plan_cluster, &o, p, e);
     o.n_streams = 1;
-    rc = find_stages(s, &o, p, e);
-    if (rc != ERR_NOMEM || !all_can_help(s)) return rc;
-    o.helpers = PLAN_HELPERS_AUTO;
-    return find_stages(s, &o, p, e);
+    return rc == ERR_NOMEM ? plan_evaluate(s->plan_model, s->plan_cluster, &o, p, e) : rc;
+}
+
+/* Helpers that are there because no machine could hold a layer with all that is wanted beside it. */
+static bool helpers_for_room(const struct plan *p) {
+    for (uint32_t i = 0; i < p->n_stage; i++)
+        if (p->stage[i].n_helper) return p->plain_tokens_per_s == 0;
+    return false;
+}
+
+static int by_search(const struct service *s, struct plan *p, struct err *e) {
+    struct plan_options o = options_of(s, s->config.n_slot);
+    int rc = plan_search(s->plan_model, s->plan_cluster, &o, p, e);
+    if (rc == 0 ? !helpers_for_room(p) : rc != ERR_NOMEM) return rc;
+    o.n_streams = 1;
+    return plan_search(s->plan_model, s->plan_cluster, &o, p, e);
+}
+
+/* As told by hand, as long as those machines are there. What served once goes on with whoever is left. */
+static int choose(const struct service *s, struct plan *p, bool *substitute, struct err *e) {
+    *substitute = false;
+    if (s->config.stages) {
+        int rc = by_hand(s, p, e);
+        if (rc == 0 || s->n_plan == 0) return rc;
+        *substitute = true;
+    }
+    return by_search(s, p, e);
 }
 
 static uint32_t us_of(double seconds) {
@@ -182,15 +203,12 @@ static void forget_guesses(struct coord_plan *out, const struct coord_node_info 
     }
 }
 
-int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
-                 struct err *e) {
-    struct service *s = ctx;
+/* The machines that hold the model or can fetch it; what they lack is in absent[], which is the caller's. */
+static int describe(struct service *s, const struct coord_node_info *node, uint32_t n_node, uint32_t *place,
+                    struct plan_absent **absent, struct err *e) {
     struct plan_cluster *c = s->plan_cluster;
-    uint32_t place[PLAN_MACHINES_MAX];
-    struct plan p = { 0 };
     struct msg_source given;
-    *out = (struct coord_plan){ 0 };
-    service_gives(s, &out->source);
+    *absent = NULL;
     service_given(s, node, n_node, &given);
     c->n = 0;
     for (uint32_t i = 0; i < n_node && c->n < PLAN_MACHINES_MAX; i++) {
@@ -199,19 +217,41 @@ int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node,
         place[c->n++] = i;
     }
     if (c->n == 0) return err_set(e, ERR_NOTFOUND, "no node has this model");
-    struct plan_absent *absent = xcalloc(c->n, sizeof *absent);
+    *absent = xcalloc(c->n, sizeof **absent);
     for (uint32_t i = 0; i < c->n; i++) {
-        c->coordinator[i] = (struct plan_link){ latency_of(node[place[i]].rtt_us), GUESS_LINK_BYTES_PER_S };
-        absent_of(s, node[place[i]].hello, c->coordinator[i].bytes_per_s, &given, &absent[i]);
-        c->machine[i].absent = &absent[i];
+        c->coordinator[i] = link_to_us(&node[place[i]]);
+        absent_of(s, node[place[i]].hello, c->coordinator[i].bytes_per_s, &given, &(*absent)[i]);
+        c->machine[i].absent = &(*absent)[i];
         for (uint32_t k = 0; k < c->n; k++) c->link[i][k] = link_between(&node[place[i]], &node[place[k]]);
     }
-    int rc = search(s, &p, e);
-    for (uint32_t i = 0; i < c->n; i++) c->machine[i].absent = NULL;
+    return 0;
+}
+
+int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
+                 struct err *e) {
+    struct service *s = ctx;
+    uint32_t place[PLAN_MACHINES_MAX];
+    struct plan_absent *absent;
+    struct plan p = { 0 };
+    *out = (struct coord_plan){ 0 };
+    service_gives(s, &out->source);
+    int rc = describe(s, node, n_node, place, &absent, e);
+    if (rc == 0) rc = choose(s, &p, &out->substitute, e);
     free(absent);
     if (rc < 0) return rc;
     plan_tell(s, &p, place, out);
     forget_guesses(out, node);
     s->n_plan++;
     return 0;
+}
+
+bool service_wanted(void *ctx, const struct coord_node_info *node, uint32_t n_node) {
+    struct service *s = ctx;
+    uint32_t place[PLAN_MACHINES_MAX];
+    struct plan_absent *absent;
+    struct plan p = { 0 };
+    int rc = s->config.stages ? describe(s, node, n_node, place, &absent, NULL) : ERR_NOTFOUND;
+    if (rc == 0) rc = by_hand(s, &p, NULL);
+    if (s->config.stages) free(absent);
+    return rc == 0;
 }

@@ -14,6 +14,7 @@
 #include "common/sys/loop.h"
 #include "common/sys/slots.h"
 #include "common/wire/frame.h"
+#include "common/wire/probe.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -92,6 +93,7 @@ struct service {
     struct codec *codec;
     struct buf frame;
     uint32_t known[SERVICE_KNOWN_MAX];            /* links that said HELLO */
+    struct probe_rows probes;                     /* of nodes that measure their way to us */
     bool in_step, stopping, stopped;
 
     struct entry *first, *last;
@@ -136,6 +138,7 @@ int service_sample(void *ctx, const struct coord_sample *in, struct coord_sample
 /* service_plan.c */
 int service_plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
                  struct err *e);
+bool service_wanted(void *ctx, const struct coord_node_info *node, uint32_t n_node);
 
 /* service_give.c */
 void service_gives(const struct service *s, struct msg_source *out);

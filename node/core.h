@@ -37,6 +37,7 @@
 enum {
     NODE_LINK_COORDINATOR = 1,
     NODE_LINK_NEXT = 2,      /* we connect: HELLO is ours */
+    NODE_LINK_SURVEY = 3,    /* and above: the shell's, to measure; the core never sees them */
     NODE_LINK_HELPER = 8,    /* and above, one per helper: we connect */
     NODE_LINK_SOURCE = 24,   /* and above, one per source of weights: the shell's, the core never sees them */
     NODE_LINK_ACCEPTED = 32, /* and above: they connect */

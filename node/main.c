@@ -44,11 +44,25 @@ static int choose_backend(struct node_process *p, struct err *e) {
     return 0;
 }
 
-static int measure(struct node_process *p, struct msg_hello *h, struct err *e) {
-    struct kernels_peaks peaks;
-    if (!p->config.measure || backend_of(p->config.backend) != MSG_BACKEND_CPU) return 0;
-    int rc = kernels_cpu_measure(&peaks, (int)p->config.n_threads, e);
+static int measure_device(const struct node_process *p, struct kernels_peaks *out, struct err *e) {
+    struct kernels_config c = { .backend = p->config.backend, .n_threads = 1 };
+    struct kernels *k;
+    int rc = kernels_open(&k, &c, e);
     if (rc < 0) return rc;
+    rc = kernels_measure(k, out, e);
+    kernels_close(k);
+    return rc;
+}
+
+/* A device that is too full to be measured is planned with as an ordinary one of its kind. */
+static int measure(struct node_process *p, struct msg_hello *h, struct err *e) {
+    struct kernels_peaks peaks = { 0 };
+    struct err why;
+    if (!p->config.measure) return 0;
+    bool cpu = backend_of(p->config.backend) == MSG_BACKEND_CPU;
+    int rc = cpu ? kernels_cpu_measure(&peaks, (int)p->config.n_threads, e) : 0;
+    if (rc < 0) return rc;
+    if (!cpu && measure_device(p, &peaks, &why) < 0) log_warn("node", "%s", why.text);
     h->read_bytes_per_s = (uint64_t)peaks.read_bytes_s;
     h->int8_per_s = (uint64_t)peaks.int8_ops_s;
     h->f32_per_s = (uint64_t)peaks.f32_ops_s;
@@ -354,6 +368,7 @@ void node_process_free(struct node_process *p) {
     for (int i = 0; i < 2; i++) loop_signal_free(p->signal[i]);
     loop_timer_free(p->timer);
     loop_timer_free(p->last_timer);
+    loop_timer_free(p->survey.timer);
     if (p->core) node_outs_deinit(&p->outs);
     node_free(p->core);
     slots_free(p->slots);

@@ -17,9 +17,10 @@
 #include "common/sys/slots.h"
 #include "common/sys/worker.h"
 #include "common/wire/frame.h"
+#include "common/wire/probe.h"
 
 enum { PING_MS = 500, PING_MISSES = 5 };          /* until the coordinator says otherwise */
-enum { NODE_KNOWN_MAX = 64, PROBE_MESSAGES = 4, PROBE_BYTES = 1 << 20 };
+enum { NODE_KNOWN_MAX = 64, SURVEY_OPEN_MAX = NODE_LINK_HELPER - NODE_LINK_SURVEY };
 
 struct node_job_box {                             /* a job on its way to the compute thread and back */
     struct compute_job job;
@@ -40,11 +41,27 @@ struct node_ask {                                 /* a question to one helper, s
     bool open, arrived;                           /* open: the loop's view; arrived: the thread's */
 };
 
-struct node_probe {                               /* of the link to the next stage, once per connection */
-    bool sent;
-    uint32_t id;
-    uint64_t first_ns, bytes;                     /* the other way: what comes in over an accepted link */
-    uint32_t from_link;
+enum survey_place_state {
+    PLACE_QUEUED, PLACE_DIAL, PLACE_GREET, PLACE_TRIPS, PLACE_ROW, PLACE_LONG_ROW, PLACE_OVER
+};
+
+struct survey_place {                             /* a node, or the coordinator: the way there is measured */
+    struct msg_hop hop;
+    enum survey_place_state state;
+    uint32_t link, probe, n_trip;                 /* probe: id of the row that is on its way */
+    uint64_t sent_ns;
+    uint32_t rtt_us;                              /* 0: not known, as below */
+    uint64_t bytes_per_s;
+};
+
+struct survey_link { bool used, up; struct msg_hop hop; };    /* up: it was connected */
+
+struct node_survey {                              /* see shell_survey.c */
+    bool active, bulk;
+    uint32_t id, n_place, probe_id;
+    struct survey_place place[MSG_PEERS_MAX];
+    struct survey_link open[SURVEY_OPEN_MAX];
+    struct loop_timer *timer;
 };
 
 struct node_source {                              /* of weights, while some are fetched */
@@ -92,13 +109,17 @@ struct node_process {
     uint32_t n_ask;                               /* the thread's: helpers of what is loaded */
     uint64_t running_batch;                       /* the thread's */
     uint64_t assigned_epoch;                      /* whose keys may connect */
-    struct node_probe probe_out, probe_in;
+    bool next_probed;                             /* the link to the next stage, since it came up */
+    uint32_t next_probe;
+    struct probe_rows probes;                     /* of others, on their way to us */
+    struct node_survey survey;
     bool in_step, stopping;
     char told[160];                               /* last reason why no link comes up, told once */
     uint64_t progress_ns;                         /* last progress on the compute thread */
 };
 
 /* shell.c */
+void shell_say(struct node_process *p, uint32_t link, struct msg *m, struct payload payload);
 void shell_step(struct node_process *p, struct node_event *ev);
 void shell_on_timer(void *ctx);
 void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_bytes,
@@ -128,6 +149,15 @@ void sources_on_up(struct node_process *p, uint32_t link);
 void sources_on_msg(struct node_process *p, uint32_t link, const struct msg *m, struct payload take_payload);
 void sources_send(void *ctx, uint32_t source, const struct msg_weights_get *get);
 const char *sources_name(const struct node_process *p, uint32_t i);
+
+/* shell_survey.c */
+bool survey_is_link(uint32_t link);
+/* False: the message is none of a survey, and the payload still yours. */
+bool survey_takes(struct node_process *p, uint32_t link, const struct msg *m, struct payload take_payload);
+void survey_stop(struct node_process *p);
+void survey_next(struct node_process *p);         /* measures the link to the next stage */
+void survey_on_up(struct node_process *p, uint32_t link);
+void survey_on_refused(struct node_process *p, uint32_t link);
 
 /* shell_experts.c */
 int shell_experts_ask(void *ctx, uint32_t layer, uint32_t n_row, const float *rows, const float *weights,

@@ -5,8 +5,7 @@
  *     answers <= result ring -+                    +-- CONNECT, DROP, FREE
  *
  * The slots of a batch's results are taken before the job goes to the compute thread, which owns their
- * bytes until the job is back. Measuring a link to the next stage is done here, beside the core: a few
- * large messages when the link comes up, whose time the other side tells. */
+ * bytes until the job is back. Measuring links is done beside the core, in shell_survey.c. */
 #include "node/main_private.h"
 
 #include "common/base/check.h"
@@ -229,7 +228,7 @@ static void load(struct node_process *p, const struct node_out *o) {
     }
     log_info("node", "epoch %llu: stage %u of %u, layers %u to %u", (unsigned long long)o->epoch,
              o->assign->stage_i + 1, o->assign->n_stage, o->assign->layer_begin, o->assign->layer_end - 1);
-    p->probe_out.sent = false;
+    p->next_probed = false;
     compute_give_up(p->compute, o->epoch);
     if (path || p->config.stage || !fetches) shell_push(p, b);
     else fetch_instead(p, o, b);
@@ -334,7 +333,7 @@ void shell_on_answer(void *ctx, void *answer) {
 
 static void connect_to(struct node_process *p, uint32_t link, const struct msg_hop *hop) {
     struct err e;
-    p->probe_out.sent = false;
+    p->next_probed = false;
     if (links_connect(p->links, link, hop->address, hop->key, &e) < 0)
         log_warn("node", "%s at %s: %s", hop->name, hop->address, e.text);
 }
@@ -367,50 +366,6 @@ static void carry_out(struct node_process *p) {
     }
 }
 
-/* ---- how fast the link to the next stage is ---- */
-
-static void probe_send(struct node_process *p) {
-    p->probe_out.sent = true;
-    p->probe_out.id++;
-    for (int i = 0; i < PROBE_MESSAGES; i++) {
-        struct payload payload = slots_take(p->slots, MIN((uint32_t)PROBE_BYTES, slots_bytes_max(p->slots)));
-        struct msg m = { .kind = MSG_PROBE };
-        if (!payload.generation) return;
-        m.u.probe = (struct msg_probe){ .id = p->probe_out.id, .last = i + 1 == PROBE_MESSAGES };
-        shell_say(p, NODE_LINK_NEXT, &m, payload);
-    }
-}
-
-/* The first message only starts the clock. */
-static void on_probe(struct node_process *p, uint32_t link, const struct msg_probe *probe,
-                     struct payload payload) {
-    struct node_probe *in = &p->probe_in;
-    uint64_t now = clock_now_ns();
-    if (in->from_link != link || in->id != probe->id)
-        *in = (struct node_probe){ .from_link = link, .id = probe->id, .first_ns = now };
-    else in->bytes += payload.bytes;
-    slots_give(p->slots, payload);
-    if (!probe->last) return;
-    struct msg m = { .kind = MSG_PROBE_DONE };
-    m.u.probe_done = (struct msg_probe_done){
-        .id = probe->id, .bytes = in->bytes, .elapsed_us = MAX((now - in->first_ns) / 1000, 1)
-    };
-    shell_say(p, link, &m, (struct payload){ 0 });
-    *in = (struct node_probe){ 0 };
-}
-
-static void on_probe_done(struct node_process *p, const struct msg_probe_done *done) {
-    const struct msg_assign *a = node_view(p->core).assign;
-    if (!a || done->id != p->probe_out.id || !done->elapsed_us) return;
-    struct msg_link link = { .rtt_us = node_view(p->core).next_rtt_us,
-                             .bytes_per_s =
-                                 (uint64_t)((double)done->bytes * 1e6 / (double)done->elapsed_us) };
-    struct msg m = { .kind = MSG_LINKS };
-    snprintf(link.name, sizeof link.name, "%s", a->next.name);
-    m.u.links = (struct msg_links){ .link = &link, .n_link = 1 };
-    shell_say(p, NODE_LINK_COORDINATOR, &m, (struct payload){ 0 });
-}
-
 /* ---- the step ---- */
 
 void shell_step(struct node_process *p, struct node_event *ev) {
@@ -423,8 +378,8 @@ void shell_step(struct node_process *p, struct node_event *ev) {
     p->in_step = false;
     sources_look(p);
     struct node_view v = node_view(p->core);
-    if (!v.next_up) p->probe_out.sent = false;
-    else if (!p->probe_out.sent && v.next_rtt_us && v.state == NODE_READY) probe_send(p);
+    if (v.next_up && !p->next_probed && v.next_rtt_us && v.state == NODE_READY) survey_next(p);
+    p->next_probed = v.next_up && (p->next_probed || (v.next_rtt_us && v.state == NODE_READY));
 }
 
 void shell_on_timer(void *ctx) {
@@ -484,15 +439,12 @@ void shell_on_frame(void *ctx, uint32_t link, const void *header, size_t header_
     if (m.kind == MSG_WELCOME) on_welcome(p, link, &m.u.welcome);
     if (m.kind == MSG_ASSIGN && link == NODE_LINK_COORDINATOR && m.epoch > p->assigned_epoch) {
         p->assigned_epoch = m.epoch;
+        survey_stop(p);
         allow_peers(p, m.u.assign.peer, m.u.assign.n_peer);
     }
     if (m.kind == MSG_PEERS && link == NODE_LINK_COORDINATOR)
         allow_peers(p, m.u.peers.peer, m.u.peers.n_peer);
-    if (m.kind == MSG_PROBE && accepted) {
-        on_probe(p, link, &m.u.probe, payload);
-        return;
-    }
-    if (m.kind == MSG_PROBE_DONE && link == NODE_LINK_NEXT) on_probe_done(p, &m.u.probe_done);
+    if (survey_takes(p, link, &m, payload)) return;
     shell_step(p, &(struct node_event){
                       .kind = NODE_EV_MSG, .link = link, .msg = &m, .take_payload = payload });
 }
@@ -506,7 +458,11 @@ void shell_on_closed(void *ctx, uint32_t link) {
 
 void shell_on_up(void *ctx, uint32_t link) {
     struct node_process *p = ctx;
-    if (link == NODE_LINK_NEXT) p->probe_out.sent = false;
+    if (survey_is_link(link)) {
+        if (!p->stopping) survey_on_up(p, link);
+        return;
+    }
+    if (link == NODE_LINK_NEXT) p->next_probed = false;
     if (link == NODE_LINK_COORDINATOR) p->redialled = true;
     if (is_source_link(link)) {
         if (!p->stopping) sources_on_up(p, link);
@@ -518,6 +474,10 @@ void shell_on_up(void *ctx, uint32_t link) {
 /* Each reason once, until it comes up. */
 void shell_on_refused(void *ctx, uint32_t link, const char *why) {
     struct node_process *p = ctx;
+    if (survey_is_link(link)) {
+        survey_on_refused(p, link);
+        return;
+    }
     if (strncmp(p->told, why, sizeof p->told - 1) != 0) {
         snprintf(p->told, sizeof p->told, "%s", why);
         log_warn("node", "%s: %s",

@@ -24,6 +24,9 @@
     X(assign_repeated)  /* the first one, or its answer, was lost */                                     \
     X(plan_impossible)                                                                                   \
     X(plan_again) /* epoch + 1 while requests were running */                                            \
+    X(plan_restored) /* a substitute gives way to the wanted plan */                                     \
+    X(survey_begun)  /* links are measured before a plan */                                              \
+    X(survey_late)   /* a node does not say in time what it measured */                                  \
     X(coord_stale_epoch)                                                                                 \
     X(coord_link_lost) /* node: the coordinator is silent */                                             \
     X(coord_restarted) /* node: another coordinator process answers */                                   \

@@ -233,6 +233,18 @@ static void put_link_list(struct packer *k, const struct msg_links *l, Pleiades_
     }
 }
 
+static void put_survey_lists(struct packer *k, const struct msg_survey *v, Pleiades__Survey *out) {
+    if (!count_is_fine(k, "SURVEY: hops", v->n_hop, MSG_PEERS_MAX)) return;
+    out->n_hop = v->n_hop;
+    out->hop = take(k, v->n_hop, sizeof *out->hop);
+    for (uint32_t i = 0; i < v->n_hop; i++) {
+        const struct msg_hop *s = &v->hop[i];
+        Pleiades__Hop *p = out->hop[i] = take(k, 1, sizeof *p);
+        pleiades__hop__init(p);
+        FIELDS_HOP(PUT_V, PUT_N, PUT_T)
+    }
+}
+
 static void put_lists(struct packer *k, const struct msg *m, union body *b) {
     switch (m->kind) {
     case MSG_HELLO:
@@ -250,6 +262,7 @@ static void put_lists(struct packer *k, const struct msg *m, union body *b) {
     case MSG_RESULT: put_rows(k, &m->u.result, &b->result); break;
     case MSG_SYNC: put_alive(k, &m->u.sync, &b->sync); break;
     case MSG_LINKS: put_link_list(k, &m->u.links, &b->links); break;
+    case MSG_SURVEY: put_survey_lists(k, &m->u.survey, &b->survey); break;
     default: break;
     }
 }

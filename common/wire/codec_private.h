@@ -50,9 +50,10 @@
 #define FIELDS_WEIGHTS_GET(V, N, T) V(model_lo) V(model_hi) V(offset) V(id) V(tensor) V(bytes) V(name)
 #define FIELDS_WEIGHTS(V, N, T)                                                                     \
     V(offset) V(total_bytes) V(file_bytes) V(hash) V(id) V(tensor) V(code) V(last)
-#define FIELDS_LINKS(V, N, T)
+#define FIELDS_LINKS(V, N, T) V(id)
 #define FIELDS_FILES(V, N, T)
 #define FIELDS_PEERS(V, N, T)
+#define FIELDS_SURVEY(V, N, T) V(id) V(wait_ms) V(bulk)
 #define FIELDS_PROBE(V, N, T) V(id) V(last)
 #define FIELDS_PROBE_DONE(V, N, T) V(id) V(bytes) V(elapsed_us)
 #define FIELDS_LINK(V, N, T) T(name) V(rtt_us) V(bytes_per_s)
@@ -77,7 +78,7 @@ enum { WANT_LOGPROBS = 1, WANT_ADJUSTS = 2 };          /* Wants.flags */
     X(experts_done, ExpertsDone, EXPERTS_DONE) X(state, State, STATE)                               \
     X(state_done, StateDone, STATE_DONE) X(weights_get, WeightsGet, WEIGHTS_GET)                    \
     X(weights, Weights, WEIGHTS) X(probe, Probe, PROBE) X(probe_done, ProbeDone, PROBE_DONE)        \
-    X(links, Links, LINKS) X(files, Files, FILES) X(peers, Peers, PEERS)
+    X(links, Links, LINKS) X(files, Files, FILES) X(peers, Peers, PEERS) X(survey, Survey, SURVEY)
 
 /* Kinds and their bodies; DRAIN and DRAINED have none. */
 #define CODEC_KINDS(X)                                                                              \
@@ -90,7 +91,7 @@ enum { WANT_LOGPROBS = 1, WANT_ADJUSTS = 2 };          /* Wants.flags */
     X(STATE_LOAD, state, STATE) X(STATE_DROP, state, STATE)                                         \
     X(STATE_DONE, state_done, STATE_DONE) X(WEIGHTS_GET, weights_get, WEIGHTS_GET)                  \
     X(WEIGHTS, weights, WEIGHTS) X(PROBE, probe, PROBE) X(PROBE_DONE, probe_done, PROBE_DONE)       \
-    X(LINKS, links, LINKS) X(FILES, files, FILES) X(PEERS, peers, PEERS)
+    X(LINKS, links, LINKS) X(FILES, files, FILES) X(PEERS, peers, PEERS) X(SURVEY, survey, SURVEY)
 
 /* Control characters and what is not UTF-8 have no place in a text that may end in a log. */
 size_t codec_text_clean(const char *text, size_t n);   /* bytes before the first that may not be there */

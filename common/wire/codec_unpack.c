@@ -364,6 +364,14 @@ static void get_link_list(struct unpacker *u, const Pleiades__Links *from, struc
     l->n_link = (uint32_t)from->n_link;
 }
 
+static void get_survey_lists(struct unpacker *u, const Pleiades__Survey *from, struct msg_survey *v) {
+    if (!count_is_fine(u, "hops", from->n_hop, MSG_PEERS_MAX)) return;
+    struct msg_hop *s = take(u, from->n_hop, sizeof *s);
+    for (size_t i = 0; i < from->n_hop && u->rc == 0; i++) get_hop(u, from->hop[i], &s[i]);
+    v->hop = s;
+    v->n_hop = (uint32_t)from->n_hop;
+}
+
 /* ---- checks of bodies without lists ---- */
 
 static void check_experts(struct unpacker *u, const struct msg *m) {
@@ -405,6 +413,7 @@ static void get_lists(struct unpacker *u, const Pleiades__Message *top, struct m
         demand(u, m->u.weights.offset <= m->u.weights.total_bytes, "offset", "is behind the end");
         break;
     case MSG_LINKS: get_link_list(u, top->links, &m->u.links); break;
+    case MSG_SURVEY: get_survey_lists(u, top->survey, &m->u.survey); break;
     default: break;
     }
 }

@@ -12,6 +12,8 @@
  *             every link, first
  *             WELCOME REFUSE  <-                          taken in, or why not
  *             PING            <->                         alive, counters, round trip             every link
+ *   node      SURVEY          <-  coordinator             which links to measure, before a plan   control
+ *             LINKS           ->                          what they are like
  *   node      ASSIGN SYNC     <-  coordinator             plan, what lives, rows wanted           control
  *             PROGRESS READY  ->                          how far, done
  *   stage 0   WORK            <-  coordinator             a batch enters                          control
@@ -65,6 +67,7 @@ enum {
     MSG_ROLLBACK = 16                              /* HP_ROLLBACK */
 };
 #define MSG_WEIGHTS_HEADER UINT32_MAX              /* in place of a tensor */
+#define MSG_COORDINATOR "coordinator"              /* as the name of one end of a measured link */
 
 enum msg_kind {
     MSG_NONE,
@@ -77,6 +80,7 @@ enum msg_kind {
     MSG_WEIGHTS_GET, MSG_WEIGHTS,                 /* a share of a model file */
     MSG_PROBE, MSG_PROBE_DONE, MSG_LINKS,                                          /* how fast a link is */
     MSG_FILES, MSG_PEERS,                         /* what changed of a HELLO and of an ASSIGN */
+    MSG_SURVEY,                                   /* measure links */
     MSG_KINDS
 };
 
@@ -335,7 +339,17 @@ struct msg_probe { uint32_t id; bool last; };      /* payload: any bytes; a row 
 struct msg_probe_done { uint32_t id; uint64_t bytes, elapsed_us; };
 
 struct msg_link { char name[MSG_NAME_MAX]; uint32_t rtt_us; uint64_t bytes_per_s; };
-struct msg_links { const struct msg_link *link; uint32_t n_link; };                /* node to coordinator */
+struct msg_links { const struct msg_link *link; uint32_t n_link; uint32_t id; };   /* node to coordinator */
+
+/* Coordinator to node, before a plan: measure the ways to these, and answer with LINKS of the same id after
+ * wait_ms at most, whatever is known by then. A hop with the receiver's own name is not one; without an
+ * address it is the coordinator, over the link that this came on. */
+struct msg_survey {
+    uint32_t id, wait_ms;
+    bool bulk;                                     /* bytes per second; else round trips */
+    const struct msg_hop *hop;
+    uint32_t n_hop;                                /* at most MSG_PEERS_MAX */
+};
 
 /* ---- what changed ---- */
 
@@ -378,6 +392,7 @@ struct msg {
         struct msg_links links;
         struct msg_files files;
         struct msg_peers peers;
+        struct msg_survey survey;
     } u;
 };
 

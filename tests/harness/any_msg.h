@@ -285,6 +285,7 @@ static inline void any_ping(struct any_msg *a, struct msg_ping *p) {
 
 static inline void any_links(struct any_msg *a, struct msg_links *l) {
     struct msg_link *s;
+    l->id = any_u32(a);
     l->n_link = any_count(a, 0, MSG_PEERS_MAX);
     l->link = ANY_LIST(a, s, l->n_link);
     for (uint32_t i = 0; i < l->n_link; i++) {
@@ -292,6 +293,14 @@ static inline void any_links(struct any_msg *a, struct msg_links *l) {
         s[i].rtt_us = any_u32(a);
         s[i].bytes_per_s = any_u64(a);
     }
+}
+
+static inline void any_survey(struct any_msg *a, struct msg_survey *v) {
+    struct msg_hop *h;
+    v->id = any_u32(a), v->wait_ms = any_u32(a), v->bulk = any_bool(a);
+    v->n_hop = any_count(a, 0, MSG_PEERS_MAX);
+    v->hop = ANY_LIST(a, h, v->n_hop);
+    for (uint32_t i = 0; i < v->n_hop; i++) any_hop(a, &h[i]);
 }
 
 static inline void any_weights(struct any_msg *a, struct msg *m) {
@@ -402,6 +411,7 @@ static inline void any_msg_make(struct any_msg *a, enum msg_kind kind, struct ms
     case MSG_LINKS: any_links(a, &m->u.links); break;
     case MSG_FILES: m->u.files.file = any_files(a, &m->u.files.n_file); break;
     case MSG_PEERS: m->u.peers.peer = any_keys(a, &m->u.peers.n_peer); break;
+    case MSG_SURVEY: any_survey(a, &m->u.survey); break;
     default: any_small(a, m); break;
     }
 }

@@ -42,6 +42,7 @@ static inline int msg_lists(struct msg *m, struct msg_list list[MSG_LISTS_MAX]) 
     case MSG_LINKS: MSG_LIST(m->u.links.link, m->u.links.n_link); break;
     case MSG_FILES: MSG_LIST(m->u.files.file, m->u.files.n_file); break;
     case MSG_PEERS: MSG_LIST(m->u.peers.peer, m->u.peers.n_peer); break;
+    case MSG_SURVEY: MSG_LIST(m->u.survey.hop, m->u.survey.n_hop); break;
     default: break;
     }
 #undef MSG_LIST

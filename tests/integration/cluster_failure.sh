@@ -46,7 +46,14 @@ ok "an answer is on its way" soon "tokens" decoding
 stop b KILL
 answer_is_right "a stream survives kill -9 of a stage: the survivor goes on alone, and no token differs"
 same "with one stage" 1 "$(member stages)"
+stages_are() { [ "$(member stages)" = "$1" ] && state_is serving; }
+ask_long
+ok "an answer is on its way" soon "tokens" decoding
 node b --insecure -m "$model" --memory 1G
+ok "when the machine is back, so is the plan that was asked for" soon "two stages" stages_are 2
+answer_is_right "and the stream goes on in it"
+ask_long
+answer_is_right "as do new ones"
 stop b
 stop a
 stop boss

@@ -87,6 +87,20 @@ for plan in a=0-4 a=0-1,b=2-4 b=0-0,c=1-2,a=3-4 d=0-0,a=1-1,c=2-3,b=4-4; do
     for name in $names; do stop "$name"; done
 done
 
+# Nobody says which plan: how far and how fast everybody is from everybody is measured before the first one.
+serve boss -m "$model" --ctx 2048 --no-local-node --bind-nodes 127.0.0.1:0 --insecure --nodes 3
+for name in a b c; do node "$name" --insecure -m "$model" --memory 1G; done
+ok "three nodes and no plan by hand" wait_for serving
+same "the plan is the first" 1 "$(member epoch)"
+"$pleiades" status --url "$url" --json | tr '{' '\n' | grep '^"from": ' >"$tmp/links"
+same "every way is known, to the coordinator as well" 9 \
+    "$(grep -c '"rtt_us": [1-9][0-9]*, "bytes_per_s": [1-9]' "$tmp/links")"
+ok "a plan from what was measured" "$pleiades" shard plan -m "$model" --url "$url" --ctx 2048 --explain
+says "says what a helper would cost" "ms of round trips"
+compare "a plan that was found"
+stop boss
+for name in a b c; do stop "$name"; done
+
 # This machine and another one: the coordinator computes, too.
 serve boss -m "$model" --ctx 2048 --threads 1 --bind-nodes 127.0.0.1:0 --insecure --nodes 2 --stages local=0-1,b=2-4
 node b --insecure -m "$model" --memory 1G

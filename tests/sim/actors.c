@@ -10,16 +10,25 @@
 
 /* ---- the coordinator's seams ---- */
 
+static uint32_t stages_of(const struct world *w, uint32_t n_node) {
+    return MIN(MIN(n_node, w->n_stage_max), w->n_layer);
+}
+
+static bool wanted(void *ctx, const struct coord_node_info *node, uint32_t n_node) {
+    (void)node;
+    return stages_of(ctx, n_node) == stages_of(ctx, UINT32_MAX);
+}
+
 /* Contiguous stages over the nodes that there are, in an order that changes, with cuts that change. */
 static int plan(void *ctx, const struct coord_node_info *node, uint32_t n_node, struct coord_plan *out,
                 struct err *e) {
     struct world *w = ctx;
-    uint32_t n_stage = MIN(MIN(n_node, w->n_stage_max), w->n_layer), layer = 0;
+    uint32_t n_stage = stages_of(w, n_node), layer = 0;
     uint32_t first = (uint32_t)world_between(w, 0, n_node ? n_node - 1 : 0);
-    (void)node;
     if (n_node < w->n_node_min) return err_set(e, ERR_NOMEM, "%u nodes are needed", w->n_node_min);
     *out = (struct coord_plan){ .model_lo = 1, .n_stage = n_stage, .n_slot = w->n_slot, .n_ctx_max = w->n_ctx,
-                                .n_rows_max = w->n_rows, .n_credit = w->n_credit };
+                                .n_rows_max = w->n_rows, .n_credit = w->n_credit,
+                                .substitute = !wanted(w, node, n_node) };
     for (uint32_t i = 0; i < n_stage; i++) {
         uint32_t left = n_stage - i - 1, most = w->n_layer - layer - left;
         uint32_t n = !left ? most : w->even ? w->n_layer / n_stage : (uint32_t)world_between(w, 1, most);
@@ -159,10 +168,15 @@ static void node_carry_out(struct world *w, uint8_t a) {
         case NODE_OUT_LOAD: case NODE_OUT_RUN: case NODE_OUT_SEQ_CLOSE: compute_push(w, a, o); break;
         case NODE_OUT_NOTICE: world_say(w, a, "notice %d: %s", o->code, o->text); break;
         case NODE_OUT_DROP:
+        case NODE_OUT_SOURCES:
         case NODE_OUT_EXPERTS:
         case NODE_OUT_EXPERTS_DONE:
+<<<<<<< HEAD
         case NODE_OUT_SOURCES:
             break; /* no helpers and no weights here */
+=======
+            break; /* no helpers here, and weights need none */
+>>>>>>> d9a0c25 (wip)
         }
     }
     actor->deadline_ns = outs->deadline_ns;
@@ -180,6 +194,20 @@ void actor_job_done(struct world *w, uint8_t a) {
     struct node_event ev;
     compute_done(w, a, &ev, rows);
     if (ev.kind != NODE_EV_TICK) node_event(w, a, &ev);
+}
+
+/* The shell's business on a real node: how far and how fast the others are. */
+static void answer_survey(struct world *w, uint8_t a, const struct msg_survey *survey) {
+    struct msg_link link[MSG_PEERS_MAX];
+    struct msg m = { .kind = MSG_LINKS, .incarnation = w->actor[a].incarnation };
+    if (fault_hits(w, FAULT_LOAD_SILENT, 4)) return;
+    for (uint32_t i = 0; i < survey->n_hop; i++) {
+        link[i] = (struct msg_link){ .rtt_us = survey->bulk ? 0 : 100, .bytes_per_s = survey->bulk };
+        memcpy(link[i].name, survey->hop[i].name, sizeof link[i].name);
+    }
+    m.epoch = node_view(w->actor[a].node).epoch;
+    m.u.links = (struct msg_links){ link, survey->n_hop, survey->id };
+    net_send(w, a, NODE_LINK_COORDINATOR, &m, (struct payload){ 0 }, false);
 }
 
 /* ---- any ---- */
@@ -203,6 +231,8 @@ void actor_deliver(struct world *w, struct parcel *p) {
             w, &(struct coord_event){
                    .kind = COORD_EV_MSG, .link = link, .msg = &p->msg, .take_payload = payload });
     } else {
+        if (p->msg.kind == MSG_SURVEY && link == NODE_LINK_COORDINATOR)
+            answer_survey(w, p->to, &p->msg.u.survey);
         struct node_view before = node_view(w->actor[p->to].node);
         node_event(w, p->to,
                    &(struct node_event){
@@ -217,6 +247,7 @@ static void start_coordinator(struct world *w) {
     struct actor *actor = &w->actor[COORDINATOR];
     w->coord_config.incarnation = actor->incarnation;
     w->coord_config.plan = plan;
+    w->coord_config.wanted = wanted;
     w->coord_config.sample = sample;
     w->coord_config.ctx = w;
     w->coord_config.trace = trace_of(w, COORDINATOR);

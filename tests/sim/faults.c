@@ -27,6 +27,8 @@ void faults_init(struct world *w) {
     c->n_node_expected = world_chance(w, 2) ? w->n_node : 0;
     c->settle_ms = (uint32_t)world_between(w, 100, 2000);
     c->rejoin_ms = (uint32_t)world_between(w, 100, 5000);
+    c->survey_ms = world_chance(w, 2) ? 0 : (uint32_t)world_between(w, 300, 3000);
+    c->restore_ms = (uint32_t)world_between(w, 100, 3000);
     c->load_silent_ms = 20000;
     c->exclude_ms = 3000;
     c->stall_ms = world_chance(w, 4) ? 8000 : 120000;

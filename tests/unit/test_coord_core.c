@@ -63,6 +63,7 @@ static int open_bench(uint32_t n_park_max, uint32_t n_keep_min) {
     b.config.stall_ms = 60000;
     b.config.n_park_max = n_park_max;
     if (n_keep_min) b.config.n_keep_min = n_keep_min;
+    b.config.survey_ms = 0;                       /* see test_coord_plan */
     b.config.plan = plan;
     b.config.sample = sample;
     b.coord = coord_new(&b.config);

@@ -11,6 +11,7 @@
 #include "common/base/ring.h"
 #include "common/base/sm.h"
 #include "common/wire/peer.h"
+#include "common/wire/probe.h"
 
 /* ---- sm ---- */
 
@@ -172,6 +173,38 @@ static void silence_is_what_makes_a_peer_dead(void **state) {
     assert_int_equal(peer_deadline_ns(&p, &pace), 10500);
 }
 
+static bool probe(struct probe_rows *rows, uint32_t link, bool last, uint64_t ms,
+                  struct msg_probe_done *done) {
+    struct msg_probe p = { .id = 5, .last = last };
+    return probe_arrives(rows, link, &p, 1000, ms * 1000000, done);
+}
+
+static void the_first_probe_of_a_row_only_starts_the_clock(void **state) {
+    (void)state;
+    struct probe_rows rows = { 0 };
+    struct msg_probe_done done;
+    assert_true(probe(&rows, 7, true, 10, &done));    /* one alone: a round trip */
+    assert_true(done.id == 5 && done.bytes == 0 && done.elapsed_us == 1);
+    assert_false(probe(&rows, 7, false, 20, &done));
+    assert_false(probe(&rows, 8, false, 21, &done));  /* of another link, between them */
+    assert_false(probe(&rows, 7, false, 22, &done));
+    assert_true(probe(&rows, 7, true, 24, &done));
+    assert_true(done.bytes == 2000 && done.elapsed_us == 4000);
+    assert_true(probe(&rows, 8, true, 31, &done));
+    assert_true(done.bytes == 1000 && done.elapsed_us == 10000);
+}
+
+static void rows_of_probes_are_bounded(void **state) {
+    (void)state;
+    struct probe_rows rows = { 0 };
+    struct msg_probe_done done;
+    for (uint32_t link = 1; link <= PROBES_MAX + 1; link++) probe(&rows, link, false, link, &done);
+    assert_true(probe(&rows, 1, true, 100, &done));   /* the oldest gave way and begins anew */
+    assert_int_equal(done.bytes, 0);
+    assert_true(probe(&rows, PROBES_MAX + 1, true, 100, &done));
+    assert_int_equal(done.bytes, 1000);
+}
+
 static void names_are_short_and_plain(void **state) {
     (void)state;
     char longest[MSG_NAME_MAX], too_long[MSG_NAME_MAX + 1];
@@ -197,6 +230,8 @@ int main(void) {
         TEST(marks_count_and_have_names),
         TEST(the_round_trip_needs_no_common_clock),
         TEST(silence_is_what_makes_a_peer_dead),
+        TEST(the_first_probe_of_a_row_only_starts_the_clock),
+        TEST(rows_of_probes_are_bounded),
         TEST(names_are_short_and_plain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
