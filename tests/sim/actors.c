@@ -171,12 +171,8 @@ static void node_carry_out(struct world *w, uint8_t a) {
         case NODE_OUT_SOURCES:
         case NODE_OUT_EXPERTS:
         case NODE_OUT_EXPERTS_DONE:
-<<<<<<< HEAD
         case NODE_OUT_SOURCES:
             break; /* no helpers and no weights here */
-=======
-            break; /* no helpers here, and weights need none */
->>>>>>> d9a0c25 (wip)
         }
     }
     actor->deadline_ns = outs->deadline_ns;
