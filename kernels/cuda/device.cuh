@@ -26,6 +26,18 @@ static __device__ __forceinline__ void fetch_early(const void *p) {
     asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
 }
 
+/* Asks for a part of some memory to be brought to the L2 cache, by the block's first warp. */
+static __device__ __forceinline__ void fetch_to_l2(const uint8_t *at, uint64_t bytes, uint32_t part,
+                                                   uint32_t n_parts) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    const uint32_t PIECE = 8192;
+    if (threadIdx.x >= 32) return;
+    for (uint32_t i = part * 32 + threadIdx.x; i < bytes / PIECE; i += n_parts * 32)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at + (uint64_t)i * PIECE),
+                     "r"(PIECE));
+#endif
+}
+
 static __device__ __forceinline__ int lane_id() {
     return (int)(threadIdx.x & 31);
 }

@@ -120,7 +120,7 @@ template <class T> struct one_work : dense_work<T> {
 template <class T, int N, bool ONE>
 static __device__ __forceinline__ void few_rows(const struct product &m, const struct product_list &list,
                                                 const uint32_t *lut, float *shared) {
-    lane_pos p;
+    lane_pos p(true);
     struct split split(m.n_in, N * 8, list.items);
     int tile0 = ((int)blockIdx.x - m.first_block) * split.tiles, warp = (int)threadIdx.x / 32;
     dense_work<T> work = { m, tile0, m.n_out / TILE_ROWS, p };

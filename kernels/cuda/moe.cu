@@ -20,6 +20,7 @@ struct experts_run {
     float *hidden, *parts;                       /* [slots][n_ff], [slots][n_embd] */
     int n_ff, n_embd;
     int gate_tiles, down_tiles;                  /* few: of a block */
+    int64_t down_bytes;                          /* of one expert, to be fetched early; 0: not */
     float clamp;
     const uint32_t *lut;
 };
@@ -108,7 +109,65 @@ template <class T> struct gate_up_one : gate_up_work<T> {
     }
 };
 
-/* Grid: groups of row tiles x entries. */
+/* An entry of one row. */
+template <class T>
+static __device__ __forceinline__ void gate_up_multiply_one(float *shared, const gate_up_work<T> &work,
+                                                            const struct split &split, int n_items,
+                                                            const uint32_t *lut) {
+    const struct experts_run &a = work.a;
+    if constexpr (T::TYPE == DTYPE_IQ2_XXS) {
+        one_row x(a.x, work.entry.row[0], work.p);
+        items_multiply_one<T>(shared, work, a.n_embd, split, n_items, x, work.p, lut);
+    } else {
+        place start((int)threadIdx.x / 32, split.n_segments);
+        ahead<T, few_ahead<T, 1, true>()> first;
+        first.start(work.tile(start.tile), a.n_embd, start.segment, work.p);
+        items_multiply<T, 1, true>(shared, gate_up_one<T>(work), a.n_embd, split, n_items, first, work.p,
+                                   lut);
+    }
+}
+
+/* One work: a group of row tiles of an entry. */
+template <class T>
+static __device__ __forceinline__ void gate_up_work_run(const struct experts_run &a, int work_i, int groups,
+                                                        const struct split &split, float *shared,
+                                                        struct entry *entry, const lane_pos &p,
+                                                        const uint32_t *lut) {
+    if (threadIdx.x < sizeof *entry / 4)
+        ((int32_t *)entry)[threadIdx.x] = ((const int32_t *)&a.l.entries[work_i / groups])[threadIdx.x];
+    __syncthreads();
+    int tile0 = work_i % groups * split.tiles, n_tiles = a.n_ff / TILE_ROWS, n_items = 2 * split.n_items;
+    gate_up_work<T> work = { a, *entry, tile0, n_tiles, p };
+    bool one = entry->n == 1 && a.n_embd % SEGMENT == 0;
+    if (a.down_bytes)                              /* for few_down_kernel: this work's share */
+        fetch_to_l2(a.down + (int64_t)entry->expert * a.down_bytes, (uint64_t)a.down_bytes,
+                    (uint32_t)(work_i % groups), (uint32_t)groups);
+    if (one) gate_up_multiply_one<T>(shared, work, split, n_items, lut);
+    else {
+        place start((int)threadIdx.x / 32, split.n_segments);
+        ahead<T, few_ahead<T, 1, false>()> first;
+        first.start(work.tile(start.tile), a.n_embd, start.segment, p);
+        items_multiply<T, 1, false>(shared, work, a.n_embd, split, n_items, first, p, lut);
+    }
+    int columns = one ? 1 : 8;
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < split.tiles * entry->n * TILE_ROWS; i += THREADS) {
+        int row = i % TILE_ROWS, column = i / TILE_ROWS % entry->n, tile = i / (TILE_ROWS * entry->n);
+        if (tile0 + tile >= n_tiles) continue;
+        float gate = segments_sum(shared, split.n_segments, columns, tile, column, row);
+        float up = segments_sum(shared, split.n_segments, columns, split.tiles + tile, column, row);
+        a.hidden[(int64_t)(entry->first + column) * a.n_ff + (tile0 + tile) * TILE_ROWS + row] =
+            entry->weight[column] * swiglu(gate, up, a.clamp);
+    }
+}
+
+/* A table is filled once for many works. Types without one have no registers left for a loop: a block
+ * each. */
+template <class T> static __host__ __device__ constexpr bool gate_up_loops() {
+    return T::TYPE == DTYPE_IQ2_XXS;
+}
+
+/* Grid: as many blocks as fit at once, each of which takes every so many-th work; or a block for each. */
 template <class T>
 static __global__ void __launch_bounds__(THREADS, 2)
     few_gate_up_kernel(const __grid_constant__ struct experts_run a) {
@@ -117,38 +176,17 @@ static __global__ void __launch_bounds__(THREADS, 2)
     __shared__ struct entry entry;
     load_table<T>(lut, a.lut);
     device_wait();
-    if ((int)blockIdx.y >= *a.l.n_entries) return;
-    if (threadIdx.x < sizeof entry / 4)
-        ((int32_t *)&entry)[threadIdx.x] = ((const int32_t *)&a.l.entries[blockIdx.y])[threadIdx.x];
-    __syncthreads();
-    lane_pos p;
+    lane_pos p(true);
     struct split split = split::of_tiles(a.n_embd, a.gate_tiles);
-    int tile0 = (int)blockIdx.x * split.tiles, n_tiles = a.n_ff / TILE_ROWS, n_items = 2 * split.n_items;
-    gate_up_work<T> work = { a, entry, tile0, n_tiles, p };
-    place start((int)threadIdx.x / 32, split.n_segments);
-    bool one = entry.n == 1 && a.n_embd % SEGMENT == 0;
-    if (T::TYPE == DTYPE_IQ2_XXS && one) {
-        one_row x = { a.x.q + (int64_t)entry.row[0] * 32 + p.t * 8, a.x.d + entry.row[0], a.x.n_pad };
-        items_multiply_one(shared, work, a.n_embd, split, n_items, x, p, lut);
-    } else if (T::TYPE != DTYPE_IQ2_XXS && one) {
-        ahead<T, few_ahead<T, 1, true>()> first;
-        first.start(work.tile(start.tile), a.n_embd, start.segment, p);
-        items_multiply<T, 1, true>(shared, gate_up_one<T>(work), a.n_embd, split, n_items, first, p, lut);
-    } else {
-        ahead<T, few_ahead<T, 1, false>()> first;
-        first.start(work.tile(start.tile), a.n_embd, start.segment, p);
-        items_multiply<T, 1, false>(shared, work, a.n_embd, split, n_items, first, p, lut);
-    }
-    int columns = one ? 1 : 8;
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < split.tiles * entry.n * TILE_ROWS; i += THREADS) {
-        int row = i % TILE_ROWS, column = i / TILE_ROWS % entry.n, tile = i / (TILE_ROWS * entry.n);
-        if (tile0 + tile >= n_tiles) continue;
-        float gate = segments_sum(shared, split.n_segments, columns, tile, column, row);
-        float up = segments_sum(shared, split.n_segments, columns, split.tiles + tile, column, row);
-        a.hidden[(int64_t)(entry.first + column) * a.n_ff + (tile0 + tile) * TILE_ROWS + row] =
-            entry.weight[column] * swiglu(gate, up, a.clamp);
-    }
+    int groups = (a.n_ff / TILE_ROWS + split.tiles - 1) / split.tiles, n_works = groups * *a.l.n_entries;
+    int work_i = (int)blockIdx.x;
+    if constexpr (gate_up_loops<T>()) {
+        for (; work_i < n_works; work_i += (int)gridDim.x) {
+            gate_up_work_run<T>(a, work_i, groups, split, shared, &entry, p, lut);
+            __syncthreads();                       /* sums and entry are used up */
+        }
+    } else if (work_i < n_works)
+        gate_up_work_run<T>(a, work_i, groups, split, shared, &entry, p, lut);
 }
 
 /* One hidden row, the same for every column. */
@@ -198,7 +236,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     if ((int)blockIdx.y >= *a.l.n_entries) return;
     const struct entry *entry = &a.l.entries[blockIdx.y];
     int expert = entry->expert, n = entry->n, first_pair = entry->first;
-    lane_pos p;
+    lane_pos p(true);
     struct split split = split::of_tiles(a.n_ff, a.down_tiles);
     int tile0 = (int)blockIdx.x * split.tiles, n_tiles = a.n_embd / TILE_ROWS, warp = (int)threadIdx.x / 32;
     struct hidden_segment *hidden = (struct hidden_segment *)(shared + split.shared_floats(8));
@@ -384,7 +422,8 @@ template <class T> static void launch_gate_up(struct cuda *c, const struct exper
         return;
     }
     struct split split = split::of_tiles(r->n_embd, r->gate_tiles);
-    dim3 grid(blocks_for(r->n_ff / TILE_ROWS, split.tiles), (unsigned)r->l.n_entries_max);
+    unsigned works = blocks_for(r->n_ff / TILE_ROWS, split.tiles) * (unsigned)r->l.n_entries_max;
+    dim3 grid(gate_up_loops<T>() ? MIN(works, 2 * (unsigned)c->n_sm) : works);
     launch(c, few_gate_up_kernel<T>, grid, dim3(THREADS),
            2 * (size_t)split.shared_floats(8) * sizeof(float), *r);
 }
@@ -462,6 +501,8 @@ static void run_tiled_experts(struct cuda *c, const struct moe_experts_args *a, 
     r.down = (const uint8_t *)a->down->data;
     r.gate_tiles = tiles_of_block(c, r.n_ff / TILE_ROWS, r.l.n_entries_max, 4);
     r.down_tiles = tiles_of_block(c, r.n_embd / TILE_ROWS, r.l.n_entries_max, 8);
+    if (a->n == 1 && !a->down->mem->on_host)       /* so few experts that the L2 cache holds them */
+        r.down_bytes = (int64_t)dtype_row_bytes(a->down->type, (uint64_t)r.n_ff) * r.n_embd;
     if (!prepare_memory(c, a, &r, many)) return;
     if (c->listed_ids != lists.ids) run_lists(c, &lists);
     c->listed_ids = NULL;

@@ -1,26 +1,23 @@
 /* Weights in tiles: the blocks of 16 rows rearranged in place, once, so that a warp's loads are whole
  * lines and land in the registers that the tensor cores read. Nothing is rounded and nothing grows: a
- * tile takes exactly the bytes of its
- * 16 rows.
+ * tile takes exactly the bytes of its 16 rows.
  *
- * A lane of the tensor cores' A operand is (g, t) = (lane / 4, lane % 4): it holds rows g and g + 8,
- * and of a block of
- * 32 values the eight from 8 t. The layouts (n = values of a row; all pieces follow one another within
- *   the tile): F16
- * [n/16][lane][row g: 4t, 4t+1 | row g+8: 4t, 4t+1 | row g: 4t+2, 4t+3 | row g+8: 4t+2, 4t+3] Q8_0
- *   [n/32][lane][row
- * g: 4 bytes from 8t | row g+8 | row g: 4 bytes from 8t+4 | row g+8], then scales [n/128][g][4
- * blocks][row g, row g+8]
- *   MXFP4    per 128 values: [row half][lane][4 blocks]: 8 codes from 8t, low nibble first; then
- *     exponents [row][4
- * blocks] Q2_K     per 256: [row half][lane][4 words]: word w, bits 8b + 2i: value 32 (2w + i/2) + 8t
- *            + 4 (i%2) + b;
- *            then scales [row][16]; then [row] d, dmin
- *   Q4_K     per 256: [row half][4 blocks' half][lane][4 blocks]: byte b: low nibble value 8t + b,
- *     high 8t + 4 + b;
- * then [row] d, dmin, 12 scale bytes IQ2_XXS per 256: [4 pairs of groups][row][4 grid indices | signs
- * and scale | the same of the second group]; at the end of the tile [n/256][g][row g, row g+8] d.
- * Signs: bit 4j + 2 + t is bit j of run t's sign index; the scale's bits 0..3 are bits 30, 31, 0, 1. */
+ * A lane of the tensor cores' A operand is (g, t) = (lane / 4, lane % 4): it holds rows g and g + 8, and of a
+ * block of 32 values the eight from 8 t: its run. The layouts (n = values of a row; all pieces follow one
+ * another within the tile):
+ *   F16      [n/16][lane][row g: 4t, 4t+1 | row g+8: 4t, 4t+1 | row g: 4t+2, 4t+3 | row g+8: 4t+2, 4t+3]
+ *   Q8_0     [n/32][lane][row g: 4 bytes from 8t | row g+8 | row g: 4 bytes from 8t+4 | row g+8], then scales
+ *            [n/128][g][4 blocks][row g, row g+8]
+ *   MXFP4    per 128 values: [row half][lane][4 blocks]: 8 codes from 8t, low nibble first; then exponents
+ *            [row][4 blocks]
+ *   Q2_K     per 256: [row half][lane][4 words]: word w, bits 8b + 2i: value 32 (2w + i/2) + 8t + 4 (i%2)
+ *            + b; then scales [row][16]; then [row] d, dmin
+ *   Q4_K     per 256: [row half][4 blocks' half][lane][4 blocks]: byte b: low nibble value 8t + b, high
+ *            8t + 4 + b; then [row] d, dmin, 12 scale bytes
+ *   IQ2_XXS  per 256: [row half][lane][4 words]: the grid indices of the lane's runs in groups 0..3, in
+ *            groups 4..7; the signs of the same runs, bits 4j + u: the XOR of sign bits 0..j in group u
+ *            (4 + u in the last word), and above them the scale of group 2t (2t + 1); at the end of the
+ *            tile [n/256][g][row g, row g+8] d */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/decode.cuh"
 
@@ -108,12 +105,18 @@ static __device__ uint32_t pack_iq2_xxs(struct source s, uint32_t w, uint32_t n_
         w -= n_blocks * 256;
         return halves(s.row((int)(w % 8)) + w / 8 * 66, s.row((int)(w % 8) + 8) + w / 8 * 66);
     }
-    const uint8_t *group = s.row((int)(w % 64 / 4)) + w / 256 * 66 + 2 + (w % 256 / 64 * 2 + w % 4 / 2) * 8;
-    if (w % 2 == 0) return word_at(group);
-    uint32_t from = word_at(group + 4), scale = from >> 28, out = scale << 30 | scale >> 2;
-    for (int t = 0; t < 4; t++)
-        for (int j = 0; j < 7; j++) out |= (from >> (7 * t + j) & 1) << (4 * j + 2 + t);
-    return out;
+    int lane = (int)(w % 128 / 4), t = lane % 4, part = (int)(w % 4), first = part % 2 * 4;
+    const uint8_t *groups = s.row(lane / 4 + 8 * (int)(w % 256 / 128)) + w / 256 * 66 + 2;
+    uint32_t out = 0;
+    for (int u = 0; u < 4; u++) {                  /* groups first .. first + 3: this lane's run of each */
+        const uint8_t *group = groups + (first + u) * 8;
+        uint32_t signs = word_at(group + 4) >> 7 * t & 127;
+        signs ^= signs << 1, signs ^= signs << 2, signs ^= signs << 4;         /* bit j: of bits 0..j */
+        if (part < 2) out |= (uint32_t)group[t] << 8 * u;
+        else
+            for (int j = 0; j < 7; j++) out |= (signs >> j & 1) << (4 * j + u);
+    }
+    return part < 2 ? out : out | word_at(groups + (2 * t + part - 2) * 8 + 4) >> 28 << 28;
 }
 
 /* Grid: tiles. */

@@ -120,97 +120,112 @@ items_multiply(float *shared, const WORK &work, int n_in, const struct split &sp
 /* ---- IQ2_XXS, one row ---- */
 
 /* With one row the tensor cores would compute seven columns for nothing. So column g takes the
- * activations of group g instead, and the scales of a block of 256 meet all its groups' sums at once.
- * Integer sums are exact, so the bits are those of items_multiply. */
-struct one_block {
-    uint4 q[4][2];                                 /* steps; rows g, g+8 */
-    uint2 x;                                       /* this lane's part of group g */
-    uint32_t d;
-};
-
+ * activations of group g instead, and eight products in one chain leave the sums of all groups of a block,
+ * each in its column, for which a group's products get zeros in the other columns. Integer sums are exact,
+ * so the bits are those of items_multiply. */
 struct one_row {
     const int8_t *x;                               /* the row's first group, this lane's part */
     const float *d;
     int n_pad;
+    uint32_t column[8];                            /* 1 for this lane's own column, else 0 */
+    __device__ one_row(const struct act &act, int row, const lane_pos &p)
+        : x(act.q + (int64_t)row * 32 + p.t * 8), d(act.d + row), n_pad(act.n_pad) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) column[i] = p.g == i;
+    }
 };
 
-static __device__ __forceinline__ void one_load(struct one_block *b, const uint8_t *tile, int n_in, int block,
-                                                const one_row &x, const lane_pos &p) {
-    if (!tile || block >= n_in / 256) return;
-    const uint8_t *at = tile + (int64_t)block * 1024 + p.g * 16;
-#pragma unroll
-    for (int s = 0; s < 4; s++)
-#pragma unroll
-        for (int r = 0; r < 2; r++) b->q[s][r] = load16(at + s * 256 + r * 128);
-    b->d = load4(tile + (int64_t)n_in * 4 + block * 32 + p.g * 4);
-    b->x = *(const uint2 *)(x.x + (block * 8 + p.g) * x.n_pad * 32);
+/* A segment on its way: two blocks. Lane t of a quad needs the scales of row g + 8 (t % 2), block t / 2. */
+struct one_item {
+    uint4 q[2][2];                                 /* blocks; rows g, g+8 */
+    uint2 x[2];                                    /* this lane's part of group g */
+    uint32_t d;
+    float dx;
+    bool there;
+};
+
+/* Multiplied, not selected: the pipe of selections is the busy one. */
+static __device__ __forceinline__ uint32_t times(uint32_t x, uint32_t one_or_zero) {
+    uint32_t out;
+    asm("mul.lo.u32 %0, %1, %2;" : "=r"(out) : "r"(x), "r"(one_or_zero));
+    return out;
 }
 
-/* Sums of a block's groups times their scales, of this lane's groups 2t and 2t + 1: rows g and g + 8. */
-static __device__ __forceinline__ int2 one_multiply(const struct one_block &b, const lane_pos &p,
-                                                    const uint32_t *lut) {
-    typedef tile_iq2_xxs T;
-    int sum[2][2];                                 /* [row][group] */
-    uint32_t signs[2][2];
+template <class T>
+static __device__ __forceinline__ void one_load(struct one_item *item, const uint8_t *tile, int n_in,
+                                                int segment, const one_row &x, const lane_pos &p) {
+    item->there = tile;
+    if (!tile) return;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        T::load_codes(item->q[i], tile, segment * 2 + i, p);
+        item->x[i] = *(const uint2 *)(x.x + ((segment * 2 + i) * 8 + p.g) * x.n_pad * 32);
+    }
+    int block = segment * 2 + p.t / 2;
+    item->d = load4(T::scales_at(tile, n_in, block, p));
+    item->dx = x.d[block * x.n_pad];
+}
+
+/* Sums of a block's groups 2t and 2t + 1 times their scales: rows g and g + 8. */
+template <class T>
+static __device__ __forceinline__ int2 one_multiply(const uint4 *q, uint2 x, const one_row &row,
+                                                    const uint32_t *copy) {
+    int c[4] = { 0, 0, 0, 0 };
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const uint4 &w0 = b.q[i / 2][0], &w1 = b.q[i / 2][1];
-        uint32_t s0 = i % 2 ? w0.w : w0.y, s1 = i % 2 ? w1.w : w1.y;
-        uint32_t v0 = T::selectors(i % 2 ? w0.z : w0.x, s0, p, lut);
-        uint32_t v1 = T::selectors(i % 2 ? w1.z : w1.x, s1, p, lut);
-        int c[4] = { 0, 0, 0, 0 };
-        mma_s8(c, T::values(v0), T::values(v1), T::values(v0 >> 16), T::values(v1 >> 16), b.x);
-        bool ours = i < 2 || p.t == i / 2;         /* columns 2t and 2t + 1 are this lane's */
-        sum[0][i % 2] = ours ? c[i % 2] : sum[0][i % 2];
-        sum[1][i % 2] = ours ? c[2 + i % 2] : sum[1][i % 2];
-        signs[0][i % 2] = ours ? s0 : signs[0][i % 2];
-        signs[1][i % 2] = ours ? s1 : signs[1][i % 2];
+        uint32_t v0 = T::selectors(q[0], i, copy), v1 = T::selectors(q[1], i, copy);
+        mma_s8(c, T::values(v0), T::values(v1), T::values(v0 >> 16), T::values(v1 >> 16),
+               make_uint2(times(x.x, row.column[i]), times(x.y, row.column[i])));
     }
-    return make_int2(sum[0][0] * T::scale(signs[0][0]) + sum[0][1] * T::scale(signs[0][1]),
-                     sum[1][0] * T::scale(signs[1][0]) + sum[1][1] * T::scale(signs[1][1]));
+    return make_int2(c[0] * T::own_scale(q[0].z) + c[1] * T::own_scale(q[0].w),
+                     c[2] * T::own_scale(q[1].z) + c[3] * T::own_scale(q[1].w));
 }
 
-static __device__ __forceinline__ int quad_sum(int x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+/* A segment's sums to shared memory. The quad's sums of two rows and two blocks are added crosswise, so
+ * that each lane ends with one of the four. */
+template <class T>
+static __device__ __forceinline__ void one_finish(float *to, const struct one_item &item, const one_row &row,
+                                                  const lane_pos &p, const uint32_t *copy) {
+    int2 first = one_multiply<T>(item.q[0], item.x[0], row, copy),
+         second = one_multiply<T>(item.q[1], item.x[1], row, copy);
+    bool upper = p.t & 1, later = p.t & 2;
+    int keep0 = upper ? first.y : first.x, keep1 = upper ? second.y : second.x;
+    keep0 += __shfl_xor_sync(0xffffffffu, upper ? first.x : first.y, 1);
+    keep1 += __shfl_xor_sync(0xffffffffu, upper ? second.x : second.y, 1);
+    int sum = later ? keep1 : keep0;
+    sum += __shfl_xor_sync(0xffffffffu, later ? keep0 : keep1, 2);
+    float d = f16_value((uint16_t)(upper ? item.d >> 16 : item.d & 0xffff)) * 0.125f, scale = d * item.dx;
+    float acc = fmaf((float)sum, scale, 0.0f), before = __shfl_xor_sync(0xffffffffu, acc, 2);
+    if (!later) return;
+    to[p.g + 8 * upper] = item.there ? fmaf((float)sum, scale, before) : 0.0f;
 }
 
-/* What items_multiply does for ONE. The next item's weights are on their way during an item's products. */
-template <class WORK>
+/* What items_multiply does for ONE. Two items are on their way at any time. */
+template <class T, class WORK>
 static __device__ __forceinline__ void items_multiply_one(float *shared, const WORK &work, int n_in,
                                                           const struct split &split, int n_items,
                                                           const one_row &x, const lane_pos &p,
                                                           const uint32_t *lut) {
-    const int BLOCKS = SEGMENT / 256;
-    struct one_block b[BLOCKS];
+    const uint32_t *copy = T::table(lut, p);
+    struct one_item ahead[2];
     int item = (int)threadIdx.x / 32;
-    if (item >= n_items) return;
-    place at(item, split.n_segments), by(WARPS, split.n_segments);
-    const uint8_t *tile = work.tile(at.tile);
+    place next(item, split.n_segments), by(WARPS, split.n_segments);
 #pragma unroll
-    for (int i = 0; i < BLOCKS; i++) one_load(&b[i], tile, n_in, at.segment * BLOCKS + i, x, p);
-    for (; item < n_items; item += WARPS) {
-        bool there = tile;
-        int block0 = at.segment * BLOCKS;
-        at.move(by, split.n_segments);
-        tile = item + WARPS < n_items ? work.tile(at.tile) : NULL;
-        float acc[2] = { 0, 0 };
-#pragma unroll
-        for (int i = 0; i < BLOCKS; i++) {
-            int2 sum = one_multiply(b[i], p, lut);
-            float2 d = half_pair(b[i].d);
-            bool more = there && block0 + i < n_in / 256;
-            float dx = more ? x.d[(block0 + i) * x.n_pad] : 0;
-            one_load(&b[i], tile, n_in, at.segment * BLOCKS + i, x, p);
-            d.x *= 0.125f, d.y *= 0.125f;
-            sum.x = quad_sum(sum.x), sum.y = quad_sum(sum.y);
-            if (!more) continue;
-            acc[0] = fmaf((float)sum.x, d.x * dx, acc[0]);
-            acc[1] = fmaf((float)sum.y, d.y * dx, acc[1]);
-        }
-        float *to = shared + item * COLUMN_STRIDE + p.g;
-        if (p.t == 0) to[0] = acc[0], to[8] = acc[1];
+    for (int i = 0; i < 2; i++) {
+        one_load<T>(&ahead[i], item + i * WARPS < n_items ? work.tile(next.tile) : NULL, n_in,
+                    next.segment, x, p);
+        next.move(by, split.n_segments);
     }
+    for (; item < n_items; item += 2 * WARPS)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int own = item + i * WARPS;
+            if (own >= n_items) break;
+            one_finish<T>(shared + own * COLUMN_STRIDE, ahead[i], x, p, copy);
+            one_load<T>(&ahead[i], own + 2 * WARPS < n_items ? work.tile(next.tile) : NULL, n_in,
+                        next.segment, x, p);
+            next.move(by, split.n_segments);
+        }
 }
 
 /* The sum of a tile's segments, in order, at (column, row). */

@@ -24,11 +24,16 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/device.cuh"
 
-enum { TILE_ROWS = 16, SEGMENT = 512, LUT_COPIES = 8 };
+enum { TILE_ROWS = 16, SEGMENT = 512 };
 
 struct lane_pos {
     int lane, g, t;
-    __device__ lane_pos() : lane(lane_id()), g(lane / 4), t(lane % 4) {}
+    bool once;                                     /* weights are read once: a constant where it matters */
+    uint64_t policy;                               /* then: the L2 cache lets go of them first */
+    __device__ lane_pos(bool once_ = false)
+        : lane(lane_id()), g(lane / 4), t(lane % 4), once(once_), policy(0) {
+        if (once) asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    }
 };
 
 template <int N> struct sums {
@@ -80,11 +85,22 @@ static __device__ __forceinline__ void mma_f16(float *c, uint32_t a0, uint32_t a
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y));
 }
 
-static __device__ __forceinline__ uint4 load16(const uint8_t *p) { /* weights: read once, not kept in L1 */
+static __device__ __forceinline__ uint4 load16(const uint8_t *p) {     /* weights: not kept in L1 */
     uint4 v;
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
         : "l"(p));
+    return v;
+}
+
+/* Weights that few rows read once leave the L2 cache before what every step reads again - activations, state,
+ * small weights, the kernels themselves. */
+static __device__ __forceinline__ uint4 load16(const uint8_t *at, const lane_pos &p) {
+    if (!p.once) return load16(at);
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(at), "l"(p.policy));
     return v;
 }
 
@@ -160,7 +176,7 @@ struct tile_q8_0 {
                                                 const lane_pos &p) {
         const uint8_t *q = tile + (int64_t)step * 2048 + p.lane * 16;
 #pragma unroll
-        for (int i = 0; i < 4; i++) w.q[i] = load16(q + i * 512);
+        for (int i = 0; i < 4; i++) w.q[i] = load16(q + i * 512, p);
         w.d = __ldg((const uint4 *)(tile + (int64_t)n_in * 16 + (int64_t)step * 128 + p.g * 16));
     }
     template <int N, class X>
@@ -194,7 +210,7 @@ struct tile_mxfp4 {
                                                 const lane_pos &p) {
         const uint8_t *at = tile + (int64_t)step * 1088;
         for (int r = 0; r < 2; r++) {
-            w.q[r] = load16(at + r * 512 + p.lane * 16);
+            w.q[r] = load16(at + r * 512 + p.lane * 16, p);
             w.e[r] = load4(at + 1024 + (p.g + 8 * r) * 4);
         }
     }
@@ -244,7 +260,7 @@ struct tile_q2_k {
                                                 const lane_pos &p) {
         const uint8_t *at = tile + (int64_t)step * 1344;
         for (int r = 0; r < 2; r++) {
-            w.q[r] = load16(at + r * 512 + p.lane * 16);
+            w.q[r] = load16(at + r * 512 + p.lane * 16, p);
             w.s[r] = __ldg((const uint4 *)(at + 1024 + (p.g + 8 * r) * 16));
             w.d[r] = load4(at + 1280 + (p.g + 8 * r) * 4);
         }
@@ -306,7 +322,7 @@ struct tile_q4_k {
                                                 const lane_pos &p) {
         const uint8_t *at = tile + (int64_t)step * 2304;
         for (int r = 0; r < 2; r++) {
-            for (int i = 0; i < 2; i++) w.q[r][i] = load16(at + r * 1024 + i * 512 + p.lane * 16);
+            for (int i = 0; i < 2; i++) w.q[r][i] = load16(at + r * 1024 + i * 512 + p.lane * 16, p);
             w.h[r] = __ldg((const uint4 *)(at + 2048 + (p.g + 8 * r) * 16));
         }
     }
@@ -357,76 +373,99 @@ struct tile_q4_k {
     }
 };
 
-/* A step is a quarter of a block: two groups of 32. lut: the grid as nibbles. A nibble of 4 + i selects
- * the negative.
- * */
+/* A step is a block of 256. lut: the grid as nibbles, COPIES of each entry in different banks. A nibble of
+ * 4 + i selects the negative of value i. A lane has its own runs of eight values in its own words, so
+ * every shift is a constant: see pack.cu. */
 struct tile_iq2_xxs {
     static const enum act_kind KIND = ACT_Q8_K;
     static const enum dtype TYPE = DTYPE_IQ2_XXS;
-    static const int STEP = 64, STEP_BYTES = 264, LUT = 256 * LUT_COPIES, AHEAD = 8,
-                     AHEAD_ONE = 8;
+    static const int STEP = 256, STEP_BYTES = 1056, COPIES = 8, LUT = 256 * COPIES, AHEAD = 2, AHEAD_ONE = 2;
     struct regs {
-        uint4 q[2];                                /* rows g, g+8: indices, signs; indices, signs */
+        uint4 q[2];                                /* rows g, g+8: indices, indices, signs, signs */
         uint32_t d;
     };
+    static __device__ __forceinline__ void load_codes(uint4 *q, const uint8_t *tile, int block,
+                                                      const lane_pos &p) {
+        const uint8_t *at = tile + (int64_t)block * 1024 + p.lane * 16;
+        q[0] = load16(at, p);
+        q[1] = load16(at + 512, p);
+    }
+    static __device__ __forceinline__ const uint8_t *scales_at(const uint8_t *tile, int n_in, int block,
+                                                               const lane_pos &p) {
+        return tile + (int64_t)n_in * 4 + (int64_t)block * 32 + p.g * 4;
+    }
     static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int n_in, int step,
                                                 const lane_pos &p) {
-        const uint8_t *at = tile + (int64_t)step * 256 + p.g * 16;
-        w.q[0] = load16(at);
-        w.q[1] = load16(at + 128);
-        w.d = load4(tile + (int64_t)n_in * 4 + (int64_t)(step / 4) * 32 + p.g * 4);
+        load_codes(w.q, tile, step, p);
+        w.d = load4(scales_at(tile, n_in, step, p));
     }
-    static __device__ __forceinline__ uint32_t selectors(uint32_t indices, uint32_t signs, const lane_pos &p,
-                                                         const uint32_t *lut) {
-        uint32_t sign = signs >> p.t & 0x04444444, index = select_bytes(indices, 0, 0x4440 + p.t);
-        /* the product adds the seven bits up in bit 30 and above: their parity is the eighth */
-        return lut[index * LUT_COPIES + p.lane % LUT_COPIES] ^ sign ^ (sign * 0x11111111u & 0x40000000u);
+    /* The lane's run of group i: eight nibbles for values(). Bits 4j + u of the signs' word are the signs of
+     * values 0..j multiplied, so a shift by a nibble and two XORs give all eight. */
+    static __device__ __forceinline__ uint32_t selectors(const uint4 &q, int i, const uint32_t *copy) {
+        uint32_t indices = i < 4 ? q.x : q.y, signs = i < 4 ? q.z : q.w;
+        int u = i % 4;
+        uint32_t low = u < 3 ? signs << (2 - u) : signs >> 1, high = u < 3 ? signs << (6 - u) : signs << 3;
+        return copy[select_bytes(indices, 0, 0x4440 + u) * COPIES] ^ (low & 0x04444444u) ^
+               (high & 0x44444440u);
     }
     static __device__ __forceinline__ uint32_t values(uint32_t selector) {
         return select_bytes(0x002b1908u, 0x00d5e7f8u, selector);
     }
-    static __device__ __forceinline__ int scale(uint32_t signs) {
-        return (int)(__funnelshift_l(signs, signs, 3) & 30) | 1;
+    /* This lane's copy of the table. */
+    static __device__ __forceinline__ const uint32_t *table(const uint32_t *lut, const lane_pos &p) {
+        return lut + p.lane % COPIES;
+    }
+    /* Of the group that the lane's word of signs names: 2t, or 2t + 1. */
+    static __device__ __forceinline__ int own_scale(uint32_t signs) {
+        return (int)(signs >> 27) | 1;
     }
     template <int N, class X>
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
                                                     int n_groups, const lane_pos &p,
                                                     const uint32_t *lut) {
+        /* bytes t, t: rows g, g+8, each the scales of groups 2t, 2t + 1; then those of all lanes */
+        uint32_t own = (w.q[0].z >> 28 | w.q[0].w >> 28 << 4) | (w.q[1].z >> 28 | w.q[1].w >> 28 << 4) << 8;
+        uint32_t other = __shfl_xor_sync(0xffffffffu, own, 1);
+        own = p.t & 1 ? other | own << 16 : own | other << 16;
+        other = __shfl_xor_sync(0xffffffffu, own, 2);
+        const uint32_t scales[2] = { p.t & 2 ? other : own, p.t & 2 ? own : other };
+        const uint32_t *copy = table(lut, p);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            uint32_t w0 = i ? w.q[0].w : w.q[0].y, w1 = i ? w.q[1].w : w.q[1].y;
-            uint32_t v0 = selectors(i ? w.q[0].z : w.q[0].x, w0, p, lut),
-                     v1 = selectors(i ? w.q[1].z : w.q[1].x, w1, p, lut);
+        for (int j = 0; j < N; j++)
+            for (int i = 0; i < 4; i++) s.inner[j][i] = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            uint32_t v0 = selectors(w.q[0], i, copy), v1 = selectors(w.q[1], i, copy);
             uint32_t a0 = values(v0), a1 = values(v1), a2 = values(v0 >> 16), a3 = values(v1 >> 16);
-            int s0 = scale(w0), s1 = scale(w1);
+            int at = i / 2 % 2 * 16 + i % 2 * 4;   /* of row g's scale in its word */
+            int s0 = (int)((at ? scales[i / 4] >> (at - 1) : scales[i / 4] << 1) & 30) | 1;
+            int s1 = (int)(scales[i / 4] >> (at + 7) & 30) | 1;
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 if (j >= n_groups) break;
                 int c[4] = { 0, 0, 0, 0 };
-                mma_s8(c, a0, a1, a2, a3, x.q(step * 2 + i, j));
+                mma_s8(c, a0, a1, a2, a3, x.q(step * 8 + i, j));
                 s.inner[j][0] += s0 * c[0], s.inner[j][1] += s0 * c[1];
                 s.inner[j][2] += s1 * c[2], s.inner[j][3] += s1 * c[3];
             }
         }
-        if (step % 4 != 3) return;
         float2 d = half_pair(w.d);
         d.x *= 0.125f, d.y *= 0.125f;
 #pragma unroll
         for (int j = 0; j < N; j++) {
             if (j >= n_groups) break;
-            add_scaled_int(s.acc[j], s.inner[j], d, x.d(step / 4, j));
-            for (int i = 0; i < 4; i++) s.inner[j][i] = 0;
+            add_scaled_int(s.acc[j], s.inner[j], d, x.d(step, j));
         }
     }
 };
 
 /* A type's table in shared memory, several copies in different banks. */
 template <class T> static __device__ __forceinline__ void load_table(uint32_t *lut, const uint32_t *table) {
-    const int QUADS = T::LUT / 4;                  /* none where there is no table */
-    for (int i = (int)threadIdx.x; i < QUADS; i += (int)blockDim.x) {
-        uint32_t v = table[i * 4 / LUT_COPIES];
-        ((uint4 *)lut)[i] = make_uint4(v, v, v, v);
-    }
+    if constexpr (T::TYPE == DTYPE_IQ2_XXS)
+        for (int i = (int)threadIdx.x; i < T::LUT / 4; i += (int)blockDim.x) {
+            uint32_t v = table[i * 4 / T::COPIES];
+            ((uint4 *)lut)[i] = make_uint4(v, v, v, v);
+        }
 }
 
 struct tile_f16 {
@@ -439,7 +478,7 @@ struct tile_f16 {
     static __device__ __forceinline__ void load(regs &w, const uint8_t *tile, int, int step,
                                                 const lane_pos &p) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) w.q[i] = load16(tile + (int64_t)step * 2048 + i * 512 + p.lane * 16);
+        for (int i = 0; i < 4; i++) w.q[i] = load16(tile + (int64_t)step * 2048 + i * 512 + p.lane * 16, p);
     }
     template <int N, class X>
     static __device__ __forceinline__ void multiply(sums<N> &s, const regs &w, const X &x, int step,
