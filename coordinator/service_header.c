@@ -37,7 +37,7 @@ struct asker {
     struct codec *codec;
     struct buf frame;
     uint64_t incarnation;
-    uint32_t link;                                /* of the node that is asked; 0: nobody */
+    uint32_t link, id;                            /* of the node that is asked, 0: nobody; of the questions */
     struct msg_file file;                         /* what it has */
     char node[MSG_NAME_MAX];
     struct service_header *out;
@@ -66,7 +66,7 @@ static void ask(struct asker *a) {
     m.u.weights_get = (struct msg_weights_get){ .model_lo = a->file.model_lo,
                                                 .model_hi = a->file.model_hi,
                                                 .offset = a->out->bytes.size,
-                                                .id = 1,
+                                                .id = a->id,
                                                 .tensor = MSG_WEIGHTS_HEADER,
                                                 .bytes = PIECE_BYTES };
     say(a, a->link, &m);
@@ -74,6 +74,7 @@ static void ask(struct asker *a) {
 
 static void begin(struct asker *a, uint32_t link, const struct msg_hello *h, const struct msg_file *file) {
     a->link = link;
+    a->id++;
     a->file = *file;
     buf_clear(&a->out->bytes);
     snprintf(a->node, sizeof a->node, "%s", h->name);
@@ -96,6 +97,7 @@ static void on_hello(struct asker *a, uint32_t link, const struct msg_hello *h) 
                                         .payload_bytes_max = PIECE_BYTES };
     snprintf(m.u.welcome.name, sizeof m.u.welcome.name, "coordinator");
     say(a, link, &m);
+    if (link == a->link) a->link = 0;             /* it lost us: what was on its way is lost, too */
     for (uint32_t i = 0; i < h->n_file && !a->link; i++)
         if (h->file[i].is_whole) begin(a, link, h, &h->file[i]);
     if (!a->link) log_info("coordinator", "%s has no whole model", h->name);
@@ -114,6 +116,7 @@ static bool take_piece(struct asker *a, const struct msg_weights *w, const void 
 
 static void on_weights(struct asker *a, uint32_t link, const struct msg_weights *w,
                        struct payload payload) {
+    if (w->id != a->id) return;                    /* of an earlier try */
     if (payload.bytes && take_piece(a, w, slots_data(a->slots, payload), payload.bytes)) return;
     refuse(a, link, ERR_CORRUPT, "the header of the model arrived damaged, or cannot be had");
     a->link = 0;                                   /* it says HELLO again, and is asked again */
