@@ -40,6 +40,7 @@ struct guide {
     enum use use;
     bool lost;                                    /* the text left the grammar, or there is none: no advice */
     uint32_t reasoning_left;                      /* tokens until it has to end; UINT32_MAX: no matter */
+    uint32_t n_end;                               /* bytes of </think> just read, where it is spelled */
     uint64_t *mask;
 };
 
@@ -92,11 +93,27 @@ static bool is_read(struct guide *g, int32_t id) {
     return dsml_stream_done(g->parser);
 }
 
+/* Reasoning ends with its token, or with the same word from others. No beginning of the word comes again
+ * inside it, so one that breaks off starts anew. */
+static bool ends_reasoning(struct guide *g, int32_t id) {
+    static const char word[] = CHAT_THINK_END;
+    size_t len;
+    const char *bytes = tokenizer_token_bytes(g->v->t, id, &len);
+    for (size_t i = 0; i < len && g->n_end < sizeof word - 1; i++)
+        g->n_end = bytes[i] == word[g->n_end] ? g->n_end + 1 : bytes[i] == word[0];
+    return g->n_end == sizeof word - 1;
+}
+
+static void count_reasoning(struct guide *g, int32_t id) {
+    if (g->reasoning_left == UINT32_MAX) return;
+    if (ends_reasoning(g, id)) g->reasoning_left = UINT32_MAX;
+    else g->reasoning_left--;
+}
+
 static bool guide_accept(struct service_guide *head, int32_t id) {
     struct guide *g = (struct guide *)head;
     if (id == g->v->eos_id) return true;
-    if (id == g->v->think_end_id) g->reasoning_left = UINT32_MAX;
-    if (g->reasoning_left != UINT32_MAX) g->reasoning_left--;
+    count_reasoning(g, id);
     if (!g->lost) g->lost = !follows(g, id);
     return is_read(g, id) || (!g->lost && match_must_end(g->match));
 }

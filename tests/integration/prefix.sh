@@ -64,6 +64,13 @@ way="one stage"
 serve alone -m "$model" --threads 1 --ctx 2048
 ok "a service" wait_for serving
 conversation
+if command -v curl >/dev/null 2>&1; then
+    curl -s --max-time 20 "$url/metrics" >"$tmp/output"
+    kept=$(sed -n 's/^pleiades_prefix_cache_entries //p' "$tmp/output")
+    same "metrics say how many are kept ($kept), and what they take" 1 \
+        $((kept > 0 && $(sed -n 's/^pleiades_prefix_cache_bytes //p' "$tmp/output") > kept * 1000))
+    same "and how many had to make room" 1 $(($(sed -n 's/^pleiades_prefix_cache_evictions_total //p' "$tmp/output") >= 0))
+fi
 stop alone
 
 way="three stages"

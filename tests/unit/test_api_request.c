@@ -349,6 +349,59 @@ static void items_become_messages(void **state) {
              "for:j\nT:p for:i\n"));
 }
 
+/* Histories of other servers: what their own tools were asked, and what came of it. */
+static void items_of_tools_that_are_not_ours_become_calls_and_results(void **state) {
+    (void)state;
+    expect(api_request_responses,
+           Q("{'input':[{'role':'user','content':'q'},"
+             "{'type':'local_shell_call','id':'l','call_id':'c','status':'completed',"
+             "'action':{'type':'exec','command':['ls','-l']}},"
+             "{'type':'local_shell_call_output','call_id':'c','output':'a\\nb'},"
+             "{'type':'tool_search_call','call_id':'t','arguments':{'query':'x'}},"
+             "{'type':'tool_search_output','call_id':'t','status':'completed','tools':[{'name':'f'}]},"
+             "{'type':'web_search_call','id':'w','status':'completed','query':'stars'},"
+             "{'type':'computer_call_output','call_id':'w','output':{'type':'screenshot'}},"
+             "{'type':'compaction','encrypted_content':'x'}]}"),
+           Q("U:q\nA: call:c,local_shell,{'type':'exec','command':['ls','-l']}\nT:a\nb for:c\n"
+             "A: call:t,tool_search,{'query':'x'}\nT:{'tools':[{'name':'f'}]} for:t\n"
+             "A: call:w,web_search,{'query':'stars'}\nT:{'type':'screenshot'} for:w\n"));
+}
+
+/* Only where the server lets it count. */
+static void a_budget_limits_thinking(void **state) {
+    (void)state;
+    static const struct { const char *thinking; bool lets; uint32_t max; const char *error; } cases[] = {
+        { "{'type':'enabled','budget_tokens':2048}", true, 2048, NULL },
+        { "{'type':'enabled','budget_tokens':2048.0}", true, 2048, NULL },
+        { "{'type':'enabled','budget_tokens':2048}", false, 0, NULL },
+        { "{'type':'enabled','budget_tokens':'many'}", false, 0, NULL },
+        { "{'type':'adaptive'}", true, 0, NULL },
+        { "{'type':'disabled','budget_tokens':0}", true, 0, NULL },
+        { "{'type':'enabled','budget_tokens':0}", true, 0,
+          "thinking: budget_tokens must be a whole number, at least 1" },
+        { "{'type':'enabled','budget_tokens':'many'}", true, 0,
+          "thinking: budget_tokens must be a whole number, at least 1" },
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        char body[256];
+        struct api_defaults d = defaults;
+        struct api_request r = { .messages = NULL };
+        struct err e = { .text = "" };
+        json_t *root;
+        snprintf(body, sizeof body, "{'messages':[{'role':'user','content':'q'}],'thinking':%s}",
+                 cases[i].thinking);
+        struct chat_text text = chat_text_of(Q(body));
+        d.budget = cases[i].lets;
+        assert_fine(api_json_parse(&root, text, &e), &e);
+        int rc = api_request_messages(&r, root, text, &d, &e);
+        assert_int_equal(rc, cases[i].error ? ERR_INVALID : 0);
+        assert_string_equal(cases[i].error ? e.text : "", cases[i].error ? cases[i].error : "");
+        if (rc == 0) assert_int_equal(r.reasoning_max, cases[i].max);
+        if (rc == 0) api_request_deinit(&r);
+        json_decref(root);
+    }
+}
+
 static void responses_tools_become_functions(void **state) {
     (void)state;
     static const char body[] =
@@ -393,6 +446,10 @@ static void bad_responses_say_what_is_wrong(void **state) {
           "a result for \"i\", but no earlier call has this id" },
         { "{'input':[{'type':'reasoning'},{'type':'function_call'}]}",
           "input[1]: a call without a name" },
+        { "{'input':['x',{'type':'item_reference','id':'msg_1'}]}",
+          "input[1]: nothing is stored here, so items cannot be referred to: send them" },
+        { "{'input':'as you like','text':{'format':{'type':'json_object'}}}",
+          "messages must contain the word \"json\" in some form where the format is json_object" },
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++)
         expect_error(api_request_responses, Q(cases[i][0]), cases[i][1]);
@@ -461,6 +518,8 @@ int main(void) {
         TEST(items_become_messages),
         TEST(responses_tools_become_functions),
         TEST(bad_responses_say_what_is_wrong),
+        TEST(items_of_tools_that_are_not_ours_become_calls_and_results),
+        TEST(a_budget_limits_thinking),
         TEST(sealed_reasoning_comes_back),
         TEST(sealed_reasoning_is_read_from_requests),
     };

@@ -783,6 +783,52 @@ static void a_block_that_is_closed_ends_the_answer(void **state) {
 }
 
 /* In reasoning anything may be said but the end; behind it the constraint holds. */
+/* Whether </think> is all that may come. */
+static bool must_stop_thinking(struct service_guide *g) {
+    struct service_steer s;
+    int32_t end = tokenizer_find_added(small.t, CHAT_THINK_END);
+    int n = 0;
+    g->next(g, &s);
+    for (uint32_t i = 0; s.allowed && i < small.trie->n_words; i++) n += __builtin_popcountll(s.allowed[i]);
+    return n == 1 && s.greedy && (s.allowed[end / 64] >> end % 64 & 1);
+}
+
+static void reasoning_ends_when_its_tokens_are_used_up(void **state) {
+    (void)state;
+    const struct guide_options all[] = {
+        { .in_reasoning = true, .reasoning_max = 6 },
+        { .in_reasoning = true, .reasoning_max = 6, .calls = GUIDE_CALLS_FREE, .tools = tools, .n_tools = 1 },
+        { .in_reasoning = true, .reasoning_max = 6, .format = GUIDE_JSON_OBJECT },
+    };
+    for (size_t i = 0; i < COUNT_OF(all); i++) {
+        struct service_guide *g = guide_of(&small, &all[i]);
+        for (int n = 0; n < 6; n++) {
+            assert_false(must_stop_thinking(g));
+            assert_false(read_text(g, "1"));
+        }
+        assert_true(must_stop_thinking(g));
+        assert_false(read_text(g, CHAT_THINK_END));
+        for (int n = 0; n < 20; n++) {
+            assert_false(must_stop_thinking(g));
+            assert_false(read_text(g, all[i].format == GUIDE_JSON_OBJECT && n == 0 ? "{\"" : "1"));
+        }
+        g->free(g);
+    }
+    struct service_guide *g = guide_of(&small, &all[0]);
+    struct token_buf ids = { 0 };                 /* spelled, it is the end as well */
+    assert_int_equal(tokenizer_encode(small.t, "<</thi", 6, false, &ids, NULL), 0);
+    for (size_t i = 0; i < ids.n; i++) assert_false(g->accept(g, ids.ids[i]));
+    ids.n = 0;
+    assert_int_equal(tokenizer_encode(small.t, "nk>", 3, false, &ids, NULL), 0);
+    for (size_t i = 0; i < ids.n; i++) assert_false(g->accept(g, ids.ids[i]));
+    for (int n = 0; n < 9; n++) assert_false(read_text(g, "1"));
+    assert_false(must_stop_thinking(g));
+    token_buf_free(&ids);
+    g->free(g);
+    assert_int_equal(guide_new(&g, small.v, &(struct guide_options){ .reasoning_max = 6 }, NULL), 0);
+    assert_null(g);                               /* it does not think at all */
+}
+
 static void reasoning_is_free_and_cannot_end_the_answer(void **state) {
     (void)state;
     struct guide_options o = { .format = GUIDE_JSON_SCHEMA,
@@ -1003,6 +1049,7 @@ int main(void) {
         TEST(protocol_words_are_greedy_and_values_are_not),
         TEST(free_text_is_left_alone),
         TEST(a_block_that_is_closed_ends_the_answer),
+        TEST(reasoning_ends_when_its_tokens_are_used_up),
         TEST(reasoning_is_free_and_cannot_end_the_answer),
         TEST(a_tool_with_an_odd_schema_can_be_required_unless_it_is_strict),
         TEST(json_or_a_call_where_both_were_offered),
