@@ -15,62 +15,17 @@ shift 2
 parts=" ${*:-decode streams prefill gap} "
 model=${BENCH_MODEL:-build/bench/mid5.gguf} long_model=${BENCH_LONG_MODEL:-build/bench/mid9-e64.gguf}
 tokens=${BENCH_TOKENS:-48} prompt=${BENCH_PROMPT:-16384} disturb=${BENCH_DISTURB:-4096}
-command -v taskset >/dev/null || { echo "cluster.sh: taskset is needed"; exit 1; }
-mkdir -p build/bench
 tmp=$(mktemp -d)
-nodes=''
-end_nodes() {
-    local p
-    for p in $nodes; do kill "$p" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    nodes=''
-}
+. "$(dirname "$0")/stages.sh"
 trap 'end_nodes; rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM
 
 wants() { case $parts in *" $1 "*) true ;; *) false ;; esac; }
 
-# The plan for most throughput of n streams with two equal machines.
-stages_for() {
-    "$program" shard plan -m "$model" --machine a,mem=64G,bw=10G --machine b,mem=64G,bw=10G --objective throughput \
-        --ordered --streams "$1" --ctx 8192 --no-helpers --link ms=0.05,bw=2G --json |
-        tr -d ' \n' | grep -o '"machine":"[ab]","layers":\[[0-9]*,[0-9]*\]' |
-        sed 's/"machine":"\(.\)","layers":\[\([0-9]*\),\([0-9]*\)\]/\1=\2-\3/' | paste -sd, -
-}
-
-port=$((20000 + RANDOM % 20000))
-one() { taskset -c 0 "$bench" -m "$model" --local -t 1 "$@"; }
-# two STAGES OPTION...
-two() {
-    local plan=$1 security=--insecure name core=0
-    shift
-    port=$((port + 1))
-    if [ -n "${keys:-}" ]; then
-        "$program" keys init --out "$tmp/keys" >/dev/null 2>&1 || true
-        security="--key"
-    fi
-    for name in a b; do
-        if [ -n "${keys:-}" ]; then
-            (umask 077 && "$program" keys invite --keys "$tmp/keys" --address "127.0.0.1:$port" >"$tmp/$name.key")
-            taskset -c $core "$program" node --key "$tmp/$name.key" --name $name --bind 127.0.0.1 --no-measure -t 1 \
-                -m "$model" -q 2>/dev/null &
-        else
-            taskset -c $core "$program" node --join 127.0.0.1:$port --insecure --name $name --bind 127.0.0.1 \
-                --no-measure -t 1 -m "$model" -q 2>/dev/null &
-        fi
-        nodes="$nodes $!"
-        core=$((core + 1))
-    done
-    if [ "$security" = --key ]; then set -- --key "$tmp/keys" "$@"; fi
-    "$bench" -m "$model" --bind 127.0.0.1:$port --nodes 2 --stages "$plan" "$@"
-    end_nodes
-}
-field() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p"; }
-ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3f", (b > 0 ? a / b : 0) }'; }
 row() { printf '%-58s %10s %10s %8s   %s\n' "$@"; }
 
 if wants decode || wants streams || wants gap; then
-    [ -e "$model" ] || "$program" synth --preset mid --layers 5 --mix q2 -o "$model"
+    synthetic "$model" --layers 5
 fi
 row "$(uptime | sed 's/.*load/load/')" "one core" "two cores" "ratio" "wanted"
 
@@ -102,9 +57,8 @@ if wants gap; then
 fi
 if wants prefill; then
     model=$long_model
-    [ -e "$model" ] || "$program" synth --preset mid --layers 9 --experts 64 --mix q2 -o "$model"
-    layers=$("$program" inspect --json "$model" | sed -n 's/.*"n_layer": *\([0-9]*\).*/\1/p' | head -n 1)
-    plan=a=0-$((layers / 2 - 1)),b=$((layers / 2))-$((layers - 1))
+    synthetic "$model" --layers 9 --experts 64
+    plan=$(halves)
     a=$(one -s 1 -p "$prompt" -n 2); b=$(two "$plan" -s 1 -p "$prompt" -n 2)
     x=$(echo "$a" | field first_ms) y=$(echo "$b" | field first_ms)
     row "prefill of $prompt tokens, ms" "$x" "$y" "$(ratio "$x" "$y")" ">= 1.85"

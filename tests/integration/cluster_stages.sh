@@ -89,7 +89,7 @@ done
 
 # Nobody says which plan: how far and how fast everybody is from everybody is measured before the first one.
 serve boss -m "$model" --ctx 2048 --no-local-node --bind-nodes 127.0.0.1:0 --insecure --nodes 3
-for name in a b c; do node "$name" --insecure -m "$model" --memory 1G; done
+for name in a b c; do node "$name" --insecure -m "$model" --memory 1G --measure; done
 ok "three nodes and no plan by hand" wait_for serving
 same "the plan is the first" 1 "$(member epoch)"
 "$pleiades" status --url "$url" --json | tr '{' '\n' | grep '^"from": ' >"$tmp/links"
@@ -98,6 +98,13 @@ same "every way is known, to the coordinator as well" 9 \
 ok "a plan from what was measured" "$pleiades" shard plan -m "$model" --url "$url" --ctx 2048 --explain
 says "says what a helper would cost" "ms of round trips"
 compare "a plan that was found"
+ask "$tmp/ids" -n 200 >/dev/null 2>&1
+predicted=$("$pleiades" shard plan -m "$model" --url "$url" --ctx 2048 --depth 100 --json |
+    sed -n 's/.*"stream_tokens_per_s": *\([0-9.]*\).*/\1/p')
+measured=$("$pleiades" status --url "$url" --json |
+    sed -n 's/.*"time": {"tokens": \([0-9]*\), "wall_us": \([0-9]*\).*/\1 \2/p' | awk '$2 { print $1 * 1000000 / $2 }')
+same "its speed is as predicted, within a factor of six ($predicted tokens/s, measured $measured)" 1 \
+    "$(awk -v p="${predicted:-0}" -v m="${measured:-0}" 'BEGIN { print (p > 0 && m < 6 * p && p < 6 * m) }')"
 stop boss
 for name in a b c; do stop "$name"; done
 
