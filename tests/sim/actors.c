@@ -168,15 +168,10 @@ static void node_carry_out(struct world *w, uint8_t a) {
         case NODE_OUT_LOAD: case NODE_OUT_RUN: case NODE_OUT_SEQ_CLOSE: compute_push(w, a, o); break;
         case NODE_OUT_NOTICE: world_say(w, a, "notice %d: %s", o->code, o->text); break;
         case NODE_OUT_DROP:
-        case NODE_OUT_SOURCES:
         case NODE_OUT_EXPERTS:
         case NODE_OUT_EXPERTS_DONE:
-<<<<<<< HEAD
         case NODE_OUT_SOURCES:
             break; /* no helpers and no weights here */
-=======
-            break; /* no helpers here, and weights need none */
->>>>>>> d9a0c25 (wip)
         }
     }
     actor->deadline_ns = outs->deadline_ns;
