@@ -88,6 +88,7 @@ static void tokens_are_the_same_for_one_to_four_stages(void **state) {
     (void)state;
     static const char *const names[NODES_MAX] = { "a", "b", "c", "d" };
     for (size_t i = 0; i < COUNT_OF(cuts); i++) {
+        if (effort() == EFFORT_QUICK && i % 3 == 0) continue;         /* two orders of two, and four, stay */
         struct machine m[NODES_MAX] = { { 0 } };
         coordinator_start("tcp://127.0.0.1:0", cuts[i].stages, cuts[i].n, "f32");
         for (uint32_t k = 0; k < cuts[i].n; k++)
@@ -205,7 +206,7 @@ static void a_lost_node_is_a_pause_and_the_survivor_goes_on_alone(void **state) 
     struct client c[3];
     int32_t prompt[3][PROMPT];
     struct service_request r[3];
-    uint32_t n_new = effort() == EFFORT_QUICK ? 90 : TOKENS_MAX - 1;
+    uint32_t n_new = effort() == EFFORT_QUICK ? 60 : TOKENS_MAX - 1;
     coordinator_start("tcp://127.0.0.1:0", "a=0-1,b=2-4", 2, "f32");
     machine_start(&m[0], "a", service_node_address(service));
     machine_start(&m[1], "b", service_node_address(service));

@@ -456,9 +456,9 @@ static void drafts_do_not_depend_on_chunks_or_mates(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        TEST(drafts_do_not_depend_on_chunks_or_mates),
         TEST(drafts_are_those_of_a_second_implementation),
         TEST(the_block_needs_only_the_last_stage),
-        TEST(drafts_do_not_depend_on_chunks_or_mates),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return _cmocka_run_group_tests("tests", tests, (size_t)effort_tests(1, COUNT_OF(tests)), NULL, NULL);
 }

@@ -49,7 +49,8 @@ static void many_requests_at_once_get_what_each_would_get_alone(void **state) {
     static struct client c[N];
     static int32_t prompt[N][PROMPT];
     struct service_request r[N];
-    for (uint32_t i = 0; i < N; i++) {
+    uint32_t n = effort() == EFFORT_QUICK ? 12 : N;   /* six slots */
+    for (uint32_t i = 0; i < n; i++) {
         client_init(&c[i]);
         prompt_of(prompt[i], PROMPT, 100 + i);
         r[i] = request_of(prompt[i], 1 + i * 5 % PROMPT, 12, &c[i]);
@@ -57,8 +58,8 @@ static void many_requests_at_once_get_what_each_would_get_alone(void **state) {
         r[i].sampling.seed = i;
         submit(&r[i], &c[i]);
     }
-    for (uint32_t i = 0; i < N; i++) client_wait(&c[i]);
-    for (uint32_t i = 0; i < N; i++) check_equal(&r[i], &c[i], 12);
+    for (uint32_t i = 0; i < n; i++) client_wait(&c[i]);
+    for (uint32_t i = 0; i < n; i++) check_equal(&r[i], &c[i], 12);
     assert_true(service_idle(service));
 }
 

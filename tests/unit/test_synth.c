@@ -5,6 +5,7 @@
 #include "common/model/synth_vocab.h"
 
 #include "common/base/hash.h"
+#include "tests/harness/effort.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -500,17 +501,17 @@ static void english_is_shorter_in_tokens_than_in_bytes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_written_reads_back_as_planned),      /* these four have several threads */
+        cmocka_unit_test(same_options_give_the_same_bytes_whatever_the_threads),
+        cmocka_unit_test(the_bytes_are_those_of_every_other_machine),
+        cmocka_unit_test(a_cancelled_write_leaves_nothing),
         cmocka_unit_test(flash_and_pro_have_the_published_tensors),
         cmocka_unit_test(q2q4_makes_the_last_third_of_few_layers_fine),
         cmocka_unit_test(the_mtp_block_has_the_published_tensors),
         cmocka_unit_test(mid_has_the_true_layers_of_flash),
         cmocka_unit_test(tiny_pro_has_the_pattern_of_pro),
         cmocka_unit_test(unknown_presets_and_mixes_are_refused),
-        cmocka_unit_test(what_is_written_reads_back_as_planned),
-        cmocka_unit_test(same_options_give_the_same_bytes_whatever_the_threads),
-        cmocka_unit_test(the_bytes_are_those_of_every_other_machine),
         cmocka_unit_test(hash_tables_name_different_experts),
-        cmocka_unit_test(a_cancelled_write_leaves_nothing),
         cmocka_unit_test(too_little_room_is_said_before_anything_is_written),
         cmocka_unit_test(the_mtp_file_opens),
         cmocka_unit_test(blocks_have_the_wanted_deviation_and_no_mean),
@@ -521,5 +522,6 @@ int main(void) {
         cmocka_unit_test(special_tokens_have_their_published_ids),
         cmocka_unit_test(english_is_shorter_in_tokens_than_in_bytes),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    size_t n = (size_t)effort_tests(4, COUNT_OF(tests));
+    return _cmocka_run_group_tests("tests", tests, n, make_folder, remove_folder);
 }

@@ -157,7 +157,7 @@ static const struct symbol { const char *text; uint32_t cp;
 };
 
 static void check_split(const size_t *symbol, size_t n) {
-    struct character s[16];
+    struct character s[16] = { { 0 } };
     bool cut[17] = { false };
     uint8_t text[64];
     size_t len = 0, at = 0;
