@@ -311,7 +311,8 @@ int fetch_store_write(struct fetch_store *s, const struct fetch_piece *p, const 
 
 int fetch_store_finish(struct fetch_store *s, struct err *e) {
     struct buf header;
-    for (uint64_t i = 0; i < s->l->n; i++) CHECK(s->item[i].n_there == s->item[i].n);
+    for (uint64_t i = 0; i < s->l->n; i++)
+        CHECK(s->item[i].n_there == s->item[i].n && s->item[i].n_summed == s->item[i].n);
     buf_init(&header, FETCH_HEADER_MAX);
     int rc = shard_layout_header(s->l, s->sum, &header, e);
     if (rc == 0) rc = file_pieces_write(s->file, 0, header.data, header.size, e);

@@ -2,7 +2,8 @@
 # fetch.sh BENCHES PROGRAM - how fast a node gets its share of a model from another, beside what the same link gives to
 # one plain TCP stream (bench_raw) and to payloads of the same size over our encrypted links (bench_link, loopback).
 #
-#     BENCH_MODEL=FILE     default: a synthetic layer of Flash, written once (1.9 GB)
+#     BENCH_MODEL=FILE     default: a synthetic layer of Flash with embedding and head, written once (3.6 GB)
+#     BENCH_STORE=DIR      where the share is written; on a disk that is slower than the link it measures the disk
 #     BENCH_MBIT=1000      rate of the network between namespaces; needs root, /dev/net/tun and a compiler
 #
 # A ratio is that of the same bytes over the same wire on the same cores, which the wire (a process of its own), both
@@ -15,6 +16,7 @@ mkdir -p build/bench
 [ -e "$model" ] || "$program" synth --preset mid --layers 1 -o "$model"
 megabytes=$(($(wc -c <"$model") / 1000000))
 tmp=$(mktemp -d build/bench/fetch.XXXXXX)
+store=$(mktemp -d "${BENCH_STORE:-$tmp}/store.XXXXXX")
 run=pf$$
 jobs_started=''
 end_jobs() {
@@ -27,7 +29,7 @@ leave() {
     local n
     end_jobs
     for n in boss a b; do ip netns del $run$n 2>/dev/null || true; done
-    rm -rf "$tmp"
+    rm -rf "$tmp" "$store"
 }
 trap leave EXIT
 trap 'exit 1' INT TERM
@@ -62,10 +64,10 @@ raw() {
 # fetched KEYS BOSS A B: a has the model, b gets all of it from there.
 fetched() {
     local keys=$1 boss=$2:$((20000 + RANDOM % 20000)) name security
-    rm -rf "$tmp/store" "$tmp"/*.log "$tmp"/*.key "$tmp/keys"
+    rm -rf "$store" "$tmp"/*.log "$tmp"/*.key "$tmp/keys"
     security="--insecure"
     if [ "$keys" = yes ]; then
-        "$program" keys init --out "$tmp/keys" >/dev/null
+        "$program" keys init --out "$tmp/keys" >/dev/null 2>&1
         security="--key $tmp/keys"
         for name in a b; do
             (umask 077; "$program" keys invite --once --keys "$tmp/keys" --address "$boss" >"$tmp/$name.key" 2>/dev/null)
@@ -76,34 +78,52 @@ fetched() {
         --bind-nodes "$boss" --nodes 2 --stages b=0 $security
     for name in a b; do
         local where=$3 in=$in_a what="-m $model"
-        if [ $name = b ]; then where=$4 in=$in_b what="--store $tmp/store"; fi
+        if [ $name = b ]; then where=$4 in=$in_b what="--store $store"; fi
         security="--insecure --join $boss"
         if [ "$keys" = yes ]; then security="--key $tmp/$name.key"; fi
         # shellcheck disable=SC2086
         background $name.log $in "$program" node --name $name --bind "$where" --no-measure -t 1 $what $security
     done
     soon b.log 'complete: '
+    # shellcheck disable=SC2086
+    spent $jobs_started >"$tmp/spent"
     end_jobs
     rate_in b.log 'complete:'
 }
 
-row() { printf '%-34s %10s %10s %8s\n' "$@"; }
+# Seconds of processor per GB, of coordinator and both nodes (starting included).
+spent() {
+    local p sum=0
+    for p in "$@"; do
+        if [ -r "/proc/$p/stat" ]; then sum=$((sum + $(awk '{ print $14 + $15 }' "/proc/$p/stat"))); fi
+    done
+    awk -v s=$sum -v m="$megabytes" 'BEGIN { printf "%.2f", s / 100 / (m / 1000) }'
+}
+
+row() { printf '%-38s %8s %8s %7s %12s\n' "$@"; }
+# table NAME BOSS A B [OPEN KEYED]: beside a TCP stream, or beside what links alone give.
 table() {
-    local name=$1 boss=$2 a=$3 b=$4 plain open keyed
-    plain=$(raw "$b")
-    row "$name: one TCP stream" "$plain" "" ""
+    local name=$1 boss=$2 a=$3 b=$4 open keyed beside beside_keyed
+    beside=$(raw "$b")
+    row "$name: one TCP stream" "$beside" "" "" ""
+    beside_keyed=${6:-$beside} beside=${5:-$beside}
     open=$(fetched no "$boss" "$a" "$b")
-    row "$name: fetched, no keys" "$open" "" "$(ratio "$open" "$plain")"
+    row "$name: fetched, no keys" "$open" "$beside" "$(ratio "$open" "$beside")" "$(cat "$tmp/spent") s/GB"
     if "$program" version | grep -q 'curve *yes'; then
         keyed=$(fetched yes "$boss" "$a" "$b")
-        row "$name: fetched, encrypted" "$keyed" "" "$(ratio "$keyed" "$plain")"
+        row "$name: fetched, encrypted" "$keyed" "$beside_keyed" "$(ratio "$keyed" "$beside_keyed")" \
+            "$(cat "$tmp/spent") s/GB"
     fi
 }
 
 echo "$megabytes MB; $(uptime | sed 's/.*load/load/')"
-row "" "MB/s" "" "ratio"
-"$benches/bench_link" 1 | grep '1024 KiB' | sed 's/^/  links alone, one process: /'
-table loopback 127.0.0.1 127.0.0.1 127.0.0.1
+row "" "MB/s" "beside" "ratio" "processor"
+"$benches/bench_link" 1 | grep '1024 KiB' >"$tmp/links.out"
+link_rate() { awk -v k="$1" '$1 == k { printf "%.1f", $6 * 1000 }' "$tmp/links.out"; }
+link_spent() { awk -v k="$1" '$1 == k { print $9, "s/GB" }' "$tmp/links.out"; }
+row "loopback: links alone, no keys" "$(link_rate plain)" "" "" "$(link_spent plain)"
+row "loopback: links alone, encrypted" "$(link_rate encrypted)" "" "" "$(link_spent encrypted)"
+table loopback 127.0.0.1 127.0.0.1 127.0.0.1 "$(link_rate plain)" "$(link_rate encrypted)"
 
 [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ] && [ -c /dev/net/tun ] || { echo "no network of namespaces here"; exit 0; }
 cc -std=c11 -O2 -Wall -o "$tmp/wire" tests/harness/wire.c
@@ -117,5 +137,5 @@ for name in boss a b; do
     ip -n $run$name addr add 10.77.0.$i/24 dev wire && ip -n $run$name link set wire mtu 9000 up
 done
 in_boss="ip netns exec ${run}boss" in_a="ip netns exec ${run}a" in_b="ip netns exec ${run}b"
-table "$mbit Mb/s, 0.4 ms" 10.77.0.1 10.77.0.2 10.77.0.3
+[ -n "${BENCH_SHORT:-}" ] || table "$mbit Mb/s, 0.4 ms" 10.77.0.1 10.77.0.2 10.77.0.3
 kill $wire

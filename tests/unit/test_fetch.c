@@ -400,17 +400,22 @@ struct rig {
     char path[FILE_PATH_MAX];
 };
 
-static void open_rig(struct rig *r, char shape, const char *mix) {
+static void open_rig_of(struct rig *r, char shape, const char *mix, uint32_t n_vocab) {
     struct err e;
     scratch_open(&r->model);
     scratch_open(&r->store);
     scratch_open(&r->split);
     tiny_model_init(&r->tiny, shape, mix, 5);
+    if (n_vocab) r->tiny.hp.n_vocab = n_vocab;
     snprintf(r->path, sizeof r->path, "%s", scratch_path(&r->model, "model.gguf"));
     tiny_write(&r->tiny, r->path);
     assert_fine(gguf_open(&r->g, r->path, &e), &e);
     assert_fine(share_open(&r->share, r->g, &e), &e);
     assert_fine(hparams_read(&r->hp, r->g, &e), &e);
+}
+
+static void open_rig(struct rig *r, char shape, const char *mix) {
+    open_rig_of(r, shape, mix, 0);
 }
 
 static void close_rig(struct rig *r) {
@@ -569,6 +574,51 @@ static void what_was_there_before_a_stop_is_not_fetched_again(void **state) {
     close_rig(&r);
 }
 
+/* As from several sources at once: the checksum of a tensor of many pieces is that of the pieces in order. */
+static void pieces_in_any_order_make_the_same_file(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        struct rig r;
+        struct fetch_store *s;
+        struct rng rng;
+        struct err e;
+        uint32_t n;
+        char path[FILE_PATH_MAX];
+        open_rig_of(&r, 'a', "f32", 12000);        /* some pieces of an embedding */
+        split_with(&r, "1", NULL);
+        struct msg_assign a = stage_of(&r, 0, 2, 0, 1);
+        assert_fine(open_store(&r, &a, &s, &e), &e);
+        const struct fetch_piece *p = fetch_store_missing(s, &n);
+        uint32_t *order = calloc(n, sizeof *order), most = 0;
+        rng_init(&rng, seed, 0);
+        for (uint32_t i = 0; i < n; i++) order[i] = i, most = MAX(most, p[i].number);
+        for (uint32_t i = n; i-- > 1;) {
+            uint32_t k = (uint32_t)rng_below(&rng, i + 1), other = order[k];
+            order[k] = order[i];
+            order[i] = other;
+        }
+        assert_true(most >= 4);
+        for (uint32_t i = 0; i < n; i++) {
+            const struct fetch_piece *one = &p[order[i]];
+            struct share_part part = ask(&r, false, one->name, one->offset, one->bytes);
+            uint64_t hash = hash_64(part.data, part.bytes, 0);
+            assert_fine(fetch_store_write(s, one, part.data, part.bytes, hash, &e), &e);
+            if (seed == 2) assert_fine(fetch_store_write(s, one, part.data, part.bytes, hash, &e), &e);
+            if (seed != 1 || i != n / 2) continue;
+            fetch_store_close(s);                  /* and once more from here, with holes */
+            assert_fine(open_store(&r, &a, &s, &e), &e);
+            break;
+        }
+        store_some(&r, s, seed == 1 ? UINT64_MAX : 0);
+        assert_fine(fetch_store_finish(s, &e), &e);
+        snprintf(path, sizeof path, "%s", fetch_store_path(s));
+        fetch_store_close(s);
+        assert_same_files(path, scratch_path(&r.split, "stage-00.gguf"));
+        free(order);
+        close_rig(&r);
+    }
+}
+
 static void pieces_that_were_damaged_on_the_disk_are_fetched_again(void **state) {
     (void)state;
     struct rig r;
@@ -718,6 +768,7 @@ int main(void) {
         TEST(a_fetched_share_is_the_file_that_split_writes),
         TEST(a_helper_gets_its_experts_only),
         TEST(what_was_there_before_a_stop_is_not_fetched_again),
+        TEST(pieces_in_any_order_make_the_same_file),
         TEST(pieces_that_were_damaged_on_the_disk_are_fetched_again),
         TEST(a_damaged_piece_and_another_model_are_refused),
         TEST(a_share_gives_only_what_it_has),
