@@ -124,7 +124,7 @@ static void choose_prefill(struct coord *c, struct flight *f, uint32_t n_group) 
     for (struct request *r = request_first(c, RL_PREFILL), *next; r && n_prefill-- > 0 && left > 0;
          r = next) {
         next = request_next(c, r);
-        if (f->n_seg == c->config.n_seg_max) return;
+        if (f->n_seg == c->config.n_seg_max || f->n_want >= c->config.n_seg_max) return;
         uint32_t n = rows_that_fit(c, f, r, MIN(left, r->n_token - r->n_sent));
         if (n == 0) continue;
         seg_add(c, f, r, n);

@@ -515,6 +515,26 @@ static void an_epoch_that_cannot_be_is_refused(void **state) {
     assert_int_equal(view().n_node, 0);
 }
 
+/* Rows that score a prompt are wanted besides the last one of each segment. */
+static void a_batch_wants_no_more_rows_than_it_may_have_segments(void **state) {
+    (void)state;
+    coord_free(b.coord);
+    b.config.n_seg_max = 3;
+    b.config.n_window_max = 2;
+    b.coord = coord_new(&b.config);
+    serve();
+    submit(1, 3, 4);
+    submit(2, 3, 4);
+    struct coord_submit scoring = {
+        .tag = 3, .token = prompt, .n_token = 3, .n_new_max = 4, .scores = true
+    };
+    step((struct coord_event){ .kind = COORD_EV_SUBMIT, .submit = scoring });
+    submit(4, 3, 4);
+    result(1, 2);                                 /* a decode row, then two scores, and no place for the last */
+    assert_int_equal(sent(MSG_WORK)->u.work.n_want, 3);
+    assert_int_equal(sent(MSG_WORK)->u.work.n_seg, 2);
+}
+
 static void nonsense_is_refused(void **state) {
     (void)state;
     serve();
@@ -1015,6 +1035,7 @@ int main(void) {
         CASE(the_last_token_is_what_the_sampler_says),
         CASE(the_queue_is_bounded),
         CASE(an_epoch_that_cannot_be_is_refused),
+        CASE(a_batch_wants_no_more_rows_than_it_may_have_segments),
         CASE(nonsense_is_refused),
         CASE(memory_is_reserved_for_the_worst_case),
         CASE(cancelled_means_silent_and_soon_gone),
