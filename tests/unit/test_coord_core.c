@@ -530,7 +530,7 @@ static void a_batch_wants_no_more_rows_than_it_may_have_segments(void **state) {
     };
     step((struct coord_event){ .kind = COORD_EV_SUBMIT, .submit = scoring });
     submit(4, 3, 4);
-    result(1, 2);                                 /* a decode row, then two scores, and no place for the last */
+    result(1, 2);                                 /* a decode row and two scores: no place for the last */
     assert_int_equal(sent(MSG_WORK)->u.work.n_want, 3);
     assert_int_equal(sent(MSG_WORK)->u.work.n_seg, 2);
 }
