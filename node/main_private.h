@@ -42,7 +42,7 @@ struct node_ask {                                 /* a question to one helper, s
 };
 
 enum survey_place_state {
-    PLACE_QUEUED, PLACE_DIAL, PLACE_GREET, PLACE_TRIPS, PLACE_ROW, PLACE_LONG_ROW, PLACE_OVER
+    PLACE_QUEUED, PLACE_DIAL, PLACE_GREET, PLACE_TRIPS, PLACE_ROW, PLACE_LAST_ROW, PLACE_OVER
 };
 
 struct survey_place {                             /* a node, or the coordinator: the way there is measured */

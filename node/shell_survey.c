@@ -2,8 +2,8 @@
  * coordinator asks (SURVEY), and to the next stage whenever that link is new.
  *
  *   a place:  queued -> dial* -> greet* -> trips* -> over          SURVEY for round trips
- *                                       -> row* -> row* -> over    SURVEY for bytes: a short row, and a long
- *                                                                  one where that was too short
+ *                                       -> row* -> row* -> over    SURVEY for bytes: a short row, then a long
+ *                                                                  one, or a slow link a short one again
  *
  * Links of a survey (NODE_LINK_SURVEY and above) are the shell's own; the core never hears of them. They
  * stay open until another place needs the number, or an assignment comes. All of it belongs to the
@@ -22,7 +22,7 @@ enum {
     ROW_MESSAGES = 5,                             /* the first only starts the clock */
     ROW_SHORT_BYTES = 64 << 10,
     ROW_LONG_BYTES = 1 << 20,
-    ROW_ENOUGH_US = 20000,                        /* a short row that took so long says enough */
+    ROW_ENOUGH_US = 20000,                        /* a short row that took so long is long enough */
     WAIT_MS_MAX = 10000
 };
 
@@ -100,15 +100,15 @@ static void trip_begin(struct node_process *p, struct survey_place *t) {
     send_row(p, t->link, t->probe, 1, 0);
 }
 
-static void row_begin(struct node_process *p, struct survey_place *t, enum survey_place_state row) {
+static void row_begin(struct node_process *p, struct survey_place *t, enum survey_place_state row,
+                      uint32_t bytes) {
     t->state = row;
     t->probe = ++p->survey.probe_id;
-    if (!send_row(p, t->link, t->probe, ROW_MESSAGES, row == PLACE_ROW ? ROW_SHORT_BYTES : ROW_LONG_BYTES))
-        t->state = PLACE_OVER;
+    if (!send_row(p, t->link, t->probe, ROW_MESSAGES, bytes)) t->state = PLACE_OVER;
 }
 
 static void place_up(struct node_process *p, struct survey_place *t) {
-    if (p->survey.bulk) row_begin(p, t, PLACE_ROW);
+    if (p->survey.bulk) row_begin(p, t, PLACE_ROW, ROW_SHORT_BYTES);
     else trip_begin(p, t);
 }
 
@@ -121,8 +121,10 @@ static void place_done(struct node_process *p, struct survey_place *t, const str
         else t->state = PLACE_OVER;
         return;
     }
-    t->bytes_per_s = rate_of(done);
-    if (t->state == PLACE_ROW && done->elapsed_us < ROW_ENOUGH_US) row_begin(p, t, PLACE_LONG_ROW);
+    t->bytes_per_s = MAX(t->bytes_per_s, rate_of(done));
+    bool enough = done->elapsed_us >= ROW_ENOUGH_US;          /* the first one also opened tcp's window */
+    if (t->state == PLACE_ROW)
+        row_begin(p, t, PLACE_LAST_ROW, enough ? ROW_SHORT_BYTES : ROW_LONG_BYTES);
     else t->state = PLACE_OVER;
 }
 

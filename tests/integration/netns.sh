@@ -77,17 +77,24 @@ member_node() {
 now_ms() { date +%s%3N; }
 timed() { [ "$(member rtt_us)" -gt 0 ] 2>/dev/null; }
 
-# try NAME ROUND_TRIP_US MBIT
-try() {
-    local name=$1 us=$2 mbit=$3 begin spent seen
+# cluster NAME ROUND_TRIP_US MBIT OPTION...: three machines on such a network, and a coordinator with these options.
+cluster() {
+    local name=$1 us=$2 mbit=$3
+    shift 3
     ok "$name: a network" network $((us / 2)) "$mbit"
     pleiades=$tmp/in-boss
-    if [ "$keys" = insecure ]; then set -- --insecure; else set -- --key "$keys"; fi
-    serve boss -m "$model" --ctx 1024 --no-local-node --bind-nodes 10.77.0.1:7700 --nodes 3 \
-        --stages a=0-1,b=2-2,c=3-4 "$@"
+    if [ "$keys" = insecure ]; then set -- "$@" --insecure; else set -- "$@" --key "$keys"; fi
+    serve boss -m "$model" --ctx 1024 --no-local-node --bind-nodes 10.77.0.1:7700 --nodes 3 "$@"
     member_node a 10.77.0.2
     member_node b 10.77.0.3
     member_node c 10.77.0.4
+}
+end_cluster() { local i; for i in boss a b c wire; do stop $i; done; }
+
+# try NAME ROUND_TRIP_US MBIT
+try() {
+    local name=$1 us=$2 mbit=$3 begin spent seen
+    cluster "$@" --stages a=0-1,b=2-2,c=3-4
     ok "$name: three stages" wait_for serving
     same "$name: the tokens of one process" "$greedy" "$(ask "$tmp/ids" -n 16 2>&1)"
     begin=$(now_ms)
@@ -102,10 +109,24 @@ try() {
         "$(awk -v s="${seen:-0}" -v u="$us" 'BEGIN { print (s >= 0.9 * u) }')"
     printf '# %-18s %6.1f ms round trip %6d Mb/s: %4d ms for a prompt of %d and 16 tokens\n' "$name" \
         "$(awk -v u="$us" 'BEGIN { print u / 1000 }')" "$mbit" "$spent" "$(wc -w <"$tmp/ids")"
-    for i in boss a b c wire; do stop $i; done
+    end_cluster
+}
+
+# What the first plan knows of links, when nobody says which plan.
+survey() {
+    local name=$1 us=$2 mbit=$3
+    cluster "$@"
+    ok "$name: a plan that was found" wait_for serving
+    "$pleiades" status --url "$url" --json | tr '{' '\n' | grep '^"from": ' >"$tmp/links"
+    same "$name: nine ways are measured before it, as far and fast as they are" 9 "$(
+        sed 's/.*"rtt_us": \([0-9]*\), "bytes_per_s": \([0-9]*\).*/\1 \2/' "$tmp/links" |
+            awk -v us="$us" -v rate=$((mbit * 125000)) \
+                '$1 >= 0.9 * us && $1 < 4 * us && $2 > 0.1 * rate && $2 < 1.5 * rate { n++ } END { print n + 0 }')"
+    end_cluster
 }
 
 declare -a jobs
+survey "Wi-Fi" 5000 300
 try "Thunderbolt" 300 20000
 try "10 GbE" 200 10000
 try "1 GbE" 400 1000
