@@ -1,4 +1,4 @@
-/* What the service makes of what nodes tell of themselves: machines, links, what they lack, and which plan. */
+/* What the service makes of what nodes tell of themselves: machines, links, what they lack; which plan. */
 #include "tests/harness/test.h"
 
 #include "coordinator/service_private.h"
@@ -91,7 +91,8 @@ static void nobody_helps_with_experts_that_he_cannot_get(void **state) {
     assert_int_equal(b.plan.stage[0].n_helper, 0);
 }
 
-/* What one end measured holds for the other; what nobody measured is as slow as the slower end is known to be. */
+/* What one end measured holds for the other; what nobody measured is as slow as the slower end is known
+ * to be. */
 static void a_link_is_what_either_end_says_of_it(void **state) {
     (void)state;
     const struct plan_cluster *c = b.s->plan_cluster;
