@@ -10,7 +10,7 @@
 
 int cmd_node(int argc, char **argv) {
     struct node_process_config c = { .bind = "tcp://0.0.0.0:0", .measure = true, .take_signals = true };
-    bool insecure = false, quiet = false, measure = true;
+    bool insecure = false, quiet = false, measure = true, give_weights = true;
     int n_threads = 0, n_rows = 0, n_keep = 2;
     const char *bind = NULL;
     const struct opt table[] = {
@@ -33,6 +33,7 @@ int cmd_node(int argc, char **argv) {
         OPT_INT(0, "keep", &n_keep, 0, 14, "N",
                 "shares fetched for earlier plans that stay in --store beside the one in use; the "
                 "longest unused go first"),
+        OPT_FLAG(0, "give", &give_weights, "let other machines fetch weights from here"),
         OPT_U64(0, "give-rate", &c.give_bytes_per_s, 0, UINT64_MAX, "BYTES",
                 "a second, at most, to machines that fetch weights from here (50M); 0: as fast as it goes"),
         OPT_GROUP("This machine"),
@@ -75,6 +76,7 @@ int cmd_node(int argc, char **argv) {
     c.n_threads = (uint32_t)n_threads;
     c.n_rows_max = (uint32_t)n_rows;
     c.n_keep = (uint32_t)n_keep;
+    c.keeps_weights = !give_weights;
     c.measure = measure;
     if (quiet && !getenv("PLEIADES_LOG")) log_set_level(LOG_WARN);
     struct node_process *p;

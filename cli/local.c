@@ -26,6 +26,7 @@ static int local_start(void **out, const struct service_local_config *c, struct 
                                           .n_threads = c->n_threads,
                                           .measure = c->bind != NULL,  /* alone there is nothing to compare */
                                           .stage = c->stage,
+                                          .keeps_weights = true,       /* the coordinator gives them */
                                           .net = c->net };
     struct local *l = xcalloc(1, sizeof *l);
     int rc = node_process_new(&l->node, &config, e);

@@ -1,8 +1,9 @@
 /* cluster_sources - who gives a node the weights that it was assigned and may not have.
  *
- * Nodes that are here and hold something of it, then the coordinator itself. When there are more than an
- * ASSIGN names: first those who together have everything, then those who have most. Among equals each node
- * begins at another place of the table, so that many who fetch at once do not all ask the same one. */
+ * Nodes that are here, hold something of it and give it, then the coordinator itself. When there are more
+ * than an ASSIGN names: first those who together have everything, then those who have most. Among equals
+ * each node begins at another place of the table, so that many who fetch at once do not all ask the same
+ * one. */
 #include "coordinator/cluster.h"
 
 #include "coordinator/core_private.h"
@@ -85,7 +86,7 @@ uint32_t cluster_sources(struct coord *c, struct coord_node *n, const struct msg
     for (uint32_t i = 1; i < n_node && n_offer < COUNT_OF(offer); i++) {
         uint32_t number = (self + i) % n_node;
         const struct coord_node *other = &c->cluster.node[number];
-        if (other->state == ND_GONE || !other->hello.address[0]) continue;
+        if (other->state == ND_GONE || !other->hello.gives || !other->hello.address[0]) continue;
         struct msg_source s = offer_of(other, a);
         struct parts p = parts_of(&s);
         uint32_t useful = count_both(&p, &needed);

@@ -24,6 +24,7 @@ void service_given(const struct service *s, const struct coord_node_info *node, 
                    struct msg_source *out) {
     service_gives(s, out);
     for (uint32_t i = 0; i < n_node; i++) {
+        if (!node[i].hello->gives) continue;
         for (uint32_t k = 0; k < node[i].hello->n_file; k++) {
             const struct msg_file *f = &node[i].hello->file[k];
             if (f->model_lo != s->model.lo || f->model_hi != s->model.hi || !node[i].hello->address[0])

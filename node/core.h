@@ -41,7 +41,7 @@ enum {
     NODE_LINK_HELPER = 8,    /* and above, one per helper: we connect */
     NODE_LINK_SOURCE = 24,   /* and above, one per source of weights: the shell's, the core never sees them */
     NODE_LINK_ACCEPTED = 32, /* and above: they connect */
-    NODE_LINKS_MAX = 16,     /* accepted: previous stages of this plan and the last, tools */
+    NODE_LINKS_MAX = 48,     /* accepted: previous stages, now and before, who fetches weights, tools */
     NODE_COMPUTING_MAX = 2   /* one runs, one waits in the ring: no gap between them */
 };
 

@@ -100,6 +100,7 @@ static int introduce(struct node_process *p, struct err *e) {
     h->file = p->files.file;
     h->n_file = p->files.n;
     h->fetches = p->fetch != NULL;
+    h->gives = p->give != NULL;
     if (p->keyring) snprintf(h->key, sizeof h->key, "%s", keyring_public(p->keyring));
     int rc = own_address(p, h->address, e);
     return rc < 0 ? rc : measure(p, h, e);
@@ -250,7 +251,7 @@ static int open_fetch(struct node_process *p, const struct node_process_config *
 }
 
 static int open_give(struct node_process *p, struct err *e) {
-    if (p->config.stage) return 0;
+    if (p->config.stage || p->config.keeps_weights) return 0;
     struct give_config g = { .loop = p->loop,
                              .slots = p->slots,
                              .files = &p->files,

@@ -26,6 +26,7 @@ struct node_process_config {
     uint32_t n_threads;                           /* 0: all cores */
     uint32_t n_rows_max;                          /* of one batch; 0: 1024 */
     uint32_t n_keep;                              /* shares of earlier plans that stay, see store.h */
+    bool keeps_weights;                           /* gives none to others */
     uint64_t give_bytes_per_s;                    /* weights for others, at most; 0: as fast as it goes */
     bool measure;                                 /* speed of this machine, some 200 ms */
     bool take_signals;                            /* SIGINT and SIGTERM end it */

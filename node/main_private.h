@@ -93,7 +93,7 @@ struct node_process {
     struct node_source source[MSG_SOURCES_MAX];   /* a place here is one in fetch_run */
     struct loop_timer *source_timer;
     bool redialled;                               /* the coordinator's link, and no WELCOME over it yet */
-    struct give *give;                            /* NULL: a stand-in has no weights */
+    struct give *give;                            /* NULL: weights stay here */
 
     struct node_config core_config;
     struct node *core;

@@ -15,7 +15,8 @@
 #define FIELDS_HELLO(V, N, T)                                                                       \
     V(magic) V(version_min) V(version_max) N(role, enum msg_role, MSG_ROLES) T(build) T(name)       \
     T(address) T(key) N(backend, enum msg_backend, MSG_BACKENDS) T(device) V(n_threads)             \
-    V(memory_bytes) V(read_bytes_per_s) V(f32_per_s) V(int8_per_s) V(fetches) V(held_model_lo)      \
+    V(memory_bytes) V(read_bytes_per_s) V(f32_per_s) V(int8_per_s) V(fetches) V(gives)              \
+    V(held_model_lo)                                                                                \
     V(held_model_hi) V(held_begin) V(held_end)
 #define FIELDS_WELCOME(V, N, T)                                                                     \
     V(version) N(role, enum msg_role, MSG_ROLES) T(name) V(ping_ms) V(ping_misses) V(payload_bytes_max)

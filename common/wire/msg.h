@@ -115,6 +115,7 @@ struct msg_hello {                                 /* first message of the initi
     const struct msg_file *file;
     uint32_t n_file;
     bool fetches;                                  /* has a place for weights that come over a link */
+    bool gives;                                    /* answers WEIGHTS_GET */
     uint64_t held_model_lo, held_model_hi;    /* weights in memory from before (after a reconnect); 0: none */
     uint32_t held_begin, held_end;
 };

@@ -127,6 +127,7 @@ static inline void any_hello(struct any_msg *a, struct msg_hello *h) {
     h->f32_per_s = any_u64(a);
     h->int8_per_s = any_u64(a);
     h->fetches = any_bool(a);
+    h->gives = any_bool(a);
     h->held_model_lo = any_u64(a);
     h->held_model_hi = any_u64(a);
     h->held_begin = (uint32_t)any_between(a, 0, MSG_LAYERS_MAX);

@@ -150,6 +150,7 @@ static void hello_with(uint32_t link, const char *name, uint64_t incarnation, co
     snprintf(m->u.hello.name, sizeof m->u.hello.name, "%s", name);
     snprintf(m->u.hello.address, sizeof m->u.hello.address, "tcp://%s:1", name);
     snprintf(m->u.hello.key, sizeof m->u.hello.key, "%.1s234567890123456789012345678901234567890", name);
+    m->u.hello.gives = strcmp(name, "k") != 0;    /* k keeps what it has */
     m->u.hello.file = file;
     m->u.hello.n_file = file != NULL;
     deliver(link, (struct payload){ 0 });
@@ -339,6 +340,16 @@ static void files_that_a_node_fetched_make_it_a_source(void **state) {
     deliver(B, (struct payload){ 0 });
     tick(1000);
     assert_int_equal(assigned(0)->n_source, 0);
+}
+
+static void a_node_that_keeps_its_weights_is_no_source(void **state) {
+    (void)state;
+    struct msg_file whole = layers(3, true, true);
+    tick(0);
+    hello(A, "a", A);
+    hello_with(B, "k", B, &whole);
+    assert_int_equal(assigned(0)->n_source, 0);
+    assert_int_equal(assigned(1)->n_source, 0);
 }
 
 /* Also those who have no part in the plan: they may be asked for weights. */
@@ -1024,6 +1035,7 @@ int main(void) {
         CASE(an_assignment_is_repeated_until_it_is_answered),
         CASE(an_assignment_names_those_who_have_what_it_needs),
         CASE(files_that_a_node_fetched_make_it_a_source),
+        CASE(a_node_that_keeps_its_weights_is_no_source),
         CASE(everybody_hears_the_keys_of_a_newcomer),
         CASE(what_is_rare_is_named_before_what_many_have),
         CASE(a_second_process_with_a_name_is_refused_while_the_first_lives),
