@@ -41,12 +41,23 @@ static void check_refusal(const struct api_error *fault) {
     }
 }
 
+static void score_prompt(struct api_job *j, uint32_t i, const struct service_request *r) {
+    for (uint32_t p = 1; r->score_prompt && p < r->n_token; p++) {
+        struct service_token t = { .id = r->token[p], .index = p, .of_prompt = true, .logprob = -1 };
+        t.n_top = r->sampling.n_top;
+        for (int m = 0; m < t.n_top; m++) t.top[m] = (struct sampler_logprob){ m, -m };
+        api_job_token(j, i, &t);
+    }
+}
+
 static void answer(struct api_job *j, uint32_t i, uint8_t how, const uint8_t *token, size_t n) {
     uint32_t n_vocab = tokenizer_n_vocab(s.tokenizer);
     struct service_request r;
+    CHECK(j->finished || api_job_may_begin(j, i));
     api_job_request(j, i, &r);
     CHECK(r.n_token && r.n_token < j->site->n_ctx && r.n_new_max && !r.take_guide);
     CHECK(sampler_params_check(&r.sampling, (int)n_vocab, NULL) == 0);
+    score_prompt(j, i, &r);
     for (size_t k = 0; k < n && !j->choice[i].wants_end; k++) {
         struct service_token t = { .id = (int32_t)((token[k] + (k % 5 == 4 ? 256u : 0u)) % n_vocab),
                                    .index = (uint32_t)k,

@@ -63,7 +63,10 @@ static void check_request(uint8_t how, struct chat_text body) {
                                   const struct api_defaults *, struct err *) = {
         api_request_chat, api_request_messages, api_request_responses
     };
-    struct api_defaults d = { how & 4 ? CHAT_V4_0731 : CHAT_V4_2604, CHAT_EFFORT_UNSET, how & 8 };
+    struct api_defaults d = { .encoding = how & 4 ? CHAT_V4_0731 : CHAT_V4_2604,
+                              .effort = CHAT_EFFORT_UNSET,
+                              .thinking = how & 8,
+                              .budget = how & 16 };
     struct api_request r;
     struct err e = { .text = "" };
     json_t *root;
