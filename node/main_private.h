@@ -48,7 +48,7 @@ enum survey_place_state {
 struct survey_place {                             /* a node, or the coordinator: the way there is measured */
     struct msg_hop hop;
     enum survey_place_state state;
-    uint32_t link, probe, n_trip;                 /* probe: id of the row that is on its way */
+    uint32_t link, probe, n_trip, row_bytes;      /* probe: id of the row that is on its way */
     uint64_t sent_ns;
     uint32_t rtt_us;                              /* 0: not known, as below */
     uint64_t bytes_per_s;
@@ -111,6 +111,7 @@ struct node_process {
     uint64_t assigned_epoch;                      /* whose keys may connect */
     bool next_probed;                             /* the link to the next stage, since it came up */
     uint32_t next_probe;
+    uint64_t next_sent_ns;
     struct probe_rows probes;                     /* of others, on their way to us */
     struct node_survey survey;
     bool in_step, stopping;

@@ -2,8 +2,8 @@
  * coordinator asks (SURVEY), and to the next stage whenever that link is new.
  *
  *   a place:  queued -> dial* -> greet* -> trips* -> over          SURVEY for round trips
- *                                       -> row* -> row* -> over    SURVEY for bytes: a short row, then a long
- *                                                                  one, or a slow link a short one again
+ *                                       -> trip* -> row* -> row* -> over    for bytes: a short row, then a
+ *                                                   long one, or on a slow link a short one again
  *
  * Links of a survey (NODE_LINK_SURVEY and above) are the shell's own; the core never hears of them. They
  * stay open until another place needs the number, or an assignment comes. All of it belongs to the
@@ -46,21 +46,29 @@ static void on_probe(struct node_process *p, uint32_t link, const struct msg_pro
         shell_say(p, link, &m, (struct payload){ 0 });
 }
 
-static uint64_t rate_of(const struct msg_probe_done *done) {
-    return (uint64_t)((double)done->bytes * 1e6 / (double)MAX(done->elapsed_us, 1));
+/* What the receiver saw, but no more than what the way there and back allows: to somebody who looked late all
+ * of it seems to come at once. */
+static uint64_t rate_of(const struct msg_probe_done *done, uint32_t bytes, uint64_t sent_ns, uint32_t rtt_us) {
+    uint64_t spent_us = (clock_now_ns() - sent_ns) / 1000;
+    double there = (double)done->bytes * 1e6 / (double)MAX(done->elapsed_us, 1);
+    if (spent_us <= rtt_us) return (uint64_t)there;
+    double here = (double)bytes * ROW_MESSAGES * 1e6 / (double)(spent_us - rtt_us);
+    return (uint64_t)MIN(there, here);
 }
 
 /* ---- the next stage ---- */
 
 void survey_next(struct node_process *p) {
     p->next_probe = ++p->survey.probe_id;
+    p->next_sent_ns = clock_now_ns();
     send_row(p, NODE_LINK_NEXT, p->next_probe, ROW_MESSAGES, ROW_LONG_BYTES);
 }
 
 static void next_done(struct node_process *p, const struct msg_probe_done *done) {
     const struct msg_assign *a = node_view(p->core).assign;
     if (!a || done->id != p->next_probe || !done->elapsed_us) return;
-    struct msg_link link = { .rtt_us = node_view(p->core).next_rtt_us, .bytes_per_s = rate_of(done) };
+    struct msg_link link = { .rtt_us = node_view(p->core).next_rtt_us };
+    link.bytes_per_s = rate_of(done, ROW_LONG_BYTES, p->next_sent_ns, link.rtt_us);
     struct msg m = { .kind = MSG_LINKS };
     snprintf(link.name, sizeof link.name, "%s", a->next.name);
     m.u.links = (struct msg_links){ .link = &link, .n_link = 1 };
@@ -83,9 +91,9 @@ static void report(struct node_process *p) {
     m.u.links = (struct msg_links){ .link = link, .id = s->id };
     for (uint32_t i = 0; i < s->n_place; i++) {
         const struct survey_place *t = &s->place[i];
-        if (!t->rtt_us && !t->bytes_per_s) continue;
+        if (s->bulk ? !t->bytes_per_s : !t->rtt_us) continue;
         struct msg_link *l = &link[m.u.links.n_link++];
-        *l = (struct msg_link){ .rtt_us = t->rtt_us, .bytes_per_s = t->bytes_per_s };
+        *l = (struct msg_link){ .rtt_us = s->bulk ? 0 : t->rtt_us, .bytes_per_s = t->bytes_per_s };
         memcpy(l->name, t->hop.name, sizeof l->name);
     }
     s->active = false;
@@ -103,13 +111,10 @@ static void trip_begin(struct node_process *p, struct survey_place *t) {
 static void row_begin(struct node_process *p, struct survey_place *t, enum survey_place_state row,
                       uint32_t bytes) {
     t->state = row;
+    t->row_bytes = bytes;
     t->probe = ++p->survey.probe_id;
+    t->sent_ns = clock_now_ns();
     if (!send_row(p, t->link, t->probe, ROW_MESSAGES, bytes)) t->state = PLACE_OVER;
-}
-
-static void place_up(struct node_process *p, struct survey_place *t) {
-    if (p->survey.bulk) row_begin(p, t, PLACE_ROW, ROW_SHORT_BYTES);
-    else trip_begin(p, t);
 }
 
 static void place_done(struct node_process *p, struct survey_place *t, const struct msg_probe_done *done) {
@@ -117,11 +122,12 @@ static void place_done(struct node_process *p, struct survey_place *t, const str
     if (t->state == PLACE_TRIPS) {
         uint64_t us = MAX((clock_now_ns() - t->sent_ns) / 1000, 1);
         t->rtt_us = (uint32_t)MIN(t->n_trip ? t->rtt_us : UINT32_MAX, us);
-        if (++t->n_trip < TRIPS) trip_begin(p, t);
+        if (p->survey.bulk) row_begin(p, t, PLACE_ROW, ROW_SHORT_BYTES);
+        else if (++t->n_trip < TRIPS) trip_begin(p, t);
         else t->state = PLACE_OVER;
         return;
     }
-    t->bytes_per_s = MAX(t->bytes_per_s, rate_of(done));
+    t->bytes_per_s = MAX(t->bytes_per_s, rate_of(done, t->row_bytes, t->sent_ns, t->rtt_us));
     bool enough = done->elapsed_us >= ROW_ENOUGH_US;          /* the first one also opened tcp's window */
     if (t->state == PLACE_ROW)
         row_begin(p, t, PLACE_LAST_ROW, enough ? ROW_SHORT_BYTES : ROW_LONG_BYTES);
@@ -166,7 +172,7 @@ static void place_start(struct node_process *p, struct survey_place *t) {
     uint32_t link = t->hop.address[0] ? link_for(&p->survey, &t->hop, &open) : NODE_LINK_COORDINATOR;
     if (!link) return;                            /* later, when one of the others is over */
     t->link = link;
-    if (link == NODE_LINK_COORDINATOR) place_up(p, t);
+    if (link == NODE_LINK_COORDINATOR) trip_begin(p, t);
     else if (open) greet(p, t);
     else dial(p, t);
 }
@@ -235,7 +241,7 @@ static void on_msg(struct node_process *p, uint32_t link, const struct msg *m) {
     struct survey_place *t = place_on(&p->survey, link);
     if (link == NODE_LINK_NEXT && m->kind == MSG_PROBE_DONE) next_done(p, &m->u.probe_done);
     if (!t || !p->survey.active) return;
-    if (m->kind == MSG_WELCOME && t->state == PLACE_GREET) place_up(p, t);
+    if (m->kind == MSG_WELCOME && t->state == PLACE_GREET) trip_begin(p, t);
     else if (m->kind == MSG_REFUSE) t->state = PLACE_OVER;
     else if (m->kind == MSG_PROBE_DONE) place_done(p, t, &m->u.probe_done);
     go_on(p);
