@@ -379,7 +379,8 @@ uint64_t fetch_deadline_ns(const struct fetch *f) {
     for (uint32_t i = 0; i < MSG_SOURCES_MAX; i++) {
         const struct fetch_source *s = &f->source[i];
         if (is_waiting(f, i)) d = MIN(d, s->heard_ns + FETCH_SILENT_MS * MS_NS);
-        if (s->known && s->up && s->wait_until_ns && f->n_done < f->n) d = MIN(d, s->wait_until_ns);
+        if (s->known && s->up && s->wait_until_ns > f->now_ns && f->n_done < f->n)
+            d = MIN(d, s->wait_until_ns);
     }
     return f->alone_ns ? MIN(d, f->alone_ns + FETCH_ALONE_MS * MS_NS) : d;
 }
