@@ -63,8 +63,10 @@ class Server:
         with open(path, "w", encoding="utf-8") as f:
             for match, answer in LINES:
                 f.write(json.dumps({"match": match, "answer": answer}) + "\n")
+            f.write(json.dumps({"match": "Ponder?", "answer": "hm, " * 400 + "</think>Well."}) + "\n")
             f.write(json.dumps({"match": "Long?", "answer": "word ", "repeat": 400}) + "\n")
-        command = [scripted, "--script", path, "-m", model, "-P", "0", "-c", "16384", "--slots", "4"]
+        command = [scripted, "--script", path, "-m", model, "-P", "0", "-c", "16384", "--slots", "4",
+                   "--thinking-budget"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
         self.log, self.url, self.ready = [], None, threading.Event()
         threading.Thread(target=self.read, daemon=True).start()
@@ -394,6 +396,21 @@ def changed_history(server):
           b.cached < a.prompt + a.output - 20, f"{b.cached} of {b.prompt}, {a.prompt}+{a.output}")
 
 
+def budgets(server):
+    """However long the model would think."""
+    for body in ({"messages": [{"role": "user", "content": "Ponder?"}], "max_tokens": 90,
+                  "thinking": {"type": "enabled", "budget_tokens": 20}},
+                 {"messages": [{"role": "user", "content": "Ponder?"}], "max_tokens": 90, "tools": Chat().tools(),
+                  "thinking": {"type": "enabled", "budget_tokens": 20}}):
+        status, text = server.post(Chat.path, body)
+        usage = json.loads(text)["usage"]
+        check("thinking ends with its budget" + (", beside tools" if "tools" in body else ""),
+              usage["completion_tokens_details"]["reasoning_tokens"] == 21, text)
+    body["thinking"]["budget_tokens"] = "some"
+    status, text = server.post(Chat.path, body)
+    check("a budget that is none is a 400", status == 400 and "budget_tokens" in text, text)
+
+
 server = Server()
 try:
     for one in (Chat(), Messages(), Responses()):
@@ -404,6 +421,7 @@ try:
     forced_turn(server)
     odd_answers(server)
     changed_history(server)
+    budgets(server)
 finally:
     status = server.stop()
 check("the server ends when it is told to", status == 0, "".join(server.log[-20:]))
