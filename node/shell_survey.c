@@ -6,8 +6,9 @@
  *                                                   long one, or on a slow link a short one again
  *
  * Links of a survey (NODE_LINK_SURVEY and above) are the shell's own; the core never hears of them. They
- * stay open until another place needs the number, or an assignment comes. All of it belongs to the
- * loop's thread; SURVEY_OPEN_MAX links at once, and an end after the time that the coordinator gave. */
+ * stay open until another place needs the number, an assignment comes, or nobody asks for a while. All of it
+ * belongs to the loop's thread; SURVEY_OPEN_MAX links at once, and an end after the time that the coordinator
+ * gave. */
 #include "node/main_private.h"
 
 #include "common/base/check.h"
@@ -23,7 +24,7 @@ enum {
     ROW_SHORT_BYTES = 64 << 10,
     ROW_LONG_BYTES = 1 << 20,
     ROW_ENOUGH_US = 20000,                        /* a short row that took so long is long enough */
-    WAIT_MS_MAX = 10000
+    WAIT_MS_MAX = 10000, IDLE_MS = 4000
 };
 
 /* ---- rows of probes ---- */
@@ -48,7 +49,8 @@ static void on_probe(struct node_process *p, uint32_t link, const struct msg_pro
 
 /* What the receiver saw, but no more than what the way there and back allows: to somebody who looked late all
  * of it seems to come at once. */
-static uint64_t rate_of(const struct msg_probe_done *done, uint32_t bytes, uint64_t sent_ns, uint32_t rtt_us) {
+static uint64_t rate_of(const struct msg_probe_done *done, uint32_t bytes, uint64_t sent_ns,
+                        uint32_t rtt_us) {
     uint64_t spent_us = (clock_now_ns() - sent_ns) / 1000;
     double there = (double)done->bytes * 1e6 / (double)MAX(done->elapsed_us, 1);
     if (spent_us <= rtt_us) return (uint64_t)there;
@@ -97,7 +99,7 @@ static void report(struct node_process *p) {
         memcpy(l->name, t->hop.name, sizeof l->name);
     }
     s->active = false;
-    loop_timer_set(s->timer, LOOP_NEVER);
+    loop_timer_set(s->timer, clock_now_ns() + IDLE_MS * UINT64_C(1000000));
     shell_say(p, NODE_LINK_COORDINATOR, &m, (struct payload){ 0 });
 }
 
@@ -191,6 +193,7 @@ static void go_on(struct node_process *p) {
 static void on_timer(void *ctx) {
     struct node_process *p = ctx;
     if (p->survey.active) report(p);
+    else survey_stop(p);
 }
 
 static void begin(struct node_process *p, const struct msg_survey *m) {
