@@ -12,7 +12,8 @@
  *                  [first, last], embed, head, rtt_us, memory { limit, used, weights, state, work },
  *                  speed { read, int8, f32 }, load { done, total } (bytes), busy (share of its time),
  *                  batches, rows, bytes_in, bytes_out, sequences, queued, refused } ]
- *   links      [ { from, to, rtt_us, bytes_per_s } ]        measured by `from`; 0: not measured
+ *   links      [ { from, to, rtt_us, bytes_per_s } ]        measured by `from`; 0: not measured; to a node or
+ *                "coordinator"
  *   time       where the time between two tokens of a stream went, summed over tokens:
  *              { tokens, wall_us, wait_us, queue_us, compute_us, hold_us, wire_us, sample_us, attributed,
  *                bytes_per_token, stages [ { stage, node, queue_us, compute_us, hold_us, rows } ] (of
