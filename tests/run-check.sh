@@ -40,7 +40,7 @@ skip() { run -k "$1" "$2"; }
 # Programs run as many at a time as there are processors: at least two, because most of them also wait, and at most
 # eight. Those that take longest begin first, so that none of them is alone at the end.
 at_once=$((jobs < 2 ? 2 : jobs > 8 ? 8 : jobs))
-slowest="test_cluster test_model_bits test_service test_guide test_model_vectors test_model_mtp test_experts test_http
+slowest="test_cluster sim test_model_bits test_service test_guide test_model_vectors test_model_mtp test_experts test_http
     test_sampler test_gguf_files test_stage test_synth test_fetch_run test_kv_cache test_links
     vectors.sh page.sh cluster_failure.sh cluster_stages.sh processors.sh netns.sh strangers.sh clients.sh"
 
@@ -122,6 +122,14 @@ check_sim() {
     run -t 600 "$release/tests/sim/sim"
 }
 
+# Where both are wanted the simulation, which is one thread, runs beside the unit tests.
+check_unit_and_sim() {
+    heading "unit tests and cluster simulation"
+    build_step "unit tests and simulation build" tests "$release/tests/sim/sim" || return
+    # shellcheck disable=SC2046
+    run_many -t 600 -- $(unit_programs) "$release/tests/sim/sim"
+}
+
 check_tidy() {
     heading "tidy"
     "${build[@]}" -s tools || return
@@ -137,11 +145,12 @@ check_arm64() {
     done
     [ -e $root/.complete ] || { skip "arm64" "no arm64 libraries in $root: make deps-ci"; return; }
     build_step "arm64 build" CROSS=aarch64 all tests || return
-    # test_model_bits would emulate for an hour; integration/processors.sh compares arm64 logits with ours instead.
+    # test_model_bits would emulate for an hour, test_model_vectors for minutes; integration/processors.sh compares arm64
+    # logits with ours instead, bit for bit.
     # test_cluster and test_service are many threads that wait for one another, test_guide fills thousands of answers:
     # minutes each.
     # shellcheck disable=SC2046
-    run_many -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$\|/test_cluster$\|/test_service$\|/test_guide$')
+    run_many -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$\|/test_model_vectors$\|/test_cluster$\|/test_service$\|/test_guide$')
 }
 
 check_integration() {
@@ -155,10 +164,11 @@ check_integration() {
     run_many -t 600 -- $scripts
 }
 
+case " $steps " in *" unit sim "*) steps=${steps/unit sim/unit_and_sim} ;; esac
 for name in $steps; do
     case $name in
     build) heading "build"; build_step "release build without warnings" all tests ;;
-    unit | clang | sim | fuzz | tidy | arm64 | integration) "check_$name" ;;
+    unit | clang | sim | unit_and_sim | fuzz | tidy | arm64 | integration) "check_$name" ;;
     asan | tsan) check_sanitizer "$name" ;;
     *) echo "no step '$name'"; exit 2 ;;
     esac
