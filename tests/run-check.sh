@@ -150,7 +150,7 @@ check_arm64() {
     # test_cluster and test_service are many threads that wait for one another, test_guide fills thousands of answers:
     # minutes each.
     # shellcheck disable=SC2046
-    run_many -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$\|/test_model_vectors$\|/test_cluster$\|/test_service$\|/test_guide$')
+    run_many -t 900 -l "qemu-aarch64 -L $root" -- $(unit_programs "" aarch64 | tr ' ' '\n' | grep -v '/test_model_bits$\|/test_model_vectors$\|/test_cluster$\|/test_service$\|/test_guide\(_tools\)\?$')
 }
 
 check_integration() {
