@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 
+#include "common/base/arena.h"
 #include "common/base/check.h"
 #include "common/base/map.h"
 
@@ -23,6 +24,7 @@ struct steps {
     const struct number_step *step;
     uint32_t end, n_fraction;
     struct map known;
+    struct arena keys;                            /* of known; the grammar's limit on nodes is theirs */
     uint32_t *node;
     uint32_t n_node, room;
 };
@@ -67,7 +69,11 @@ static struct place key_of(const struct place *p) {
 static uint32_t node_of(struct steps *s, struct place p) {
     struct place key = key_of(&p);
     uint32_t number;
-    if (!map_add(&s->known, (const char *)&key, sizeof key, &number)) return s->node[number];
+    if (map_find(&s->known, (const char *)&key, sizeof key, &number)) return s->node[number];
+    struct place *kept = arena_alloc(&s->keys, sizeof *kept);
+    CHECK(kept);
+    *kept = key;
+    CHECK(map_add(&s->known, (const char *)kept, sizeof *kept, &number));
     if (s->n_node == s->room) {
         s->room = MAX(64u, 2 * s->room);
         s->node = xrealloc(s->node, s->room * sizeof *s->node);
@@ -90,6 +96,7 @@ void grammar_add_multiples(struct grammar *g, uint32_t from, const struct number
     uint32_t shortest = (uint32_t)strlen(lo->whole);
     uint32_t longest = hi->set ? (uint32_t)strlen(hi->whole) : MAX(shortest, (uint32_t)FREE_DIGITS);
     map_init(&s.known);
+    arena_init(&s.keys, SIZE_MAX);
     for (uint32_t n = shortest; n <= longest; n++) {
         struct place p = { n, 0, n == shortest, hi->set && n == longest, 0 };
         uint32_t start = grammar_node(g);
@@ -97,6 +104,7 @@ void grammar_add_multiples(struct grammar *g, uint32_t from, const struct number
         add_digits(&s, start, &p);
     }
     map_deinit(&s.known);
+    arena_deinit(&s.keys);
     free(s.node);
 }
 
