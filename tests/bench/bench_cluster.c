@@ -149,7 +149,7 @@ int main(int argc, char **argv) {
     const char *bind = NULL;
     bool quiet = true;
     int n_threads = 0, n_nodes = 0, n_streams = 1, n_prompt = 16, n_new = 32, rows = 512,
-        disturb = 0, warm = 1;
+        disturb = 0, warm = 1, warm_prompt = 64;
     const struct opt table[] = {
         OPT_STRING('m', "model", &c.model_path, "FILE", "the GGUF file (required)"),
         OPT_FLAG(0, "local", &c.local_stage, "a stage in this process"),
@@ -165,6 +165,7 @@ int main(int argc, char **argv) {
         OPT_INT(0, "rows", &rows, 16, 4096, "N", "of a batch"),
         OPT_INT(0, "disturb", &disturb, 0, 1 << 20, "N", "a prompt of so many tokens in the middle"),
         OPT_INT(0, "warm", &warm, 0, 10, "N", "rounds before the one that counts"),
+        OPT_INT(0, "warm-prompt", &warm_prompt, 1, 1 << 20, "N", "tokens of their prompts, at most"),
         OPT_FLAG('q', "quiet", &quiet, "no log"),
     };
     const struct opts spec = { "bench_cluster", "", "Measures a cluster.", table, COUNT_OF(table), 0, 0 };
@@ -184,7 +185,7 @@ int main(int argc, char **argv) {
     int rc = service_start(&service, &c, &e);
     if (rc == 0) rc = wait_serving(120, &e);
     for (int i = 0; rc == 0 && i < warm; i++)
-        rc = measure(n_streams, MIN(n_prompt, 64), MIN(n_new, 8), 0, false, &e);
+        rc = measure(n_streams, MIN(n_prompt, warm_prompt), MIN(n_new, 8), 0, false, &e);
     if (rc == 0) rc = measure(n_streams, n_prompt, n_new, disturb, true, &e);
     service_stop(service);
     return rc < 0 ? opts_failure(&spec, &e) : 0;

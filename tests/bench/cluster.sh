@@ -30,7 +30,7 @@ fi
 row "$(uptime | sed 's/.*load/load/')" "one core" "two cores" "ratio" "wanted"
 
 if wants decode; then
-    plan=$(stages_for 1)
+    plan=$(stages_for 8)
     a=$(one --warm 2 -s 1 -n "$tokens"); b=$(two "$plan" --warm 2 -s 1 -n "$tokens")
     x=$(echo "$a" | field tokens_per_s) y=$(echo "$b" | field tokens_per_s)
     row "decode, one stream, tokens/s" "$x" "$y" "$(ratio "$y" "$x")" ">= 0.95"
@@ -48,7 +48,7 @@ if wants streams; then
     done
 fi
 if wants gap; then
-    plan=$(stages_for 2)
+    plan=$(stages_for 8)
     a=$(two "$plan" -s 2 -n "$tokens" | field gap_ms_max)
     b=$(two "$plan" -s 2 -n $((tokens * 6)) --disturb "$disturb")
     row "longest gap of 2 streams beside a prompt of $disturb, ms" "$a" "$(echo "$b" | field gap_ms_max)" "" \
