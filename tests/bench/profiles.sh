@@ -86,7 +86,7 @@ profile() {
     if [ "$net" = netem ]; then by_kernel $(($2 / 2)) "$3"; else by_hand $(($2 / 2)) "$3"; fi
     boss_at=10.77.0.1 a_at=10.77.0.2 b_at=10.77.0.3
     boss_in="ip netns exec ${run}boss" a_in="ip netns exec ${run}a" b_in="ip netns exec ${run}b"
-    x=$(two "$(stages_for 1)" -s 1 -n "$tokens" --wire "${BENCH_WIRE:-f32}" | field tokens_per_s)
+    x=$(two "$(stages_for $((2 * streams)))" -s 1 -n "$tokens" --wire "${BENCH_WIRE:-f32}" | field tokens_per_s)
     y=$(two "$(stages_for $((2 * streams)))" -s $((2 * streams)) -n "$tokens" --wire "${BENCH_WIRE:-f32}" | field tokens_per_s)
     z=$(two "$(halves)" -s 1 -p "$prompt" -n 2 --wire "${BENCH_WIRE:-f32}" | field first_ms)
     row "$1" "$(awk -v u="$2" 'BEGIN { print u / 1000 }')" "$3" "$(cell "$x" "$(ratio "$x" "$base")")" \
